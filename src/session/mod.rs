@@ -1,0 +1,2 @@
+//! PURE: the core.
+pub mod event;
