@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A point in time: milliseconds since an origin that the house chose. The core only compares and adds.
+/// A point in time: microseconds since an origin that the house chose. The core only compares and adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment(pub u64);
 
@@ -15,13 +15,13 @@ impl Moment {
     /// The moment `span` later; saturates.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
     }
 
     /// How long `self` lies after `earlier`; zero when it does not.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
@@ -183,6 +183,8 @@ pub enum Pulled {
         first: u64,
         /// At least one.
         messages: Vec<Message>,
+        /// When the first one came from the backend, unless a reader was given it before.
+        arrived: Option<Moment>,
     },
     /// Nothing now; the reader is woken.
     Wait,
@@ -260,4 +262,6 @@ pub struct Counts {
     pub down: u64,
     /// Up messages that were given to the backend.
     pub up: u64,
+    /// What is kept for the client counts so much against the bound, in bytes.
+    pub kept: usize,
 }

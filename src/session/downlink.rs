@@ -1,0 +1,180 @@
+//! Down: numbers the backend's messages and keeps them until the client has them.
+//!
+//! Enters: messages, cursors. Leaves: batches behind a cursor. Must not touch: attachments, time.
+//!
+//! ```text
+//!  gone │ kept: acknowledged but not read yet · read (or lost on the way) · unread
+//! ──────┼─────────────────────────────────────────────────────────────────────────► number
+//!      base                                  read                               last
+//! ```
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Message, Moment};
+
+/// The kept messages and the four cursors over them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Downlink {
+    /// Number of the last message that is gone; `kept[0]` has the number `base + 1`.
+    base: u64,
+    kept: VecDeque<Kept>,
+    /// What the kept messages count against the bound.
+    kept_cost: usize,
+    /// What those above `read` count.
+    unread_cost: usize,
+    /// Where the newest reader stands.
+    read: u64,
+    /// Highest number any reader was given; the close counts.
+    sent: u64,
+    /// Highest cursor the client presented as received.
+    acked: u64,
+}
+
+/// A message and when it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Kept {
+    message: Message,
+    arrived: Moment,
+}
+
+impl Kept {
+    fn cost(&self) -> usize {
+        self.message.cost()
+    }
+}
+
+impl Downlink {
+    pub(super) fn push(&mut self, now: Moment, message: Message) {
+        self.kept_cost += message.cost();
+        self.unread_cost += message.cost();
+        self.kept.push_back(Kept { message, arrived: now });
+    }
+
+    /// Number of the last message that came.
+    pub(super) fn last(&self) -> u64 {
+        self.base + self.kept.len() as u64
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    pub(super) fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    pub(super) fn kept_cost(&self) -> usize {
+        self.kept_cost
+    }
+
+    pub(super) fn unread_cost(&self) -> usize {
+        self.unread_cost
+    }
+
+    /// Puts the reader at `cursor`; the caller has checked that it is not beyond `sent`.
+    pub(super) fn seek(&mut self, cursor: u64) {
+        self.read = cursor;
+        let read = self.index(cursor);
+        self.unread_cost = self.kept.iter().skip(read).map(Kept::cost).sum();
+    }
+
+    /// Takes the reader past messages that are gone: the first and the last lost number.
+    pub(super) fn skip_lost(&mut self) -> Option<(u64, u64)> {
+        if self.read >= self.base {
+            return None;
+        }
+        let lost = (self.read + 1, self.base);
+        self.read = self.base;
+        Some(lost)
+    }
+
+    /// The next messages for the reader, with the number of the first and, unless a reader was given it before, the
+    /// time when it came: payloads up to `budget` bytes together, but at least one message.
+    pub(super) fn pull(&mut self, budget: usize) -> Option<(u64, Vec<Message>, Option<Moment>)> {
+        let start = self.index(self.read);
+        let arrived = self.kept.get(start)?.arrived;
+        let mut size = 0;
+        let mut cost = 0;
+        let mut messages = Vec::new();
+        for kept in self.kept.iter().skip(start) {
+            size += kept.message.payload().len();
+            if size > budget && !messages.is_empty() {
+                break;
+            }
+            cost += kept.cost();
+            messages.push(kept.message.clone());
+        }
+        let first = self.read + 1;
+        let fresh = first > self.sent;
+        self.read += messages.len() as u64;
+        self.sent = self.sent.max(self.read);
+        self.unread_cost -= cost;
+        Some((first, messages, fresh.then_some(arrived)))
+    }
+
+    /// The reader was given the close, which takes the number after the last message.
+    pub(super) fn pull_close(&mut self) -> u64 {
+        let number = self.last() + 1;
+        self.read = number;
+        self.sent = number;
+        number
+    }
+
+    /// Notes that the client has everything up to `cursor`. True when that is news.
+    pub(super) fn acknowledge(&mut self, cursor: u64) -> bool {
+        let news = cursor > self.acked;
+        self.acked = self.acked.max(cursor);
+        news
+    }
+
+    /// Lets go of what is acknowledged. What an attached reader has yet to read stays: frames are counted, so a reader
+    /// that has begun below must be given every number.
+    pub(super) fn release(&mut self, attached: bool) {
+        let end = if attached { self.acked.min(self.read) } else { self.acked };
+        while self.base < end && self.drop_front() {}
+        if !attached && self.read < self.base {
+            self.read = self.base;
+        }
+    }
+
+    /// Lets go of the oldest read messages beyond `window` bytes: the replay window of a bare session.
+    pub(super) fn trim(&mut self, window: usize) {
+        while self.base < self.read && self.kept_cost - self.unread_cost > window && self.drop_front() {}
+    }
+
+    fn drop_front(&mut self) -> bool {
+        let unread = self.base >= self.read;
+        let Some(kept) = self.kept.pop_front() else { return false };
+        self.base += 1;
+        self.kept_cost -= kept.cost();
+        if unread {
+            self.unread_cost -= kept.cost();
+        }
+        if self.kept.is_empty() {
+            self.kept = VecDeque::new();
+        }
+        true
+    }
+
+    fn index(&self, cursor: u64) -> usize {
+        usize::try_from(cursor.saturating_sub(self.base)).unwrap_or(usize::MAX)
+    }
+
+    /// What must always hold; the name of what does not.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        let unread: usize = self.kept.iter().skip(self.index(self.read)).map(Kept::cost).sum();
+        let kept: usize = self.kept.iter().map(Kept::cost).sum();
+        if kept != self.kept_cost {
+            return Err("kept cost");
+        }
+        if unread != self.unread_cost {
+            return Err("unread cost");
+        }
+        if self.sent > self.last() + 1 || self.read > self.sent.max(self.base) || self.acked > self.sent {
+            return Err("cursor order");
+        }
+        Ok(())
+    }
+}
