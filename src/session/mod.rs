@@ -256,6 +256,12 @@ impl Session {
         }
     }
 
+    /// True when this attachment is the one that reads.
+    #[must_use]
+    pub fn is_current(&self, attachment: Attachment) -> bool {
+        self.lease.is_current(attachment)
+    }
+
     /// True when the backend is closed or given up: its socket is to be dropped.
     #[must_use]
     pub fn is_upstream_gone(&self) -> bool {

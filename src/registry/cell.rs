@@ -1,0 +1,431 @@
+//! One live session: the pure core under a mutex, with the wakers of those who wait for it.
+//!
+//! Enters: what transports and the driver report. Leaves: answers, wake-ups, orders for the driver. Must not touch:
+//! sockets, HTTP.
+//!
+//! The rule: the mutex is never held across an await, and nobody is woken under it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::tally::{Ending, Resume, Tally, Transport};
+use super::token::Token;
+use crate::config;
+use crate::session::{
+    Action, Attach, AttachError, Attachment, Close, Counts, Message, Moment, Pulled, Pushed, Session,
+};
+
+/// One live session. Its token is a secret and stays out of every `Debug` and log line.
+pub struct Cell {
+    token: Token,
+    protocol: String,
+    policy: Arc<config::Session>,
+    epoch: Instant,
+    tally: Arc<Tally>,
+    /// When streams are asked to leave, as microseconds of the epoch; zero is not at all.
+    leave: AtomicU64,
+    room: Notify,
+    state: Mutex<State>,
+}
+
+/// What the mutex protects.
+struct State {
+    session: Session,
+    reader: Option<Waker>,
+    driver: Option<Waker>,
+    orders: Orders,
+    /// The transport of the current attachment.
+    attached: Option<Transport>,
+    /// The transport of the newest attachment, current or not.
+    newest: Option<Transport>,
+    /// Why the session ended, by whoever saw it first.
+    ending: Option<Ending>,
+    /// Counted among the active sessions.
+    active: bool,
+    /// When the driver lets time pass next.
+    armed: Moment,
+}
+
+/// What the driver is to do.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    pub(super) send: Option<Message>,
+    pub(super) close: Option<Close>,
+    pub(super) paused: bool,
+    pub(super) upstream_gone: bool,
+    pub(super) finished: Option<Close>,
+    /// The next deadline is earlier than the one the driver waits for.
+    pub(super) rearm: bool,
+}
+
+/// Who is to be woken once the mutex is free.
+#[derive(Default)]
+struct Wakes {
+    reader: Option<Waker>,
+    driver: Option<Waker>,
+    senders: bool,
+}
+
+/// What a `send` or an `ack` is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Cursors and counters.
+    pub counts: Counts,
+    /// The transport that is attached.
+    pub attached: Option<Transport>,
+}
+
+impl Cell {
+    pub(super) fn new(
+        token: Token,
+        protocol: String,
+        policy: Arc<config::Session>,
+        session: Session,
+        epoch: Instant,
+        tally: Arc<Tally>,
+    ) -> Self {
+        let state = State {
+            session,
+            reader: None,
+            driver: None,
+            orders: Orders::default(),
+            attached: None,
+            newest: None,
+            ending: None,
+            active: true,
+            armed: Moment::default(),
+        };
+        tally.session_opened();
+        let (leave, room) = (AtomicU64::new(0), Notify::new());
+        Self { token, protocol, policy, epoch, tally, leave, room, state: Mutex::new(state) }
+    }
+
+    /// The session's public name.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.token.id()
+    }
+
+    /// The session's secret.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
+    /// The subprotocol that the backend chose; empty when none.
+    #[must_use]
+    pub fn protocol(&self) -> &str {
+        &self.protocol
+    }
+
+    /// The bounds and timers under which the session was opened.
+    #[must_use]
+    pub fn policy(&self) -> &config::Session {
+        &self.policy
+    }
+
+    /// The counters of the process.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
+    ///
+    /// # Errors
+    /// See [`Session::attach`].
+    pub fn attach(
+        self: &Arc<Self>,
+        transport: Transport,
+        attach: Attach,
+        cause: Option<&str>,
+    ) -> Result<Reader, AttachError> {
+        let resumed = attach.after.is_some_and(|after| after > 0);
+        let (attachment, from, rival, newest) = self.act(|state, now| {
+            let (attachment, from) = state.session.attach(now, attach)?;
+            let rival = state.attached.replace(transport);
+            if state.active {
+                self.tally.moved(rival, Some(transport));
+            }
+            Ok((attachment, from, rival, state.newest.replace(transport)))
+        })?;
+        if resumed && transport != Transport::Poll {
+            self.tally.resumed(Resume::Resumed);
+        }
+        self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
+        Ok(Reader { cell: Arc::clone(self), attachment, transport, from })
+    }
+
+    fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
+        let Some(from) = from.filter(|from| *from != to) else { return };
+        self.tally.changed(from, to);
+        tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");
+    }
+
+    /// Takes messages up, waiting a bounded time for room. Cancel-safe: what was accepted stays accepted.
+    pub async fn push(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
+        let deadline = Instant::now() + self.policy.busy;
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let pushed = self.act(|state, now| state.session.push(now, first, batch));
+            let Pushed::Busy { taken, .. } = pushed else { return pushed };
+            batch = &batch[taken..];
+            first = first.map(|first| first + taken as u64);
+            if timeout_at(deadline, room).await.is_err() {
+                return pushed;
+            }
+        }
+    }
+
+    /// Acknowledges everything down up to `cursor`.
+    ///
+    /// # Errors
+    /// [`AttachError::Beyond`] when so much was not sent.
+    pub fn ack(&self, cursor: u64) -> Result<(), AttachError> {
+        self.act(|state, now| state.session.ack(now, cursor))
+    }
+
+    /// Closes for the client; returns the close that counts, which is the first one's.
+    pub fn close(&self, close: Close) -> Close {
+        self.act(|state, now| {
+            if state.session.closed_for_sending().is_none() {
+                state.ending = Some(Ending::ClientClosed);
+            }
+            state.session.close(now, close)
+        })
+    }
+
+    /// Ends the session towards both sides.
+    pub fn end(&self, close: Close, ending: Ending) {
+        self.act(|state, now| {
+            state.ending.get_or_insert(ending);
+            state.session.end(now, close);
+        });
+    }
+
+    /// Cursors, counters and what is attached.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let state = self.lock();
+        Standing { counts: state.session.counts(), attached: state.attached }
+    }
+
+    /// Asks whatever is attached, now or later, to leave at `at`.
+    pub(super) fn leave(&self, at: Instant) {
+        self.leave.store(self.moment(at).0.max(1), Ordering::Release);
+        let reader = self.lock().reader.take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    // === for the driver ===
+
+    /// A message came; returns whether the backend is to be left unread now.
+    pub(super) fn upstream_message(&self, message: Message) -> bool {
+        self.step(|state, now| state.session.upstream_message(now, message)).1
+    }
+
+    pub(super) fn upstream_took(&self) {
+        self.act(|state, _| state.session.upstream_took());
+    }
+
+    pub(super) fn upstream_closed(&self, close: Close, ending: Ending) {
+        self.act(|state, now| {
+            state.ending.get_or_insert(ending);
+            state.session.upstream_closed(now, close);
+        });
+    }
+
+    /// Lets time pass; returns when it has something to do next.
+    pub(super) fn expire(&self) -> Option<Instant> {
+        let deadline = self.act(|state, now| {
+            state.session.expire(now);
+            let deadline = state.session.next_deadline();
+            state.armed = deadline.unwrap_or(Moment(u64::MAX));
+            deadline
+        });
+        deadline.map(|deadline| self.epoch + Duration::from_micros(deadline.0))
+    }
+
+    /// Takes the orders that have come up and registers to be woken for the next ones.
+    pub(super) fn orders(&self, cx: &Context<'_>) -> Orders {
+        let mut state = self.lock();
+        register(&mut state.driver, cx);
+        state.orders.upstream_gone = state.session.is_upstream_gone();
+        let paused = state.orders.paused;
+        std::mem::replace(&mut state.orders, Orders { paused, ..Orders::default() })
+    }
+
+    /// Counts the session as ended, once: how, why, and its counters.
+    pub(super) fn retire(&self) -> Option<(Close, Ending, Counts)> {
+        let mut state = self.lock();
+        let close = state.session.closed_for_sending()?;
+        let ending = state.ending.unwrap_or(match close.code {
+            1013 => Ending::TooSlow,
+            _ => Ending::GraceOver,
+        });
+        if std::mem::take(&mut state.active) {
+            self.tally.session_ended(state.attached, ending);
+            return Some((close, ending, state.session.counts()));
+        }
+        None
+    }
+
+    // === below: how ===
+
+    fn moment(&self, at: Instant) -> Moment {
+        Moment(u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves plain data behind; the session goes on rather than poison every request.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports an event to the core and carries out what follows from it.
+    fn act<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> R {
+        self.step(event).0
+    }
+
+    /// The same, and whether the backend is to be left unread now.
+    fn step<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> (R, bool) {
+        let now = self.moment(Instant::now());
+        let mut state = self.lock();
+        let answer = event(&mut state, now);
+        let wakes = settle(&mut state, &self.tally);
+        let paused = state.orders.paused;
+        drop(state);
+        if let Some(reader) = wakes.reader {
+            reader.wake();
+        }
+        if let Some(driver) = wakes.driver {
+            driver.wake();
+        }
+        if wakes.senders {
+            self.room.notify_waiters();
+        }
+        (answer, paused)
+    }
+}
+
+/// Takes all actions of the core: some wake, the others become orders for the driver.
+fn settle(state: &mut State, tally: &Tally) -> Wakes {
+    let mut wakes = Wakes::default();
+    let mut ordered = false;
+    while let Some(action) = state.session.poll_action() {
+        ordered |= !matches!(action, Action::WakeReader | Action::WakeSenders);
+        match action {
+            Action::WakeReader => wakes.reader = state.reader.take(),
+            Action::WakeSenders => wakes.senders = true,
+            Action::SendUp(message) => state.orders.send = Some(message),
+            Action::Pause => {
+                tally.paused();
+                state.orders.paused = true;
+            }
+            Action::Resume => state.orders.paused = false,
+            Action::CloseUpstream(close) => state.orders.close = Some(close),
+            Action::Finished(close) => state.orders.finished = Some(close),
+        }
+    }
+    if state.session.next_deadline().is_some_and(|deadline| deadline < state.armed) {
+        state.orders.rearm = true;
+        ordered = true;
+    }
+    if ordered {
+        wakes.driver = state.driver.take();
+    }
+    wakes
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+/// The right to read a session's down channel; dropping it detaches.
+pub struct Reader {
+    cell: Arc<Cell>,
+    attachment: Attachment,
+    transport: Transport,
+    from: u64,
+}
+
+impl Reader {
+    /// The session.
+    #[must_use]
+    pub fn cell(&self) -> &Arc<Cell> {
+        &self.cell
+    }
+
+    /// The cursor at which reading started.
+    #[must_use]
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// What comes next: payloads up to `budget` bytes together, but at least one message. Pending registers the waker.
+    pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize) -> Poll<Pulled> {
+        let pulled = self.cell.act(|state, now| {
+            let pulled = state.session.pull(now, self.attachment, budget);
+            if pulled == Pulled::Wait {
+                register(&mut state.reader, cx);
+            }
+            pulled
+        });
+        match pulled {
+            Pulled::Wait => Poll::Pending,
+            pulled => {
+                self.count(&pulled);
+                Poll::Ready(pulled)
+            }
+        }
+    }
+
+    fn count(&self, pulled: &Pulled) {
+        let Pulled::Batch { messages, arrived, .. } = pulled else { return };
+        let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
+        self.cell.tally.down(self.transport, messages.len() as u64, bytes as u64);
+        if let Some(arrived) = arrived {
+            let delay = self.cell.moment(Instant::now()).since(*arrived);
+            self.cell.tally.delivered(self.transport, delay);
+        }
+    }
+
+    /// The stream took a write that carried no message.
+    pub fn wrote(&self) {
+        self.cell.act(|state, now| state.session.wrote(now, self.attachment));
+    }
+
+    /// When the process wants this client to leave, if it does.
+    #[must_use]
+    pub fn leave_at(&self) -> Option<Instant> {
+        match self.cell.leave.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(self.cell.epoch + Duration::from_micros(at)),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.cell.act(|state, now| {
+            let current = state.session.is_current(self.attachment);
+            state.session.detach(now, self.attachment);
+            if current {
+                let left = state.attached.take();
+                if state.active {
+                    self.cell.tally.moved(left, None);
+                }
+            }
+        });
+    }
+}

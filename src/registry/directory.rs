@@ -1,0 +1,100 @@
+//! Where a session lives: here, ended, or unknown. The one seam for "this session lives elsewhere".
+//!
+//! Enters: new cells, ends, presented tokens. Leaves: what is known of them. Must not touch: the inside of a session.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::cell::Cell;
+use super::token::{Token, id_of};
+use crate::session::Close;
+
+/// What is known of a presented token.
+pub enum Found {
+    /// Its session lives here.
+    Here(Arc<Cell>),
+    /// Its session has ended, and how.
+    Ended(Close),
+    /// Never heard of, forged, or forgotten.
+    Unknown,
+}
+
+/// All sessions of this process, by id; and the ends of those that were.
+#[derive(Default)]
+pub(super) struct Directory {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    live: HashMap<Box<str>, Arc<Cell>>,
+    ended: HashMap<Box<str>, Tombstone>,
+    /// Ids of ended sessions, oldest first.
+    order: VecDeque<Box<str>>,
+}
+
+struct Tombstone {
+    token: Token,
+    close: Close,
+    since: Instant,
+}
+
+/// How long and how many ended sessions are remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) age: Duration,
+    pub(super) count: usize,
+}
+
+impl Directory {
+    pub(super) fn insert(&self, cell: &Arc<Cell>) {
+        self.lock().live.insert(cell.id().into(), Arc::clone(cell));
+    }
+
+    /// Compares the secret in constant time; an unknown id and a wrong secret give the same answer.
+    pub(super) fn find(&self, presented: &str, memory: Memory) -> Found {
+        let Some(id) = id_of(presented) else { return Found::Unknown };
+        let inner = self.lock();
+        if let Some(cell) = inner.live.get(id) {
+            return if cell.token().is(presented) { Found::Here(Arc::clone(cell)) } else { Found::Unknown };
+        }
+        match inner.ended.get(id) {
+            Some(end) if end.token.is(presented) && end.since.elapsed() < memory.age => Found::Ended(end.close.clone()),
+            _ => Found::Unknown,
+        }
+    }
+
+    /// Forgets a finished session, all but its end.
+    pub(super) fn retire(&self, cell: &Cell, close: Close, memory: Memory) {
+        let mut inner = self.lock();
+        inner.live.remove(cell.id());
+        inner.ended.insert(cell.id().into(), Tombstone { token: cell.token().clone(), close, since: Instant::now() });
+        inner.order.push_back(cell.id().into());
+        inner.sweep(memory);
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Cell>> {
+        self.lock().live.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is a single insert or remove, so a panic leaves nothing half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn sweep(&mut self, memory: Memory) {
+        while let Some(id) = self.order.front() {
+            let old = self.ended.get(id).is_none_or(|end| end.since.elapsed() >= memory.age);
+            if !old && self.order.len() <= memory.count {
+                return;
+            }
+            self.ended.remove(id);
+            self.order.pop_front();
+        }
+    }
+}

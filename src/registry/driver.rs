@@ -1,0 +1,231 @@
+//! The task of one session: moves messages between the upstream socket and the cell, and lets time pass.
+//!
+//! Enters: an open upstream WebSocket and its cell. Leaves: the session's end, once nobody will ask for it any more.
+//! Must not touch: the client's side. Not polling the socket is the pause.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::cell::Cell;
+use super::tally::Ending;
+use crate::config;
+use crate::lifecycle::Guard;
+use crate::session::Close;
+use crate::upstream::socket::{SocketEvent, UpstreamSocket};
+
+/// Messages taken from the socket before other tasks get a turn; arbitrary, a few dozen keep the batch warm.
+const TURN: usize = 64;
+/// A session without any deadline looks again after this long; it has one as long as it lives, so this is arbitrary.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// Drives one session; resolves to its close when the session may be forgotten.
+pub(super) struct Driver<S> {
+    cell: Arc<Cell>,
+    socket: Option<UpstreamSocket<S>>,
+    paused: bool,
+    /// The socket has a message of ours that it has not written yet.
+    sending: bool,
+    /// The backend has closed: what is left to do is to write our answer, until then.
+    parting: Option<Instant>,
+    pulse: Pulse,
+    timer: Pin<Box<Sleep>>,
+    /// Held while the backend is connected: a process that stops waits for it.
+    guard: Option<Guard>,
+}
+
+/// When the backend was last heard, and whether it owes us a pong.
+struct Pulse {
+    every: Duration,
+    patience: Duration,
+    heard: Instant,
+    asked: Option<Instant>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn new(cell: Arc<Cell>, socket: UpstreamSocket<S>, backend: &config::Backend, guard: Guard) -> Self {
+        let now = Instant::now();
+        Self {
+            cell,
+            socket: Some(socket),
+            paused: false,
+            sending: false,
+            parting: None,
+            pulse: Pulse { every: backend.ping, patience: backend.pong, heard: now, asked: None },
+            timer: Box::pin(sleep_until(now)),
+            guard: Some(guard),
+        }
+    }
+
+    /// Carries out what the core wants; the close once the session is finished.
+    fn obey(&mut self, cx: &Context<'_>) -> Option<Close> {
+        let orders = self.cell.orders(cx);
+        if self.paused && !orders.paused {
+            self.pulse.hear();
+        }
+        self.paused = orders.paused;
+        if orders.rearm {
+            self.timer.as_mut().reset(Instant::now());
+        }
+        if let Some(socket) = &mut self.socket {
+            if let Some(message) = orders.send {
+                // Refused only when the backend is closing, which is about to end the session anyway.
+                self.sending = socket.send(&message).is_ok();
+            }
+            if let Some(close) = orders.close {
+                socket.close(close.code, &close.reason);
+            }
+        }
+        if orders.upstream_gone && self.parting.is_none() {
+            self.part();
+        }
+        orders.finished
+    }
+
+    /// Writes what waits, and reads while the session takes it. True when something came of it.
+    fn exchange(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(socket) = &mut self.socket else { return false };
+        let flushed = match socket.poll_flush(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => {
+                // A write that fails does not hide what can still be read: the end comes from there.
+                self.parting.is_some()
+            }
+            Poll::Pending => false,
+        };
+        if self.parting.is_some() {
+            if flushed {
+                self.socket = None;
+            }
+            return false;
+        }
+        let took = flushed && std::mem::take(&mut self.sending);
+        if took {
+            self.cell.upstream_took();
+        }
+        took | self.read(cx)
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        for turn in 0..=TURN {
+            if self.paused || self.parting.is_some() {
+                return turn > 0;
+            }
+            let Some(socket) = &mut self.socket else { return true };
+            let Poll::Ready(event) = socket.poll_next(cx) else { return false };
+            self.pulse.hear();
+            self.hear(event);
+        }
+        cx.waker().wake_by_ref();
+        false
+    }
+
+    fn hear(&mut self, event: SocketEvent) {
+        match event {
+            SocketEvent::Message(message) => self.paused = self.cell.upstream_message(message),
+            SocketEvent::Pong => {}
+            SocketEvent::Closed(close) => self.closed(close, Ending::BackendClosed),
+            SocketEvent::Failed(close) => self.closed(close, Ending::BackendLost),
+            SocketEvent::TooLarge => {
+                let limit = self.cell.policy().message;
+                tracing::warn!(session = self.cell.id(), limit, "the backend sent a message over the limit `session.message`");
+                self.cell.end(Close::clean(1009, "message too large"), Ending::TooLarge);
+            }
+        }
+    }
+
+    fn closed(&mut self, close: Close, ending: Ending) {
+        self.cell.upstream_closed(close, ending);
+        self.part();
+    }
+
+    /// The backend is done with: our last frames are still written, if it takes them soon.
+    fn part(&mut self) {
+        self.parting = Some(Instant::now() + self.cell.policy().close_wait);
+        self.guard = None;
+        self.report();
+    }
+
+    fn report(&self) {
+        let Some((close, ending, counts)) = self.cell.retire() else { return };
+        tracing::info!(
+            session = self.cell.id(),
+            cause = ending.as_str(),
+            code = close.code,
+            reason = close.reason,
+            down = counts.down,
+            up = counts.up,
+            "session ended"
+        );
+    }
+
+    /// Lets time pass when it is time. True when something may have come of it.
+    fn tick(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        let now = Instant::now();
+        if self.parting.is_some_and(|until| until <= now) {
+            self.socket = None;
+        }
+        let mut due = self.cell.expire().unwrap_or(now + FAR);
+        if let Some(parting) = self.parting.filter(|_| self.socket.is_some()) {
+            due = due.min(parting);
+        }
+        if let Some(pulse) = self.feel_pulse(now) {
+            due = due.min(pulse);
+        }
+        self.timer.as_mut().reset(due);
+        true
+    }
+
+    /// Pings a silent backend and gives up one that does not answer; when to look again.
+    fn feel_pulse(&mut self, now: Instant) -> Option<Instant> {
+        if self.paused || self.parting.is_some() || self.pulse.every.is_zero() {
+            return (!self.pulse.every.is_zero() && self.parting.is_none()).then(|| now + self.pulse.every);
+        }
+        let socket = self.socket.as_mut()?;
+        match self.pulse.asked {
+            Some(asked) if asked + self.pulse.patience <= now => {
+                self.closed(Close { reason: "backend does not answer".into(), ..Close::lost() }, Ending::BackendLost);
+                None
+            }
+            Some(asked) => Some(asked + self.pulse.patience),
+            None if self.pulse.heard + self.pulse.every <= now => {
+                socket.ping();
+                self.pulse.asked = Some(now);
+                Some(now + self.pulse.patience)
+            }
+            None => Some(self.pulse.heard + self.pulse.every),
+        }
+    }
+}
+
+impl Pulse {
+    fn hear(&mut self) {
+        self.heard = Instant::now();
+        self.asked = None;
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+    type Output = Close;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Close> {
+        let this = &mut *self;
+        loop {
+            if let Some(close) = this.obey(cx) {
+                return Poll::Ready(close);
+            }
+            let moved = this.exchange(cx);
+            if !(moved | this.tick(cx)) {
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Live sessions: where the pure core meets tokio.
+//!
+//! Enters: requests to open a session, tokens. Leaves: cells. Must not touch: HTTP towards the client.
+
+mod cell;
+mod directory;
+mod driver;
+mod nonces;
+pub mod tally;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+pub use self::cell::{Cell, Reader, Standing};
+use self::directory::{Directory, Memory};
+pub use self::directory::Found;
+use self::driver::Driver;
+use self::nonces::{NoPlace, Nonces, Purpose};
+use self::tally::{Ending, Tally};
+use self::token::Token;
+use crate::config;
+use crate::lifecycle::{Lifecycle, What, leave_after};
+use crate::session::{Close, Limits, Moment, Session};
+use crate::upstream::dial::{DialError, Dialer};
+use crate::upstream::socket::UpstreamSocket;
+
+/// All sessions of this process.
+pub struct Registry {
+    node: String,
+    epoch: Instant,
+    /// Seats for sessions, live or kept for their client.
+    seats: Arc<Semaphore>,
+    max: usize,
+    memory: Memory,
+    directory: Directory,
+    nonces: Nonces,
+    tally: Arc<Tally>,
+    lifecycle: Lifecycle,
+}
+
+/// What is needed to open a session.
+pub struct Opening {
+    /// A repeated one returns the same session.
+    pub nonce: Option<String>,
+    /// The handshake for the backend, complete.
+    pub handshake: http::request::Parts,
+    /// The subprotocols offered in it.
+    pub protocols: Vec<String>,
+    /// The page's origin.
+    pub origin: Option<String>,
+    /// The client has promised to acknowledge.
+    pub acknowledging: bool,
+    /// The client's address, for the log.
+    pub client: String,
+    /// Bounds and timers.
+    pub policy: Arc<config::Session>,
+    /// The deadlines and pings of the backend.
+    pub backend: Arc<config::Backend>,
+    /// Who dials.
+    pub dialer: Arc<Dialer>,
+}
+
+/// Why no session was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// All seats are taken.
+    #[error("all {max} sessions are taken: try again later, or raise `session.max`")]
+    Full {
+        /// How many there are.
+        max: usize,
+    },
+    /// The process is stopping.
+    #[error("this server is stopping: try again in a moment")]
+    Draining,
+    /// The nonce was used for another target, other protocols or another origin.
+    #[error("this nonce was used for another target, other protocols or another origin: take a new one for each open")]
+    NonceReused,
+    /// The system has no randomness.
+    #[error("no randomness for a token: {0}")]
+    Randomness(getrandom::Error),
+    /// The backend did not open a WebSocket.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+impl Registry {
+    /// An empty registry. `session` gives the bounds of the process; a session's own come with its [`Opening`].
+    #[must_use]
+    pub fn new(node: &str, session: &config::Session, tally: Arc<Tally>, lifecycle: Lifecycle) -> Self {
+        Self {
+            node: node.to_owned(),
+            epoch: Instant::now(),
+            seats: Arc::new(Semaphore::new(session.max)),
+            max: session.max,
+            memory: Memory { age: session.ended, count: session.ended_max },
+            directory: Directory::default(),
+            nonces: Nonces::default(),
+            tally,
+            lifecycle,
+        }
+    }
+
+    /// What is known of a presented token.
+    #[must_use]
+    pub fn find(&self, token: &str) -> Found {
+        self.directory.find(token, self.memory)
+    }
+
+    /// Opens a session: dials the backend, then has the session driven until it is finished.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing is left behind.
+    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+        let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
+        let purpose = Purpose {
+            target: opening.handshake.uri.to_string(),
+            protocols: opening.protocols.clone(),
+            origin: opening.origin.clone(),
+        };
+        let place = self.nonces.place(&nonce, purpose, opening.policy.nonce, self.max.saturating_mul(2)).map_err(
+            |refused| match refused {
+                NoPlace::Reused => OpenError::NonceReused,
+                NoPlace::Full => OpenError::Full { max: self.max },
+            },
+        )?;
+        let mut place = place.lock().await;
+        if let Some(cell) = &*place {
+            return Ok(Arc::clone(cell));
+        }
+        let cell = self.open_new(opening).await?;
+        *place = Some(Arc::clone(&cell));
+        Ok(cell)
+    }
+
+    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+        if self.lifecycle.is_draining() {
+            return Err(OpenError::Draining);
+        }
+        let full = |_| OpenError::Full { max: self.max };
+        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
+        let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
+        let target = opening.handshake.uri.path().to_owned();
+        let upgraded = opening.dialer.upgrade(opening.handshake).await?;
+        let protocol = protocol_of(&upgraded.head);
+        let policy = opening.policy;
+        let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
+        let socket = UpstreamSocket::new(upgraded.io, upgraded.unread, policy.message);
+        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.tally));
+        let cell = Arc::new(cell);
+        tracing::info!(session = cell.id(), client = opening.client, target, protocol = cell.protocol(), "session opened");
+        self.directory.insert(&cell);
+        self.drive(&cell, socket, opening.backend, seat);
+        Ok(cell)
+    }
+
+    fn drive(
+        self: &Arc<Self>,
+        cell: &Arc<Cell>,
+        socket: UpstreamSocket<crate::upstream::dial::Io>,
+        backend: Arc<config::Backend>,
+        seat: OwnedSemaphorePermit,
+    ) {
+        let guard = self.lifecycle.guard(What::Session);
+        let driver = Driver::new(Arc::clone(cell), socket, &backend, guard);
+        let (registry, cell) = (Arc::clone(self), Arc::clone(cell));
+        tokio::spawn(async move {
+            let close = driver.await;
+            registry.directory.retire(&cell, close, registry.memory);
+            drop(seat);
+        });
+    }
+
+    /// Asks every client that is attached to leave, spread over `spread`.
+    pub fn leave_all(&self, spread: Duration) {
+        let now = Instant::now();
+        for (index, cell) in self.directory.all().into_iter().enumerate() {
+            cell.leave(now + leave_after(spread, index as u64));
+        }
+    }
+
+    /// Ends every session: 1001 to both sides.
+    pub fn end_all(&self) {
+        for cell in self.directory.all() {
+            cell.end(Close::clean(1001, "server is stopping"), Ending::Drained);
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The subprotocol that the backend chose; empty when none.
+fn protocol_of(head: &http::response::Parts) -> String {
+    let chosen = head.headers.get(http::header::SEC_WEBSOCKET_PROTOCOL);
+    chosen.and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned()
+}
+
+fn limits(policy: &config::Session) -> Limits {
+    Limits {
+        buffer: policy.buffer,
+        replay: policy.replay,
+        held: policy.held,
+        queue: policy.queue,
+        grace: policy.grace,
+        pause: policy.pause,
+        close_wait: policy.close_wait,
+    }
+}

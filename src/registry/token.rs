@@ -1,0 +1,85 @@
+//! Tokens: the secret of a session, and its public id.
+//!
+//! Enters: a node name and random bytes, or what a stranger presents. Leaves: a token. Must not touch: the session.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use subtle::ConstantTimeEq as _;
+
+/// A session's token: node, `-`, and 33 random bytes in URL-safe base64, of which the first 9 are the id and the other
+/// 24 (192 bits) the secret. `Debug` shows the id only.
+#[derive(Clone)]
+pub struct Token(String);
+
+/// Random bytes of the id; a multiple of three, so that the id is a prefix of the encoded whole.
+const ID_BYTES: usize = 9;
+const SECRET_BYTES: usize = 24;
+/// Characters of the encoded id.
+const ID_CHARS: usize = ID_BYTES / 3 * 4;
+/// Characters behind the `-`.
+const CHARS: usize = (ID_BYTES + SECRET_BYTES) / 3 * 4;
+
+impl Token {
+    /// A new token from the system's generator.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn random(node: &str) -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; ID_BYTES + SECRET_BYTES];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(format!("{node}-{}", URL_SAFE_NO_PAD.encode(bytes))))
+    }
+
+    /// The secret itself, for URLs.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The public name, for logs.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        id_of(&self.0).unwrap_or("")
+    }
+
+    /// Compares in constant time.
+    #[must_use]
+    pub fn is(&self, presented: &str) -> bool {
+        self.0.as_bytes().ct_eq(presented.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({}…)", self.id())
+    }
+}
+
+/// The id within what has the shape of a token.
+pub(super) fn id_of(presented: &str) -> Option<&str> {
+    let (_, random) = presented.split_once('-')?;
+    (random.len() == CHARS && random.is_ascii()).then(|| &random[..ID_CHARS])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_begins_with_the_node_and_differs_each_time() {
+        let (one, two) = (Token::random("n1").expect("randomness"), Token::random("n1").expect("randomness"));
+        assert!(one.as_str().starts_with("n1-"));
+        assert!(!one.is(two.as_str()) && one.is(one.as_str()));
+        assert_eq!(one.id().len(), ID_CHARS);
+        assert!(!format!("{one:?}").contains(&one.as_str()[3 + ID_CHARS..]));
+    }
+
+    #[test]
+    fn what_has_no_token_shape_has_no_id() {
+        for text in ["", "n1", "n1-", "n1-short", "-", &format!("n1-{}", "é".repeat(22))] {
+            assert_eq!(id_of(text), None, "{text}");
+        }
+    }
+}
