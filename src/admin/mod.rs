@@ -1,0 +1,374 @@
+//! The operator's door: liveness, readiness and metrics, on a listener of their own.
+//!
+//! Enters: connections of the operator's machines, checks of readiness, the metrics. Leaves: short answers. Must not
+//! touch: the clients' listeners, what it reports on; nothing here changes anything, so only GET and HEAD are answered.
+
+pub mod metrics;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+
+use self::metrics::Metrics;
+
+/// Connections at once; further ones wait in the listener's backlog.
+const CONNECTIONS: usize = 64;
+/// From a connection's start to the end of the request's header.
+const HEADER: Duration = Duration::from_secs(10);
+/// From a connection's start to its end. Each carries one request, so that none can be held for ever.
+const CONNECTION: Duration = Duration::from_secs(30);
+/// How long accepting rests after a failure, which is mostly a lack of file descriptors and would fail again at once.
+const REST: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Where the operator's machines connect.
+#[derive(Debug)]
+pub enum AdminListener {
+    /// An IP address and port.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// One condition of readiness.
+pub struct Check {
+    name: &'static str,
+    holds: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+impl Check {
+    /// The check of this name; `holds` says why it does not hold, in a line for people. It is called at each request
+    /// and must not block.
+    pub fn new(name: &'static str, holds: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        Self { name, holds: Box::new(holds) }
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Check").field(&self.name).finish()
+    }
+}
+
+/// What is reported.
+#[derive(Debug)]
+pub struct AdminState {
+    /// What `/metrics` tells.
+    pub metrics: Metrics,
+    /// All must hold for `/readyz` to answer 200.
+    pub checks: Vec<Check>,
+}
+
+/// Answers on `listener` until dropped, which also ends the connections. It is to outlive the clients' listeners: while
+/// the house drains, readiness is asked more than ever.
+pub async fn serve(listener: AdminListener, state: Arc<AdminState>) -> Infallible {
+    let guarded = listener.is_loopback();
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.len() >= CONNECTIONS {
+            connections.join_next().await;
+        }
+        let state = Arc::clone(&state);
+        let accepted = match &listener {
+            AdminListener::Tcp(tcp) => {
+                tcp.accept().await.map(|(stream, _)| drop(connections.spawn(converse(stream, guarded, state))))
+            }
+            AdminListener::Unix(unix) => {
+                unix.accept().await.map(|(stream, _)| drop(connections.spawn(converse(stream, guarded, state))))
+            }
+        };
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "the admin listener could not accept a connection; it goes on after a rest");
+            tokio::time::sleep(REST).await;
+        }
+    }
+}
+
+impl AdminListener {
+    fn is_loopback(&self) -> bool {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().is_ok_and(|local| local.ip().to_canonical().is_loopback()),
+            Self::Unix(_) => false,
+        }
+    }
+}
+
+fn converse<S>(stream: S, guarded: bool, state: Arc<AdminState>) -> impl Future<Output = ()> + Send
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(answer(&request, guarded, state).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    async move {
+        match tokio::time::timeout(CONNECTION, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an admin connection broke"),
+            Err(_) => tracing::debug!("an admin connection was cut: it took too long"),
+        }
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn answer<B>(request: &Request<B>, guarded: bool, state: Arc<AdminState>) -> Answer {
+    if let Some(refusal) = refuse_host(request, guarded) {
+        return refusal;
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.\n");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => readiness(&state.checks, asks_verbose(request.uri().query())),
+        "/metrics" => scrape(state).await,
+        _ => text(StatusCode::NOT_FOUND, "There are /livez, /readyz and /metrics here.\n"),
+    }
+}
+
+/// Off the runtime's threads, since it reads files.
+async fn scrape(state: Arc<AdminState>) -> Answer {
+    match tokio::task::spawn_blocking(move || state.metrics.text()).await {
+        Ok(metrics) => respond(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics could not be read; see the log.\n"),
+    }
+}
+
+/// Without `verbose`, only what does not hold is told.
+fn readiness(checks: &[Check], verbose: bool) -> Answer {
+    let (mut ready, mut told) = (true, String::new());
+    for Check { name, holds } in checks {
+        match holds() {
+            Ok(()) if verbose => told.push_str(&format!("[+] {name}: ok\n")),
+            Ok(()) => {}
+            Err(reason) => {
+                ready = false;
+                told.push_str(&format!("[-] {name}: {reason}\n"));
+            }
+        }
+    }
+    if ready {
+        text(StatusCode::OK, told + "ok\n")
+    } else {
+        text(StatusCode::SERVICE_UNAVAILABLE, told + "not ready\n")
+    }
+}
+
+fn asks_verbose(query: Option<&str>) -> bool {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(key, _)| key == "verbose")
+}
+
+/// A page whose name was pointed at 127.0.0.1 (DNS rebinding) makes a browser on this machine ask us, with the page's
+/// name as the host. On loopback therefore only addresses and `localhost`, which no page can be named, are ours.
+/// A host that is missing or told twice is refused everywhere, as RFC 9112 section 3.2 demands.
+fn refuse_host<B>(request: &Request<B>, guarded: bool) -> Option<Answer> {
+    let mut told = request.headers().get_all(HOST).iter();
+    let host = told.next();
+    if told.next().is_some() || (host.is_none() && request.version() == Version::HTTP_11) {
+        return Some(text(StatusCode::BAD_REQUEST, "A request has exactly one Host.\n"));
+    }
+    // An absolute target has a host of its own; both must be good.
+    let in_target = request.uri().authority().map(Authority::as_str);
+    let in_header = host.map(|host| host.to_str().unwrap_or_default());
+    let foreign = guarded && !in_target.into_iter().chain(in_header).all(is_local_name);
+    let advice = "On a loopback listener the Host must be an IP address or localhost.\n";
+    foreign.then(|| text(StatusCode::FORBIDDEN, advice))
+}
+
+fn is_local_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    !host.contains('@') && (name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok())
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    respond(status, TEXT, body)
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
+
+    use super::*;
+    use crate::registry::tally::Tally;
+
+    fn state(checks: Vec<Check>) -> Arc<AdminState> {
+        Arc::new(AdminState { metrics: Metrics::new(&Tally::default(), "0", || 0), checks })
+    }
+
+    /// A served loopback listener; the tasks end with the test's runtime.
+    async fn site(checks: Vec<Check>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        tokio::spawn(serve(AdminListener::Tcp(listener), state(checks)));
+        address
+    }
+
+    async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+        stream.write_all(request.as_bytes()).await.expect("the request is taken");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("the answer is text and ends");
+        answer
+    }
+
+    async fn ask(site: SocketAddr, line: &str, host: &str) -> String {
+        let stream = TcpStream::connect(site).await.expect("the site listens");
+        exchange(stream, &format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await
+    }
+
+    fn status(answer: &str) -> u16 {
+        answer.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("the answer has a status")
+    }
+
+    fn body(answer: &str) -> &str {
+        answer.split_once("\r\n\r\n").expect("the answer has a header").1
+    }
+
+    #[tokio::test]
+    async fn each_path_answers_what_it_is_for() {
+        let site = site(Vec::new()).await;
+        let live = ask(site, "GET /livez", "localhost").await;
+        assert_eq!((status(&live), body(&live)), (200, "ok\n"));
+        let metrics = ask(site, "GET /metrics", "localhost").await;
+        assert_eq!(status(&metrics), 200);
+        assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0"));
+        assert!(body(&metrics).ends_with("# EOF\n"));
+        let head = ask(site, "HEAD /livez", "localhost").await;
+        assert_eq!((status(&head), body(&head)), (200, ""));
+        assert!(head.contains("content-length: 3\r\n"));
+        assert_eq!(status(&ask(site, "GET /", "localhost").await), 404);
+        assert_eq!(status(&ask(site, "GET /livez/", "localhost").await), 404);
+    }
+
+    #[tokio::test]
+    async fn other_methods_are_told_which_are_answered() {
+        let site = site(Vec::new()).await;
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+            let answer = ask(site, &format!("{method} /livez"), "localhost").await;
+            assert_eq!(status(&answer), 405, "{method}");
+            assert!(answer.contains("allow: GET, HEAD\r\n"), "{method}");
+        }
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_its_checks_and_says_why() {
+        let draining = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&draining);
+        let drain = Check::new("drain", move || match seen.load(Ordering::Relaxed) {
+            true => Err("draining since a minute".to_owned()),
+            false => Ok(()),
+        });
+        let site = site(vec![drain, Check::new("listener", || Ok(()))]).await;
+
+        let ready = ask(site, "GET /readyz", "localhost").await;
+        assert_eq!((status(&ready), body(&ready)), (200, "ok\n"));
+        draining.store(true, Ordering::Relaxed);
+        let unready = ask(site, "GET /readyz", "localhost").await;
+        assert_eq!((status(&unready), body(&unready)), (503, "[-] drain: draining since a minute\nnot ready\n"));
+        let verbose = ask(site, "GET /readyz?verbose", "localhost").await;
+        let expected = "[-] drain: draining since a minute\n[+] listener: ok\nnot ready\n";
+        assert_eq!((status(&verbose), body(&verbose)), (503, expected));
+        assert_eq!(status(&ask(site, "GET /livez", "localhost").await), 200);
+        draining.store(false, Ordering::Relaxed);
+        let verbose = ask(site, "GET /readyz?verbose=1", "localhost").await;
+        assert_eq!((status(&verbose), body(&verbose)), (200, "[+] drain: ok\n[+] listener: ok\nok\n"));
+    }
+
+    #[tokio::test]
+    async fn on_loopback_a_name_from_outside_is_refused() {
+        let site = site(Vec::new()).await;
+        for host in ["localhost", "LocalHost:9090", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:9090", "10.0.0.7:1"] {
+            assert_eq!(status(&ask(site, "GET /metrics", host).await), 200, "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.nip.example:80", "a@localhost", "", "\u{e4}"]
+        {
+            assert_eq!(status(&ask(site, "GET /metrics", host).await), 403, "{host}");
+        }
+        assert_eq!(status(&ask(site, "GET http://evil.example/metrics", "localhost").await), 403);
+        assert_eq!(status(&ask(site, "POST /livez", "evil.example").await), 403);
+    }
+
+    #[tokio::test]
+    async fn a_request_has_one_host() {
+        let site = site(Vec::new()).await;
+        assert_eq!(status(&ask(site, "GET /livez", "localhost\r\nHost: localhost").await), 400);
+        for (request, expected) in [("GET /livez HTTP/1.1\r\n\r\n", 400), ("GET /livez HTTP/1.0\r\n\r\n", 200)] {
+            let stream = TcpStream::connect(site).await.expect("the site listens");
+            assert_eq!(status(&exchange(stream, request).await), expected, "{request}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_answers_to_any_name() {
+        let path = std::env::temp_dir().join(format!("underpass-admin-{}.sock", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("the path is this process's own");
+        tokio::spawn(serve(AdminListener::Unix(listener), state(Vec::new())));
+        let stream = UnixStream::connect(&path).await.expect("the site listens");
+        std::fs::remove_file(&path).expect("the socket was bound there");
+        let answer = exchange(stream, "GET /livez HTTP/1.1\r\nHost: evil.example\r\n\r\n").await;
+        assert_eq!(status(&answer), 200);
+    }
+
+    #[tokio::test]
+    async fn connections_are_bounded_and_the_next_waits_its_turn() {
+        let site = site(Vec::new()).await;
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(TcpStream::connect(site).await.expect("the backlog takes it"));
+        }
+        let late = ask(site, "GET /livez", "localhost");
+        tokio::pin!(late);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut late).await;
+        assert!(early.is_err(), "answered beyond the bound");
+        silent.pop();
+        assert_eq!(status(&late.await), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_cut_and_makes_room() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let started = tokio::time::Instant::now();
+        converse(theirs, false, state(Vec::new())).await;
+        assert_eq!(started.elapsed(), HEADER);
+        drop(ours);
+    }
+}
