@@ -1,0 +1,37 @@
+//! Codecs: whole messages to bytes and back, in the shapes that the transports carry (`docs/PROTOCOL.md`, sections 3, 4
+//! and 6).
+//!
+//! Enters: messages and closes of the core on the way out, bodies of strangers on the way in. Leaves: bytes, or checked
+//! values, or an error that names the place. Must not touch: a clock, a runtime, the network, any room but `session`.
+
+pub mod batch;
+pub mod frames;
+pub mod poll;
+pub mod request;
+pub mod sse;
+mod write;
+
+/// Why a body was refused. Nothing of a refused body is accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A message is over the limit: `too_large`.
+    #[error("messages[{index}] has more than {limit} bytes, the most that one message may have; nothing was accepted")]
+    TooLarge {
+        /// Which message of the body, from 0.
+        index: usize,
+        /// The most bytes that a message may have.
+        limit: usize,
+    },
+    /// The body or a parameter is not what it must be: `bad_request`.
+    #[error("{what}")]
+    Malformed {
+        /// What is wrong, where, and what was expected.
+        what: String,
+    },
+}
+
+impl DecodeError {
+    fn malformed(what: impl Into<String>) -> Self {
+        Self::Malformed { what: what.into() }
+    }
+}

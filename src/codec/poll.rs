@@ -1,0 +1,161 @@
+//! The answer of one long poll, as JSON and as frames (`docs/PROTOCOL.md`, section 4.3).
+//!
+//! Enters: messages and what else a reader was told. Leaves: one body. Must not touch: the session they came from.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{frames, write};
+use crate::session::event::{Close, Message};
+
+/// What one poll answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollAnswer<'a> {
+    /// The cursor that the answer starts behind: without a loss, `from` + 1 is the number of the first message.
+    pub from: u64,
+    /// The cursor to present next; it counts the close, when there is one.
+    pub after: u64,
+    /// The messages; may be none.
+    pub messages: &'a [Message],
+    /// The end of the session, behind the messages.
+    pub close: Option<&'a Close>,
+    /// The first and the last number that are gone; the first message follows the last one lost.
+    pub lost: Option<(u64, u64)>,
+    /// The up number expected next.
+    pub next: u64,
+    /// The request's `n`, echoed; may hold anything.
+    pub nonce: Option<&'a str>,
+    /// A newer attachment reads now.
+    pub superseded: bool,
+    /// Come back, but not before so many milliseconds.
+    pub reconnect: Option<u32>,
+}
+
+impl PollAnswer<'_> {
+    /// The answer as JSON: `from`, `after`, `lost`, `messages`, `close`, `next`, `superseded`, `reconnect`, `n`; what
+    /// there is not is left out, but for `messages`.
+    #[must_use]
+    pub fn encode_json(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.cost());
+        field(&mut out, b"{\"from\":", |out| write::decimal(out, self.from));
+        field(&mut out, b",\"after\":", |out| write::decimal(out, self.after));
+        if let Some((from, to)) = self.lost {
+            field(&mut out, b",\"lost\":", |out| write::lost_json(out, from, to));
+        }
+        field(&mut out, b",\"messages\":", |out| self.messages_json(out));
+        if let Some(close) = self.close {
+            field(&mut out, b",\"close\":", |out| write::close_json(out, close));
+        }
+        field(&mut out, b",\"next\":", |out| write::decimal(out, self.next));
+        if self.superseded {
+            field(&mut out, b",\"superseded\":", |out| out.extend_from_slice(b"true"));
+        }
+        if let Some(after_ms) = self.reconnect {
+            field(&mut out, b",\"reconnect\":", |out| write::reconnect_json(out, after_ms));
+        }
+        self.end_json(&mut out);
+        out.freeze()
+    }
+
+    /// The answer as frames: 11 with `from`, `after`, `next` and `n`, then 12 (lost), the messages, 8 (close),
+    /// 13 (superseded), 14 (reconnect).
+    #[must_use]
+    pub fn encode_frames(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.cost());
+        frames::facts_with(&mut out, |out| self.facts_json(out));
+        if let Some((from, to)) = self.lost {
+            frames::lost(&mut out, from, to);
+        }
+        for message in self.messages {
+            frames::message(&mut out, message);
+        }
+        if let Some(close) = self.close {
+            frames::close(&mut out, close);
+        }
+        if self.superseded {
+            frames::superseded(&mut out);
+        }
+        if let Some(after_ms) = self.reconnect {
+            frames::reconnect(&mut out, after_ms);
+        }
+        out.freeze()
+    }
+
+    /// About how long the body becomes; for one allocation in the usual case.
+    fn cost(&self) -> usize {
+        256 + self.messages.iter().map(Message::cost).sum::<usize>()
+    }
+
+    fn messages_json(&self, out: &mut BytesMut) {
+        out.put_u8(b'[');
+        for (at, message) in self.messages.iter().enumerate() {
+            if at > 0 {
+                out.put_u8(b',');
+            }
+            write::message_json(out, message);
+        }
+        out.put_u8(b']');
+    }
+
+    fn facts_json(&self, out: &mut BytesMut) {
+        field(out, b"{\"from\":", |out| write::decimal(out, self.from));
+        field(out, b",\"after\":", |out| write::decimal(out, self.after));
+        field(out, b",\"next\":", |out| write::decimal(out, self.next));
+        self.end_json(out);
+    }
+
+    fn end_json(&self, out: &mut BytesMut) {
+        if let Some(nonce) = self.nonce {
+            field(out, b",\"n\":", |out| write::json_string(out, nonce.as_bytes()));
+        }
+        out.put_u8(b'}');
+    }
+}
+
+fn field(out: &mut BytesMut, name: &[u8], value: impl FnOnce(&mut BytesMut)) {
+    out.extend_from_slice(name);
+    value(out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bare<'a>() -> PollAnswer<'a> {
+        PollAnswer {
+            from: 17,
+            after: 17,
+            messages: &[],
+            close: None,
+            lost: None,
+            next: 5,
+            nonce: None,
+            superseded: false,
+            reconnect: None,
+        }
+    }
+
+    /// The example of the protocol, section 4.3, to the byte.
+    #[test]
+    fn the_answer_of_the_protocol() {
+        let messages = [Message::text("a text"), Message::binary(vec![0, 1, 2, 255])];
+        let close = Close::clean(4001, "kicked");
+        let answer = PollAnswer { after: 20, messages: &messages, close: Some(&close), nonce: Some("a\"b"), ..bare() };
+        let expected = r#"{"from":17,"after":20,"messages":["a text",{"base64":"AAEC/w=="}],"close":{"code":4001,"reason":"kicked","clean":true},"next":5,"n":"a\"b"}"#;
+        assert_eq!(answer.encode_json(), expected);
+        let frames = frames::decode_all(answer.encode_frames()).expect("our own frames");
+        let [text, binary] = messages.map(frames::Frame::Message);
+        let facts = frames::Frame::Facts(r#"{"from":17,"after":20,"next":5,"n":"a\"b"}"#.into());
+        assert_eq!(frames, [facts, text, binary, frames::Frame::Close(close)]);
+    }
+
+    #[test]
+    fn what_there_is_not_is_left_out() {
+        assert_eq!(bare().encode_json(), r#"{"from":17,"after":17,"messages":[],"next":5}"#);
+        let answer = PollAnswer { lost: Some((18, 40)), superseded: true, reconnect: Some(250), ..bare() };
+        let expected = r#"{"from":17,"after":17,"lost":{"from":18,"to":40},"messages":[],"next":5,"superseded":true,"reconnect":{"after_ms":250}}"#;
+        assert_eq!(answer.encode_json(), expected);
+        let frames = frames::decode_all(answer.encode_frames()).expect("our own frames");
+        let lost = frames::Frame::Lost { from: 18, to: 40 };
+        assert_eq!(frames[1..], [lost, frames::Frame::Superseded, frames::Frame::Reconnect(250)]);
+    }
+}

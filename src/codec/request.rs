@@ -1,0 +1,204 @@
+//! The small bodies and parameters of clients: `open` and `close`.
+//!
+//! Enters: a body or a parameter of a stranger. Leaves: checked values, or an error that names the field. Must not
+//! touch: anything else.
+
+use serde_json::{Map, Value};
+
+use super::DecodeError;
+use super::sse::is_url_safe;
+use crate::session::event::Close;
+
+/// The most subprotocols that a client may offer.
+pub const MAX_PROTOCOLS: usize = 32;
+
+/// The most bytes of one subprotocol's name.
+pub const MAX_PROTOCOL: usize = 128;
+
+/// What `open` is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenRequest {
+    /// Makes the request repeatable: the same nonce gets the same session.
+    pub nonce: Option<String>,
+    /// The subprotocols offered, in the client's order.
+    pub protocols: Vec<String>,
+}
+
+impl OpenRequest {
+    /// Reads a body: nothing, or `{"nonce":"…","protocols":["a","b"]}`. Other fields are passed over.
+    ///
+    /// # Errors
+    /// Not a JSON object, or the field that is wrong.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut fields = object(body)?;
+        let nonce = text(&mut fields, "nonce")?;
+        if let Some(nonce) = &nonce {
+            check_nonce(nonce)?;
+        }
+        Ok(Self { nonce, protocols: protocols(&fields)? })
+    }
+}
+
+/// Reads the body of `close`: nothing, or `{"code":1000,"reason":""}`, where each field may be missing.
+///
+/// # Errors
+/// Not a JSON object, or the field that is wrong: a code that is not 1000 or 3000 to 4999, a reason over 123 bytes.
+pub fn decode_close(body: &[u8]) -> Result<Close, DecodeError> {
+    let mut fields = object(body)?;
+    let code = match fields.get("code") {
+        None => 1000,
+        Some(code) => code
+            .as_u64()
+            .and_then(|code| u16::try_from(code).ok())
+            .filter(|code| Close::is_allowed_from_client(*code))
+            .ok_or_else(|| DecodeError::malformed("`code` must be the number 1000 or one of 3000 to 4999"))?,
+    };
+    let reason = text(&mut fields, "reason")?.unwrap_or_default();
+    if reason.len() > Close::MAX_REASON {
+        return Err(DecodeError::malformed(format!(
+            "`reason` has {} bytes of UTF-8; a close frame takes at most {}",
+            reason.len(),
+            Close::MAX_REASON
+        )));
+    }
+    Ok(Close::clean(code, reason))
+}
+
+/// A nonce is 16 to 64 URL-safe characters: letters, digits, `-` and `_`.
+///
+/// # Errors
+/// Says so.
+pub fn check_nonce(nonce: &str) -> Result<(), DecodeError> {
+    if (16..=64).contains(&nonce.len()) && nonce.bytes().all(is_url_safe) {
+        return Ok(());
+    }
+    Err(DecodeError::malformed("`nonce` must be 16 to 64 letters, digits, `-` and `_`"))
+}
+
+/// Subprotocols are tokens (RFC 9110 section 5.6.2), each offered once (RFC 6455 section 4.1), and bounded.
+///
+/// # Errors
+/// Names the one that is wrong by its index.
+pub fn check_protocols<'a>(protocols: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, DecodeError> {
+    let mut checked: Vec<String> = Vec::new();
+    for protocol in protocols {
+        let fault = if checked.len() == MAX_PROTOCOLS {
+            format!("is one too many: at most {MAX_PROTOCOLS} are taken")
+        } else if protocol.len() > MAX_PROTOCOL {
+            format!("has more than {MAX_PROTOCOL} bytes")
+        } else if protocol.is_empty() || !protocol.bytes().all(is_token) {
+            "is not a token (letters, digits and !#$%&'*+-.^_`|~)".to_owned()
+        } else if checked.iter().any(|earlier| earlier == protocol) {
+            "was offered before".to_owned()
+        } else {
+            checked.push(protocol.to_owned());
+            continue;
+        };
+        return Err(DecodeError::malformed(format!("`protocols[{}]` {fault}", checked.len())));
+    }
+    Ok(checked)
+}
+
+/// The subprotocols of a list such as `a,b`: the parameter `underpass.protocols`, or a `Sec-WebSocket-Protocol` header.
+/// Spaces around names and empty elements do not count (RFC 9110 section 5.6.1).
+///
+/// # Errors
+/// As [`check_protocols`].
+pub fn check_protocol_list(list: &str) -> Result<Vec<String>, DecodeError> {
+    check_protocols(list.split(',').map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty()))
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, DecodeError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| DecodeError::malformed(format!("the body must be empty or a JSON object: {error}")))
+}
+
+/// Takes a field that is a string when it is there.
+fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, DecodeError> {
+    match fields.remove(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(DecodeError::malformed(format!("`{name}` must be a string"))),
+    }
+}
+
+fn protocols(fields: &Map<String, Value>) -> Result<Vec<String>, DecodeError> {
+    let wrong = || DecodeError::malformed("`protocols` must be an array of strings");
+    let Some(value) = fields.get("protocols") else {
+        return Ok(Vec::new());
+    };
+    let names: Option<Vec<&str>> = value.as_array().ok_or_else(wrong)?.iter().map(Value::as_str).collect();
+    check_protocols(names.ok_or_else(wrong)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closes() {
+        assert_eq!(decode_close(b""), Ok(Close::clean(1000, "")));
+        assert_eq!(decode_close(b" {} "), Ok(Close::clean(1000, "")));
+        assert_eq!(decode_close(br#"{"code":4001,"reason":"bye","x":1}"#), Ok(Close::clean(4001, "bye")));
+        let longest = format!(r#"{{"reason":"{}a"}}"#, "é".repeat(61));
+        assert_eq!(decode_close(longest.as_bytes()).map(|close| close.reason.len()), Ok(123));
+    }
+
+    #[test]
+    fn closes_that_are_refused() {
+        for (body, field) in [
+            (r#"{"code":1001}"#, "`code`"),
+            (r#"{"code":5000}"#, "`code`"),
+            (r#"{"code":66536}"#, "`code`"),
+            (r#"{"code":"1000"}"#, "`code`"),
+            (r#"{"code":-1000}"#, "`code`"),
+            (r#"{"reason":5}"#, "`reason` must be a string"),
+            (r#"["x"]"#, "the body must be empty or a JSON object"),
+            ("bye", "the body must be empty or a JSON object"),
+            (&format!(r#"{{"reason":"{}"}}"#, "é".repeat(62)), "`reason` has 124 bytes"),
+        ] {
+            let error = decode_close(body.as_bytes()).expect_err(body).to_string();
+            assert!(error.starts_with(field), "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn opens() {
+        assert_eq!(OpenRequest::decode(b""), Ok(OpenRequest::default()));
+        let body = br#"{"nonce":"abcdefghijklmno_","protocols":["chat.v1","b"],"x":{}}"#;
+        let request = OpenRequest::decode(body).expect("well-formed");
+        assert_eq!(request.nonce.as_deref(), Some("abcdefghijklmno_"));
+        assert_eq!(request.protocols, ["chat.v1", "b"]);
+        assert_eq!(check_protocol_list(" a,\tb ,,c").as_deref(), Ok(&["a".to_owned(), "b".into(), "c".into()][..]));
+        assert_eq!(check_protocol_list(""), Ok(vec![]));
+    }
+
+    #[test]
+    fn opens_that_are_refused() {
+        let many: Vec<String> = (0..33).map(|number| format!("\"p{number}\"")).collect();
+        for (body, field) in [
+            (r#"{"nonce":"abcdefghijklmno"}"#, "`nonce`"),
+            (r#"{"nonce":"abcdefghijklmno/"}"#, "`nonce`"),
+            (&format!(r#"{{"nonce":"{}"}}"#, "a".repeat(65)), "`nonce`"),
+            (r#"{"nonce":null}"#, "`nonce` must be a string"),
+            (r#"{"protocols":"a"}"#, "`protocols` must be an array"),
+            (r#"{"protocols":["a",1]}"#, "`protocols` must be an array"),
+            (r#"{"protocols":["a","a"]}"#, "`protocols[1]` was offered before"),
+            (r#"{"protocols":["a","b c"]}"#, "`protocols[1]` is not a token"),
+            (r#"{"protocols":[""]}"#, "`protocols[0]` is not a token"),
+            (r#"{"protocols":["a\r\nX: y"]}"#, "`protocols[0]` is not a token"),
+            (&format!(r#"{{"protocols":["{}"]}}"#, "a".repeat(129)), "`protocols[0]` has more than 128"),
+            (&format!(r#"{{"protocols":[{}]}}"#, many.join(",")), "`protocols[32]` is one too many"),
+        ] {
+            let error = OpenRequest::decode(body.as_bytes()).expect_err(body).to_string();
+            assert!(error.starts_with(field), "{body}: {error}");
+        }
+    }
+}

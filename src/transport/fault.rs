@@ -1,0 +1,79 @@
+//! What can go wrong with a request of the protocol, by what happened.
+//!
+//! Enters: refusals of the core, the registry, the codecs. Leaves: one enum, which the gateway turns into a status.
+//! Must not touch: statuses.
+
+use crate::codec::DecodeError;
+use crate::registry::OpenError;
+use crate::session::{AttachError, Close};
+
+/// Why a request was refused. The messages are for people: what, where, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A parameter or the body is malformed; nothing of it was accepted.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A cursor beyond what was sent.
+    #[error("`after` is beyond {sent}, the last number that was sent: present the highest number you have received")]
+    BadCursor {
+        /// The last number sent.
+        sent: u64,
+    },
+    /// An attachment below what is acknowledged.
+    #[error("`after` is below {acked}, which was acknowledged: this is an old request, and it changed nothing")]
+    StaleCursor {
+        /// The acknowledged cursor.
+        acked: u64,
+    },
+    /// A send too far ahead.
+    #[error("message {next} is expected next and these are too far ahead of it: nothing was kept, send from {next} on")]
+    Gap {
+        /// The number expected.
+        next: u64,
+    },
+    /// The up queue stayed full.
+    #[error("the backend takes no more for the moment: everything below {next} was accepted, send the rest again")]
+    Busy {
+        /// How far it got.
+        next: u64,
+    },
+    /// The session has ended.
+    #[error("this session is closed ({}{}{}): open a new one", .0.code, if .0.reason.is_empty() { "" } else { ": " }, .0.reason)]
+    SessionClosed(Close),
+    /// The token is unknown, forged or forgotten.
+    #[error("no session has this token here: it was never opened, has been forgotten, or this server was restarted; open a new one")]
+    UnknownSession,
+    /// A message or a body over its limit.
+    #[error("{what} is over the limit of {limit} bytes: nothing was accepted, send smaller pieces")]
+    TooLarge {
+        /// Which.
+        what: String,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The request was a WebSocket handshake when it left the client.
+    #[error("this WebSocket handshake lost its `Upgrade` or `Connection` header on the way: a proxy between does not let WebSockets pass, use sse, stream or poll")]
+    UpgradeLost,
+    /// No session was opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl From<AttachError> for Fault {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Beyond { sent } => Self::BadCursor { sent },
+            AttachError::Stale { acked } => Self::StaleCursor { acked },
+            AttachError::Ended(close) => Self::SessionClosed(close),
+        }
+    }
+}
+
+impl From<DecodeError> for Fault {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::TooLarge { index, limit } => Self::TooLarge { what: format!("messages[{index}]"), limit },
+            malformed => Self::BadRequest(malformed.to_string()),
+        }
+    }
+}

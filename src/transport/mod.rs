@@ -1,0 +1,39 @@
+//! How an HTTP exchange carries a session: one file each, thin.
+//!
+//! Enters: a session's cell and a request that was checked. Leaves: responses whose bodies pull from the session, or a
+//! [`Fault`]. Must not touch: routes, origins, statuses of errors.
+//!
+//! | file | carries |
+//! |---|---|
+//! | `sse`, `stream` | down, as events or frames, for as long as the response lives; both are a `source` |
+//! | `poll` | down, one batch per request |
+//! | `ws` | both ways over a WebSocket of ours |
+//! | `send` | up, and acknowledgements, and the close |
+//! | `tunnel` | a WebSocket that is passed through, no session |
+
+pub mod body;
+pub mod facts;
+pub mod fault;
+pub mod poll;
+pub mod query;
+pub mod send;
+pub mod source;
+pub mod sse;
+pub mod stream;
+pub mod tunnel;
+pub mod ws;
+
+pub use self::body::Body;
+pub use self::fault::Fault;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+
+/// A response with a known body.
+#[must_use]
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,90 @@
+//! The parameters of requests under the prefix.
+//!
+//! Enters: the query of a URL. Leaves: checked values, or a [`Fault`] that names the parameter. Must not touch: bodies.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::fault::Fault;
+use crate::codec::sse::parse_number;
+
+/// Characters of a nonce `n` or a `cause` at most; arbitrary, it is echoed or logged.
+const MAX_WORD: usize = 128;
+
+/// The query of a `/s/` request; unknown parameters are ignored, of a repeated one the first counts.
+pub struct Query<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> Query<'a> {
+    /// Takes a query apart.
+    #[must_use]
+    pub fn parse(query: Option<&'a str>) -> Self {
+        Self { pairs: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect() }
+    }
+
+    /// A parameter's text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
+    }
+
+    /// A parameter that is a number of messages.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Fault> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let wrong = || Fault::BadRequest(format!("`{name}={}` is no number: it must be digits only", shown(text)));
+        parse_number(text).map(Some).ok_or_else(wrong)
+    }
+
+    /// The number of an up message: counted from 1.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn seq(&self) -> Result<Option<u64>, Fault> {
+        match self.number("seq")? {
+            Some(0) => Err(Fault::BadRequest("`seq=0`: messages are numbered from 1".into())),
+            seq => Ok(seq),
+        }
+    }
+
+    /// The `wait` of a poll, in seconds; a fraction is fine.
+    ///
+    /// # Errors
+    /// When it is no such number.
+    pub fn wait(&self) -> Result<Option<Duration>, Fault> {
+        let Some(text) = self.text("wait") else { return Ok(None) };
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let seconds = text.parse::<f64>().ok().filter(|_| plain);
+        let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let wrong = || Fault::BadRequest(format!("`wait={}` is no time: it must be a number of seconds", shown(text)));
+        wait.map(Some).ok_or_else(wrong)
+    }
+
+    /// The nonce `n`, which makes a URL unique and is echoed.
+    ///
+    /// # Errors
+    /// When it is too long to echo.
+    pub fn nonce(&self) -> Result<Option<&str>, Fault> {
+        match self.text("n") {
+            Some(nonce) if nonce.len() > MAX_WORD => {
+                Err(Fault::BadRequest(format!("`n` is longer than {MAX_WORD} bytes: a nonce needs no more")))
+            }
+            nonce => Ok(nonce),
+        }
+    }
+
+    /// The client's word on why it changed transport, fit for a log line.
+    #[must_use]
+    pub fn cause(&self) -> Option<String> {
+        let cause = self.text("cause")?;
+        Some(cause.chars().filter(|char| char.is_ascii_graphic() || *char == ' ').take(MAX_WORD).collect())
+    }
+}
+
+/// The start of a text that came from a stranger, safe to show.
+fn shown(text: &str) -> String {
+    text.chars().take(32).flat_map(char::escape_default).collect()
+}

@@ -1,0 +1,111 @@
+//! Up: messages, acknowledgements and the close, by short requests (PROTOCOL 6, 7).
+//!
+//! Enters: a cell and a request's body. Leaves: the standing of the session as JSON. Must not touch: how bodies are
+//! written.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::fault::Fault;
+use crate::codec::batch::Form;
+use crate::registry::Cell;
+use crate::session::{Close, Message, Pushed};
+
+/// How a body is to be read, and what it numbers and acknowledges.
+pub struct Sending {
+    /// The form of the body.
+    pub form: Form,
+    /// The number of the first message.
+    pub seq: Option<u64>,
+    /// Acknowledges everything down up to here.
+    pub after: Option<u64>,
+}
+
+/// Sends messages up; the answer says how far all is on its way.
+///
+/// # Errors
+/// [`Fault`]; what it says of numbers tells what was accepted.
+pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<String, Fault> {
+    let messages = sending.form.decode(body, cell.policy().message)?;
+    if let Some(after) = sending.after {
+        cell.ack(after)?;
+    }
+    match cell.push(sending.seq, &messages).await {
+        Pushed::Accepted { .. } => {
+            count(cell, &messages);
+            Ok(standing(cell))
+        }
+        Pushed::Gap { next } => Err(Fault::Gap { next }),
+        Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
+        Pushed::Ended(close) => Err(Fault::SessionClosed(close)),
+    }
+}
+
+/// Acknowledges.
+///
+/// # Errors
+/// [`Fault::BadCursor`] when so much was not sent; [`Fault::BadRequest`] without a cursor.
+pub fn ack(cell: &Cell, after: Option<u64>) -> Result<String, Fault> {
+    let after = after.ok_or_else(|| Fault::BadRequest("`after` is missing: it is what an ack acknowledges".into()))?;
+    cell.ack(after)?;
+    Ok(standing(cell))
+}
+
+/// Closes the session for the client.
+#[must_use]
+pub fn close(cell: &Cell, close: Close) -> String {
+    closed(&cell.close(close))
+}
+
+/// The answer to a close.
+#[must_use]
+pub fn closed(close: &Close) -> String {
+    json!({ "close": close }).to_string()
+}
+
+/// Reads a whole body of at most `limit` bytes, each piece within `patience`.
+///
+/// # Errors
+/// [`Fault::TooLarge`], or [`Fault::BadRequest`] when it stalls or breaks off.
+pub async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+    let too_large = || Fault::TooLarge { what: "the body".into(), limit };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let mut whole = BytesMut::new();
+    while let Some(frame) = next_frame(&mut body, patience).await? {
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > limit {
+            return Err(too_large());
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
+}
+
+async fn next_frame(body: &mut Incoming, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
+    let stalled = |_| Fault::BadRequest(format!("the body stalled: nothing came for {} s", patience.as_secs()));
+    let broken = |error| Fault::BadRequest(format!("the body broke off: {error}; nothing of it was accepted"));
+    timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
+}
+
+fn standing(cell: &Cell) -> String {
+    let standing = cell.standing();
+    let counts = standing.counts;
+    let attached = standing.attached.map(|transport| transport.as_str());
+    json!({ "next": counts.next, "attached": attached, "sent": counts.sent, "unacked": counts.sent - counts.acked })
+        .to_string()
+}
+
+fn count(cell: &Cell, messages: &[Message]) {
+    let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
+    cell.tally().up(messages.len() as u64, bytes as u64);
+}

@@ -1,0 +1,160 @@
+//! A streaming transport as one source of bytes: pulls from the session, encodes, beats, and ends in good order.
+//!
+//! Enters: a reader, an encoding, the timers. Leaves: chunks, each to be written with one write. Must not touch: hyper;
+//! a `Body` drives it, and whatever else has a socket may.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::registry::Reader;
+use crate::session::{Close, Message, Pulled};
+
+/// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message goes alone.
+const CHUNK: usize = 16 * 1024;
+/// When a client that was recycled should come back: at once.
+const COME_BACK: u32 = 0;
+/// When a client that was asked to leave a stopping process should come back: its successor needs a moment.
+const COME_BACK_LATER: u32 = 1000;
+
+/// A source of bytes. `None` is the end.
+pub trait Source {
+    /// The next chunk, when there is one.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
+}
+
+/// How the items of a stream are written.
+pub trait Encoding {
+    /// The first bytes: the facts of the session, as JSON.
+    fn opening(&self, out: &mut BytesMut, from: u64, facts: &str);
+    /// A message and its number.
+    fn message(&self, out: &mut BytesMut, number: u64, message: &Message);
+    /// Nothing happened; the last number sent.
+    fn heartbeat(&self, out: &mut BytesMut, sent: u64);
+    /// These numbers are gone.
+    fn lost(&self, out: &mut BytesMut, from: u64, to: u64);
+    /// The end of the session and its number.
+    fn close(&self, out: &mut BytesMut, number: u64, close: &Close);
+    /// A newer attachment reads now.
+    fn superseded(&self, out: &mut BytesMut);
+    /// Come back after so many milliseconds.
+    fn reconnect(&self, out: &mut BytesMut, after_ms: u32);
+}
+
+/// The source of the `sse` and `stream` transports.
+pub struct Streaming<E> {
+    reader: Reader,
+    encoding: E,
+    facts: Option<String>,
+    /// The last number written here.
+    sent: u64,
+    /// When the next heartbeat is due unless something is written before; the first one is the probe.
+    beat: Instant,
+    recycle: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    done: bool,
+}
+
+impl<E: Encoding> Streaming<E> {
+    /// Begins with `facts`; the first heartbeat follows as the probe.
+    pub fn new(reader: Reader, encoding: E, facts: String) -> Self {
+        let now = Instant::now();
+        let policy = reader.cell().policy();
+        let (beat, recycle) = (now + policy.probe, policy.recycle);
+        Self {
+            sent: reader.from(),
+            reader,
+            encoding,
+            facts: Some(facts),
+            beat,
+            recycle: (!recycle.is_zero()).then(|| now + recycle),
+            timer: Box::pin(sleep_until(now)),
+            done: false,
+        }
+    }
+
+    /// Takes what the session has; true when the stream is to end behind it.
+    fn pull(&mut self, cx: &Context<'_>, out: &mut BytesMut) -> bool {
+        while out.len() < CHUNK {
+            match self.reader.poll_pull(cx, CHUNK) {
+                Poll::Pending => return false,
+                Poll::Ready(Pulled::Batch { first, messages, .. }) => {
+                    for (number, message) in (first..).zip(&messages) {
+                        self.encoding.message(out, number, message);
+                        self.sent = number;
+                    }
+                }
+                Poll::Ready(Pulled::Lost { from, to }) => {
+                    self.encoding.lost(out, from, to);
+                    self.sent = to;
+                }
+                Poll::Ready(Pulled::Ended { number, close }) => {
+                    self.encoding.close(out, number, &close);
+                    return true;
+                }
+                Poll::Ready(Pulled::Superseded | Pulled::Wait) => {
+                    self.encoding.superseded(out);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// What time demands; true when the stream is to end behind it.
+    fn tick(&mut self, now: Instant, out: &mut BytesMut) -> bool {
+        if self.reader.leave_at().is_some_and(|at| at <= now) {
+            self.encoding.reconnect(out, COME_BACK_LATER);
+            return true;
+        }
+        if self.recycle.is_some_and(|at| at <= now) {
+            self.encoding.reconnect(out, COME_BACK);
+            return true;
+        }
+        if self.beat <= now {
+            self.encoding.heartbeat(out, self.sent);
+            self.reader.wrote();
+        }
+        false
+    }
+
+    fn due(&self) -> Instant {
+        [self.recycle, self.reader.leave_at()].into_iter().flatten().fold(self.beat, Instant::min)
+    }
+
+    fn heartbeat(&self) -> Duration {
+        self.reader.cell().policy().heartbeat
+    }
+}
+
+impl<E: Encoding> Source for Streaming<E> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let mut out = BytesMut::new();
+        if let Some(facts) = self.facts.take() {
+            // Alone and at once: boxes that wait for a first byte must not wait for a message.
+            self.encoding.opening(&mut out, self.sent, &facts);
+            return Poll::Ready(Some(out.freeze()));
+        }
+        loop {
+            let now = Instant::now();
+            self.done = self.pull(cx, &mut out) || self.tick(now, &mut out);
+            if !out.is_empty() {
+                self.beat = now + self.heartbeat();
+                return Poll::Ready(Some(out.freeze()));
+            }
+            if self.timer.deadline() != self.due() {
+                let due = self.due();
+                self.timer.as_mut().reset(due);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
