@@ -1,14 +1,30 @@
 //! What the operator said, checked: the run-time [`Config`].
 //!
-//! Enters: a TOML file or command-line flags (`file` gives the file its shape, `check` turns it into this one and
-//! reports all mistakes at once). Leaves: [`Config`], of which each room receives its own struct. Must not touch: any
-//! other room, the network.
+//! Enters: a TOML file or command-line flags (`reader` walks the tables, `file` gives them their shape, `forms` and
+//! `values` read single values, `check` applies the rules between keys). Leaves: [`Config`], of which each room
+//! receives its own struct, or [`Mistakes`], all at once. Must not touch: any other room, the network.
 
+mod check;
+mod defaults;
+mod file;
+mod forms;
+mod mistakes;
+mod reader;
+mod values;
+
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use self::mistakes::Found;
+pub use self::mistakes::{Mistake, Mistakes, Place};
+
+/// A longer file is not read: it is not a configuration.
+const FILE_MAX: u64 = 1 << 20;
 
 /// Everything the operator may set. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +53,71 @@ pub struct Config {
     pub log: Log,
     /// How the process stops.
     pub drain: Drain,
+}
+
+impl Config {
+    /// Reads a file. The files that it names (certificates, keys) are not opened.
+    ///
+    /// # Errors
+    /// All mistakes in it at once; also that it cannot be read.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Mistakes> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let bytes = read(path).map_err(|error| {
+            let what = format!("cannot be read: {error}");
+            let hint = "name another with --config, begin one from config.example.toml, or do without: \
+                        underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
+            Mistakes::new(&name, "", vec![Found { span: None, what, hint: hint.to_owned() }])
+        })?;
+        Self::parse(bytes, &name)
+    }
+
+    /// Reads a text in the form of the file. `name` is what mistakes call it.
+    ///
+    /// # Errors
+    /// All mistakes in it at once.
+    pub fn parse(text: impl AsRef<[u8]>, name: &str) -> Result<Self, Mistakes> {
+        check::config(text.as_ref(), name)
+    }
+
+    /// One cleartext listener and one backend for everything, the rest by default: the flags `--listen` and
+    /// `--upstream`, in the same forms as the keys `listen` and `upstream`.
+    ///
+    /// # Errors
+    /// The mistakes in both.
+    pub fn from_flags(listen: &str, upstream: &str) -> Result<Self, Mistakes> {
+        match (forms::address(listen), forms::upstream(upstream)) {
+            (Ok(address), Ok(upstream)) => Ok(Self {
+                listeners: vec![Listener { address, tls: None }],
+                routes: vec![Route { host: None, path: "/".to_owned(), upstream }],
+                ..Self::default()
+            }),
+            (address, endpoint) => {
+                let flags = [("listen", listen, address.err()), ("upstream", upstream, endpoint.err())];
+                let found = flags.into_iter().filter_map(|(flag, value, wrong)| {
+                    let wrong = wrong?;
+                    let what = format!("`--{flag} {}` {}", value.escape_debug(), wrong.what);
+                    Some(Found { span: None, what, hint: wrong.hint })
+                });
+                Err(Mistakes::new("command line", "", found.collect()))
+            }
+        }
+    }
+
+    /// Every key that the file may have, as `node` or `session.grace`, in no particular order. For documentation and
+    /// its tests.
+    pub fn keys() -> Vec<String> {
+        check::keys()
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB, so no configuration"));
+    }
+    Ok(bytes)
 }
 
 /// Where a listening socket comes from.

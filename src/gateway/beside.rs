@@ -1,0 +1,110 @@
+//! What is not ours: WebSockets that are passed through, and everything else, proxied to the same backend.
+//!
+//! Enters: a request outside the prefix. Leaves: the backend's answer. Must not touch: bytes on their way.
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+
+use super::error::{Refusal, from_dial};
+use super::origin::{Verdict, judge};
+use super::{Gateway, Live, forwarded};
+use crate::lifecycle::{Phase, What, leave_after};
+use crate::listener::peer::Peer;
+use crate::registry::tally::Direction;
+use crate::transport::Body;
+use crate::transport::tunnel::{SpliceOptions, splice};
+use crate::upstream::dial::{DialError, Upgraded};
+use crate::upstream::headers::{self, end_to_end, tunnel_handshake};
+
+/// Proxies a plain request.
+pub(super) async fn proxy(
+    gateway: &Gateway,
+    live: &Live,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let path = request.uri().path();
+    let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let _counted = gateway.tally.proxying();
+    let answer = backend.proxy.forward(request, &forwarded(peer)).await;
+    gateway.tally.proxied(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
+    Ok(answer?.map(Body::Proxied))
+}
+
+/// Passes a WebSocket through: the handshake is the backend's to answer, the bytes behind a verified 101 are nobody's.
+pub(super) async fn tunnel(
+    gateway: &Arc<Gateway>,
+    live: &Live,
+    peer: &Peer,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    if !live.config.origins.allowed.is_empty()
+        && let Verdict::Refused(why) = judge(&live.config.origins, request.headers(), &peer.host)
+    {
+        return Err(Refusal::origin_refused(why));
+    }
+    let path = request.uri().path();
+    let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let (head, _) = request.into_parts();
+    let handshake = tunnel_handshake(&head, &forwarded(peer));
+    let upgraded = match backend.dialer.upgrade(handshake).await {
+        Ok(upgraded) => upgraded,
+        Err(DialError::Refused { mut head, body }) => {
+            end_to_end(&mut head.headers);
+            return Ok(Response::from_parts(head, Body::Proxied(body)));
+        }
+        Err(error) => return Err(from_dial(error)),
+    };
+    let response = switching(&upgraded);
+    let request = Request::from_parts(head, ());
+    tokio::spawn(carry(Arc::clone(gateway), hyper::upgrade::on(request), upgraded, options(live)));
+    Ok(response)
+}
+
+fn switching(upgraded: &Upgraded) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    *headers = upgraded.head.headers.clone();
+    headers::end_to_end(headers);
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response
+}
+
+struct Options {
+    idle: std::time::Duration,
+    write: std::time::Duration,
+    spread: std::time::Duration,
+}
+
+fn options(live: &Live) -> Options {
+    let client = &live.config.client;
+    Options { idle: client.tunnel_idle, write: client.write, spread: live.config.drain.spread }
+}
+
+async fn carry(gateway: Arc<Gateway>, upgrade: hyper::upgrade::OnUpgrade, upgraded: Upgraded, options: Options) {
+    // An upgrade that fails has lost its client: dropping the backend's connection tells it.
+    let Ok(client) = upgrade.await else { return };
+    let _guard = gateway.lifecycle.guard(What::Tunnel);
+    let _counted = gateway.tally.tunnel();
+    let lifecycle = gateway.lifecycle.clone();
+    let leave = leave_after(options.spread, gateway.tunnel_key());
+    let drain = async move {
+        lifecycle.reached(Phase::Draining).await;
+        tokio::select! {
+            () = tokio::time::sleep(leave) => {}
+            () = lifecycle.reached(Phase::Closing) => {}
+        }
+    };
+    let idle = (!options.idle.is_zero()).then_some(options.idle);
+    let splicing = SpliceOptions { idle, write: options.write, drain };
+    let spliced = splice(TokioIo::new(client), bytes::Bytes::new(), upgraded.io, upgraded.unread, splicing).await;
+    gateway.tally.tunnelled(Direction::Up, spliced.up);
+    gateway.tally.tunnelled(Direction::Down, spliced.down);
+    tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "tunnel ended");
+}

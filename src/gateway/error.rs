@@ -1,0 +1,203 @@
+//! From what happened to what a client is told: the only file that picks statuses (PROTOCOL 3.3).
+//!
+//! Enters: faults of all rooms. Leaves: responses with a code, a status and words. Must not touch: how a fault arose.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
+
+use crate::registry::OpenError;
+use crate::transport::{Body, Fault, answer};
+use crate::upstream::dial::DialError;
+use crate::upstream::proxy::ProxyError;
+
+/// What is kept of the body with which a backend refuses, in bytes.
+const REFUSAL_BODY: usize = 4096;
+/// How long such a body is waited for; it is only an explanation.
+const REFUSAL_WAIT: Duration = Duration::from_secs(2);
+/// When to try again, in seconds, what was refused because there was no room.
+const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+/// A refusal, ready to be told.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// The code of PROTOCOL 3.3.
+    pub(super) code: &'static str,
+    /// The status; also in the body, because boxes replace error pages.
+    pub(super) status: StatusCode,
+    message: String,
+    /// Fields that a client acts on, beside `error`.
+    fields: Map<String, Value>,
+    /// The backend's answer, within `error`.
+    backend: Option<Value>,
+    headers: HeaderMap,
+}
+
+impl Refusal {
+    pub(super) fn new(code: &'static str, status: StatusCode, message: impl Into<String>) -> Self {
+        let (fields, headers) = (Map::new(), HeaderMap::new());
+        Self { code, status, message: message.into(), fields, backend: None, headers }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new("bad_request", StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(super) fn origin_refused(message: impl Into<String>) -> Self {
+        Self::new("origin_refused", StatusCode::FORBIDDEN, message)
+    }
+
+    pub(super) fn not_found(path: &str) -> Self {
+        let shown: String = path.chars().take(100).collect();
+        Self::new("not_found", StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
+    }
+
+    pub(super) fn method_not_allowed(allowed: &'static str) -> Self {
+        let message = format!("this path takes {allowed} only");
+        Self::new("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, message)
+            .with(ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    /// True when trying again later may help: what a bare `EventSource` is told with a 200 (PROTOCOL 3.2).
+    pub(super) fn is_passing(&self) -> bool {
+        self.status.is_server_error()
+    }
+
+    /// Echoes a request's nonce.
+    pub(super) fn echo(mut self, nonce: Option<&str>) -> Self {
+        if let Some(nonce) = nonce {
+            self.fields.insert("n".into(), nonce.into());
+        }
+        self
+    }
+
+    pub(super) fn json(&self) -> String {
+        let mut error = json!({ "code": self.code, "status": self.status.as_u16(), "message": self.message });
+        if let Some(backend) = &self.backend {
+            error["backend"] = backend.clone();
+        }
+        let mut whole = self.fields.clone();
+        whole.insert("error".into(), error);
+        Value::Object(whole).to_string()
+    }
+
+    pub(super) fn respond(self) -> Response<Body> {
+        let mut response = answer(self.status, "application/json", self.json());
+        response.headers_mut().extend(self.headers);
+        response
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.fields.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn later(self) -> Self {
+        self.with(RETRY_AFTER, RETRY_SECONDS)
+    }
+}
+
+impl From<ProxyError> for Refusal {
+    fn from(error: ProxyError) -> Self {
+        match error {
+            ProxyError::Dial(error) => from_dial(error),
+            ProxyError::Timeout { .. } => Self::new("backend_timeout", StatusCode::GATEWAY_TIMEOUT, error.to_string()),
+            ProxyError::Connect | ProxyError::Body { .. } => Self::bad_request(error.to_string()),
+            ProxyError::Dropped { .. } | ProxyError::Switched { .. } => unreachable_backend(error.to_string()),
+        }
+    }
+}
+
+/// The refusal for a fault. Reads the start of a refusing backend's body, which is why it waits.
+pub(super) async fn refuse(fault: Fault) -> Refusal {
+    let message = fault.to_string();
+    let plain = |code, status| Refusal::new(code, status, message.clone());
+    match fault {
+        Fault::BadRequest(_) => plain("bad_request", StatusCode::BAD_REQUEST),
+        Fault::BadCursor { sent } => plain("bad_cursor", StatusCode::BAD_REQUEST).field("sent", sent),
+        Fault::StaleCursor { acked } => plain("stale_cursor", StatusCode::CONFLICT).field("after", acked),
+        Fault::Gap { next } => plain("gap", StatusCode::CONFLICT).field("next", next),
+        Fault::Busy { next } => plain("busy", StatusCode::SERVICE_UNAVAILABLE).field("next", next),
+        Fault::SessionClosed(close) => plain("session_closed", StatusCode::GONE).field("close", json!(close)),
+        Fault::UnknownSession => plain("unknown_session", StatusCode::NOT_FOUND),
+        Fault::TooLarge { limit, .. } => plain("too_large", StatusCode::PAYLOAD_TOO_LARGE).field("limit", limit),
+        Fault::UpgradeLost => plain("upgrade_lost", StatusCode::UPGRADE_REQUIRED)
+            .with(UPGRADE, HeaderValue::from_static("websocket"))
+            .with(CONNECTION, HeaderValue::from_static("Upgrade")),
+        Fault::Open(OpenError::Dial(DialError::Refused { head, body })) => refused_by_backend(head, body).await,
+        Fault::Open(error) => from_open(error),
+    }
+}
+
+fn from_open(error: OpenError) -> Refusal {
+    let message = error.to_string();
+    match error {
+        OpenError::Full { .. } => Refusal::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Draining => Refusal::new("draining", StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::NonceReused => Refusal::new("nonce_reused", StatusCode::CONFLICT, message),
+        OpenError::Randomness(_) => Refusal::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Dial(error) => from_dial(error),
+    }
+}
+
+/// The refusal for a backend that was not reached or gave no valid answer.
+pub(super) fn from_dial(error: DialError) -> Refusal {
+    let message = error.to_string();
+    match error {
+        DialError::ConnectTimeout { .. } | DialError::HandshakeTimeout { .. } => {
+            Refusal::new("backend_timeout", StatusCode::GATEWAY_TIMEOUT, message)
+        }
+        DialError::Crowded { .. } | DialError::PortsExhausted { .. } | DialError::FilesExhausted { .. } => {
+            Refusal::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, message).later()
+        }
+        _ => unreachable_backend(message),
+    }
+}
+
+fn unreachable_backend(message: String) -> Refusal {
+    Refusal::new("backend_unreachable", StatusCode::BAD_GATEWAY, message)
+}
+
+/// The backend answered, but not 101: a 4xx and a 503 are passed on, everything else is a bad gateway.
+async fn refused_by_backend(head: response::Parts, body: Incoming) -> Refusal {
+    let theirs = head.status;
+    let status = match theirs {
+        status if status.is_client_error() => status,
+        StatusCode::SERVICE_UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_GATEWAY,
+    };
+    let message = format!("the backend answered the WebSocket handshake with {theirs}: see `backend`");
+    let mut refusal = Refusal::new("backend_refused", status, message);
+    let start = start_of(body).await;
+    refusal.backend = Some(json!({ "status": theirs.as_u16(), "body": String::from_utf8_lossy(&start) }));
+    for name in [WWW_AUTHENTICATE, RETRY_AFTER] {
+        for value in head.headers.get_all(&name) {
+            refusal.headers.append(name.clone(), value.clone());
+        }
+    }
+    refusal
+}
+
+/// The first bytes of a body, as many as come in time.
+async fn start_of(mut body: Incoming) -> Bytes {
+    let until = Instant::now() + REFUSAL_WAIT;
+    let mut start = Vec::new();
+    while start.len() < REFUSAL_BODY {
+        let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await else { break };
+        if let Ok(data) = frame.into_data() {
+            start.extend_from_slice(&data[..data.len().min(REFUSAL_BODY - start.len())]);
+        }
+    }
+    start.into()
+}

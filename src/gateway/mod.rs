@@ -1,0 +1,255 @@
+//! What every request passes through: who asks, whether it is well formed, whose it is, and what it is answered.
+//!
+//! Enters: requests from connections. Leaves: responses. Must not touch: bytes on the wire, the inside of a session.
+//!
+//! Read [`Gateway::handle`] from top to bottom; the order of its steps is the policy.
+
+mod beside;
+mod endpoints;
+mod error;
+mod origin;
+mod route;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use self::endpoints::Call;
+use self::error::{Refusal, refuse};
+use self::origin::Verdict;
+use self::route::{Endpoint, Place, Routes};
+use crate::config::{self, Config};
+use crate::lifecycle::Lifecycle;
+use crate::listener::framing::request_fault;
+use crate::listener::peer::{ConnInfo, Peer};
+use crate::registry::Registry;
+use crate::registry::tally::Tally;
+use crate::transport::query::Query;
+use crate::transport::{Body, Fault};
+use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
+use crate::upstream::tls::UpstreamTlsError;
+
+/// The service behind every listener.
+pub struct Gateway {
+    live: ArcSwap<Live>,
+    registry: Arc<Registry>,
+    tally: Arc<Tally>,
+    lifecycle: Lifecycle,
+    tunnels: AtomicU64,
+}
+
+/// The configuration in force, with what was made from it. Replaced whole on a reload.
+pub(crate) struct Live {
+    config: Arc<Config>,
+    session: Arc<config::Session>,
+    backend: Arc<config::Backend>,
+    routes: Routes,
+}
+
+impl Live {
+    fn new(config: Arc<Config>) -> Result<Self, UpstreamTlsError> {
+        Ok(Self {
+            session: Arc::new(config.session.clone()),
+            backend: Arc::new(config.backend.clone()),
+            routes: Routes::new(&config)?,
+            config,
+        })
+    }
+}
+
+impl Gateway {
+    /// A gateway for this configuration.
+    ///
+    /// # Errors
+    /// When the TLS files of an upstream cannot be used.
+    pub fn new(
+        config: Arc<Config>,
+        registry: Arc<Registry>,
+        tally: Arc<Tally>,
+        lifecycle: Lifecycle,
+    ) -> Result<Self, UpstreamTlsError> {
+        let live = ArcSwap::from_pointee(Live::new(config)?);
+        Ok(Self { live, registry, tally, lifecycle, tunnels: AtomicU64::new(0) })
+    }
+
+    /// Takes another configuration into force, for requests from now on.
+    ///
+    /// # Errors
+    /// When the TLS files of an upstream cannot be used; the old configuration stays in force.
+    pub fn reload(&self, config: Arc<Config>) -> Result<(), UpstreamTlsError> {
+        self.live.store(Arc::new(Live::new(config)?));
+        Ok(())
+    }
+
+    /// Answers a request.
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let live = self.live.load_full();
+        let version = request.version();
+        let mut response = match self.admit(&live, request).await {
+            Ok(response) => response,
+            Err(refusal) => self.refusal(refusal),
+        };
+        if version == Version::HTTP_10 {
+            // What has no length is delimited by the end of the connection, whatever the client hoped for.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn admit(self: &Arc<Self>, live: &Live, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        if let Some(what) = request_fault(&request) {
+            let mut response = self.refusal(Refusal::bad_request(what));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return Ok(response);
+        }
+        let Some(conn) = request.extensions().get::<ConnInfo>().cloned() else {
+            // Every listener puts it there; without it nothing may be believed.
+            return Err(Refusal::bad_request("the connection is not known"));
+        };
+        let peer = Peer::of(&conn, request.headers(), request.uri().authority(), &live.config.trusted);
+        let path = request.uri().path().to_owned();
+        match route::place(&path, &live.config.prefix) {
+            Place::Ours(endpoint) => Ok(self.ours(live, &peer, request, endpoint).await),
+            Place::Ambiguous => Err(Refusal::bad_request(format!(
+                "the path leads to `{}` only when decoded or normalised: write it plainly",
+                live.config.prefix
+            ))),
+            Place::Beside if wants_upgrade(request.headers(), request.version()) => {
+                beside::tunnel(self, live, &peer, request).await
+            }
+            Place::Beside if request.method() == Method::GET && lost_upgrade(request.headers(), request.version()) => {
+                Err(refuse(Fault::UpgradeLost).await)
+            }
+            Place::Beside => beside::proxy(self, live, &peer, request).await,
+        }
+    }
+
+    /// A request under the prefix: origin first, then the method, then the endpoint.
+    async fn ours(
+        &self,
+        live: &Live,
+        peer: &Peer,
+        request: Request<Incoming>,
+        endpoint: Endpoint<'_>,
+    ) -> Response<Body> {
+        let origins = &live.config.origins;
+        let verdict = origin::judge(origins, request.headers(), &peer.host);
+        let mut response = match &verdict {
+            Verdict::Refused(why) => self.refusal(Refusal::origin_refused(why.clone())),
+            _ if request.method() == Method::OPTIONS => preflight(request.headers()),
+            _ => self.dispatch(live, peer, request, endpoint).await,
+        };
+        origin::mark(origins, &verdict, response.headers_mut());
+        response
+    }
+
+    async fn dispatch(
+        &self,
+        live: &Live,
+        peer: &Peer,
+        request: Request<Incoming>,
+        endpoint: Endpoint<'_>,
+    ) -> Response<Body> {
+        let query = request.uri().query().map(str::to_owned);
+        let query = Query::parse(query.as_deref());
+        let nonce = query.nonce().ok().flatten().map(str::to_owned);
+        let mut response = match self.call(live, peer, request, endpoint, &query).await {
+            Ok(response) => response,
+            Err(refusal) => self.refusal(refusal.echo(nonce.as_deref())),
+        };
+        protect(&mut response);
+        response
+    }
+
+    async fn call(
+        &self,
+        live: &Live,
+        peer: &Peer,
+        request: Request<Incoming>,
+        endpoint: Endpoint<'_>,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        let allowed = endpoint.methods();
+        if endpoint != Endpoint::Unknown && !allowed.split(", ").any(|method| method == request.method()) {
+            return Err(Refusal::method_not_allowed(allowed));
+        }
+        let call = Call { gateway: self, live, peer };
+        let answered = match endpoint {
+            Endpoint::Open { target } => call.open(request, target).await,
+            Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
+            Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
+            Endpoint::Info => Ok(call.info()),
+            Endpoint::Unknown => return Err(Refusal::not_found(request.uri().path())),
+        };
+        match answered {
+            Ok(response) => Ok(response),
+            Err(fault) => Err(refuse(fault).await),
+        }
+    }
+
+    /// Counts a refusal and says it, once, where it stops.
+    fn refusal(&self, refusal: Refusal) -> Response<Body> {
+        self.tally.refused(refusal.code);
+        if refusal.status.is_server_error() {
+            tracing::warn!(code = refusal.code, what = refusal.json(), "request refused");
+        } else {
+            tracing::debug!(code = refusal.code, what = refusal.json(), "request refused");
+        }
+        let mut response = refusal.respond();
+        protect(&mut response);
+        response
+    }
+
+    fn tunnel_key(&self) -> u64 {
+        self.tunnels.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// What every answer of ours carries: nobody may keep, change, guess at or leak it.
+fn protect(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+}
+
+fn preflight(request: &http::HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    origin::mark_preflight(request, response.headers_mut());
+    protect(&mut response);
+    response
+}
+
+/// What the backend is told of the client.
+fn forwarded(peer: &Peer) -> Forwarded {
+    Forwarded {
+        chain: peer.chain.clone(),
+        proto: peer.proto.to_owned(),
+        host: peer.host.clone(),
+        trusted: peer.trusted,
+    }
+}
+
+/// The gateway as hyper calls it. A panic in a request ends that request with a 500, not its connection's neighbours.
+#[derive(Clone)]
+pub struct Service(pub Arc<Gateway>);
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let gateway = Arc::clone(&self.0);
+        Box::pin(async move { Ok(gateway.handle(request).await) })
+    }
+}

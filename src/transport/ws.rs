@@ -1,0 +1,265 @@
+//! The `ws` transport: a session over a WebSocket of ours, one frame per message (PROTOCOL 4.4).
+//!
+//! Enters: an upgraded connection and a reader. Leaves: frames both ways until either side ends the attachment. Must
+//! not touch: how frames are written, what the session does with them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::body::Body;
+use super::facts::{self, Arrival};
+use super::fault::Fault;
+use crate::codec::frames::{ClientFrame, Frame, WsPayload};
+use crate::registry::{Cell, Reader};
+use crate::session::{Close, Kind, Message, Pulled, Pushed};
+use crate::upstream::headers::has_token;
+use crate::upstream::socket::{Socket, SocketEvent};
+
+/// The subprotocol of these WebSockets.
+pub const SUBPROTOCOL: &str = "underpass.v1";
+/// Payload bytes pulled before the socket is flushed.
+const CHUNK: usize = 16 * 1024;
+/// Room for our own frames when messages are configured very small.
+const LEAST_LIMIT: usize = 8 * 1024;
+/// How long the client may take to answer a close.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// When a client that was asked to leave a stopping process should come back.
+const COME_BACK_MS: u32 = 1000;
+
+/// A checked handshake, not answered yet.
+pub struct Handshake {
+    accept: HeaderValue,
+}
+
+impl Handshake {
+    /// Checks a handshake that has its `Upgrade` still.
+    ///
+    /// # Errors
+    /// [`Fault::BadRequest`] naming what is missing.
+    pub fn check(headers: &HeaderMap) -> Result<Self, Fault> {
+        let missing = |what: &str| Fault::BadRequest(format!("a WebSocket for a session needs `{what}`"));
+        if !has_token(headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+            return Err(missing("Sec-WebSocket-Protocol: underpass.v1"));
+        }
+        if headers.get("sec-websocket-version").is_none_or(|version| version != "13") {
+            return Err(missing("Sec-WebSocket-Version: 13"));
+        }
+        let key = headers.get("sec-websocket-key").ok_or_else(|| missing("Sec-WebSocket-Key"))?;
+        let accept = derive_accept_key(key.as_bytes());
+        Ok(Self { accept: HeaderValue::from_str(&accept).map_err(|_| missing("Sec-WebSocket-Key"))? })
+    }
+
+    /// Answers 101 and carries the session over the connection as soon as it is upgraded.
+    #[must_use]
+    pub fn respond(self, upgrade: OnUpgrade, reader: Reader, prefix: &str) -> Response<Body> {
+        let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
+        tokio::spawn(async move {
+            // An upgrade that fails has lost its connection: dropping the reader detaches.
+            let Ok(upgraded) = upgrade.await else { return };
+            let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
+            let socket = Socket::server(TokioIo::new(upgraded), Bytes::new(), limit);
+            Carrier::new(socket, reader, facts).await;
+        });
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, self.accept);
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        response
+    }
+}
+
+/// A push under way; while there is one the client is not read.
+type Pushing = Pin<Box<dyn Future<Output = Pushed> + Send>>;
+
+/// Carries one attachment.
+struct Carrier<S> {
+    socket: Socket<S>,
+    reader: Reader,
+    pushing: Option<Pushing>,
+    /// The last number written.
+    sent: u64,
+    beat: Instant,
+    /// Our close frame is on its way; until then the client may answer it.
+    parting: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
+    fn new(socket: Socket<S>, reader: Reader, facts: String) -> Self {
+        let beat = Instant::now() + reader.cell().policy().probe;
+        let sent = reader.from();
+        let timer = Box::pin(sleep_until(beat));
+        let mut carrier = Self { socket, reader, pushing: None, sent, beat, parting: None, timer };
+        carrier.write(&Frame::Facts(facts));
+        carrier
+    }
+
+    fn cell(&self) -> &Arc<Cell> {
+        self.reader.cell()
+    }
+
+    fn write(&mut self, frame: &Frame) {
+        let message = match frame.to_ws() {
+            WsPayload::Text(text) => Message::text(text),
+            WsPayload::Binary(payload) => Message::binary(payload),
+        };
+        // Refused only when a close has begun; what is not delivered stays with the session.
+        let _ = self.socket.send(&message);
+    }
+
+    /// Ends the attachment, not the session.
+    fn part(&mut self, code: u16, reason: &str) {
+        self.socket.close(code, reason);
+        self.parting = Some(Instant::now() + CLOSE_WAIT);
+    }
+
+    /// Reads the client, one message at a time, while the session takes it. True when the attachment is over.
+    fn up(&mut self, cx: &mut Context<'_>) -> bool {
+        loop {
+            if let Some(pushing) = &mut self.pushing {
+                let Poll::Ready(_) = pushing.as_mut().poll(cx) else { return false };
+                self.pushing = None;
+            }
+            let Poll::Ready(event) = self.socket.poll_next(cx) else { return false };
+            match event {
+                SocketEvent::Message(_) if self.parting.is_some() => {}
+                SocketEvent::Message(message) => self.receive(&message),
+                SocketEvent::Pong => {}
+                SocketEvent::TooLarge => self.part(1009, "message too large"),
+                SocketEvent::Closed(_) | SocketEvent::Failed(_) => return true,
+            }
+        }
+    }
+
+    fn receive(&mut self, message: &Message) {
+        let frame = match message.kind() {
+            // A text message is valid UTF-8 by construction.
+            Kind::Text => Frame::from_ws_text(std::str::from_utf8(message.payload()).unwrap_or_default()),
+            Kind::Binary => Frame::from_ws_binary(message.payload().clone()),
+        };
+        match frame.and_then(ClientFrame::try_from) {
+            Ok(ClientFrame::Message(message)) => self.push(message),
+            Ok(ClientFrame::Ack(cursor)) => {
+                if self.cell().ack(cursor).is_err() {
+                    self.part(1002, "the cursor is beyond what was sent");
+                }
+            }
+            Ok(ClientFrame::Close(close)) => self.close(close),
+            Err(error) => self.part(1002, &error.to_string()),
+        }
+    }
+
+    fn push(&mut self, message: Message) {
+        if message.payload().len() > self.cell().policy().message {
+            return self.part(1009, "message too large");
+        }
+        let cell = Arc::clone(self.cell());
+        cell.tally().up(1, message.payload().len() as u64);
+        self.pushing = Some(Box::pin(async move {
+            loop {
+                match cell.push(None, std::slice::from_ref(&message)).await {
+                    Pushed::Busy { .. } => {}
+                    pushed => return pushed,
+                }
+            }
+        }));
+    }
+
+    fn close(&mut self, close: Close) {
+        if Close::is_allowed_from_client(close.code) && close.reason.len() <= Close::MAX_REASON {
+            self.cell().close(close);
+        } else {
+            self.part(1002, "a client may close with 1000 or 3000 to 4999 only");
+        }
+    }
+
+    /// Writes what the session has, as fast as the socket takes it. True when there was something.
+    fn down(&mut self, cx: &Context<'_>) -> bool {
+        match self.reader.poll_pull(cx, CHUNK) {
+            Poll::Pending => return false,
+            Poll::Ready(Pulled::Batch { first, messages, .. }) => {
+                for (number, message) in (first..).zip(messages) {
+                    self.write(&Frame::Message(message));
+                    self.sent = number;
+                }
+            }
+            Poll::Ready(Pulled::Lost { from, to }) => self.write(&Frame::Lost { from, to }),
+            Poll::Ready(Pulled::Ended { close, .. }) => {
+                self.write(&Frame::Close(close));
+                self.part(1000, "");
+            }
+            Poll::Ready(Pulled::Superseded | Pulled::Wait) => {
+                self.write(&Frame::Superseded);
+                self.part(1000, "superseded");
+            }
+        }
+        self.beat = Instant::now() + self.cell().policy().heartbeat;
+        true
+    }
+
+    /// What time demands.
+    fn tick(&mut self, now: Instant) {
+        if self.reader.leave_at().is_some_and(|at| at <= now) {
+            self.write(&Frame::Reconnect(COME_BACK_MS));
+            self.part(1012, "server is stopping");
+        } else if self.beat <= now {
+            self.write(&Frame::Heartbeat(self.sent));
+            self.beat = now + self.cell().policy().heartbeat;
+        }
+    }
+
+    fn due(&self) -> Instant {
+        self.parting.unwrap_or_else(|| self.reader.leave_at().map_or(self.beat, |at| at.min(self.beat)))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            if this.up(cx) {
+                let _ = this.socket.poll_flush(cx);
+                return Poll::Ready(());
+            }
+            let now = Instant::now();
+            match this.parting {
+                Some(until) if until <= now => return Poll::Ready(()),
+                Some(_) => {}
+                None if now >= this.due() => this.tick(now),
+                None => {}
+            }
+            let flushed = match this.socket.poll_flush(cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => false,
+            };
+            if flushed && this.parting.is_none() && this.down(cx) {
+                continue;
+            }
+            let due = this.due();
+            if this.timer.deadline() != due {
+                this.timer.as_mut().reset(due);
+            }
+            if this.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
