@@ -312,8 +312,12 @@ impl Session {
         self.weigh(now, !self.acknowledging);
     }
 
-    /// Holds what is kept against the bound: pauses at the high mark, resumes at half of it.
+    /// Holds what is kept against the bound: pauses at the high mark, resumes at half of it. After the end nothing is
+    /// kept any more, and the backend must be read on: its answer to our close lies behind what it still sends.
     fn weigh(&mut self, now: Moment, progress: bool) {
+        if self.ended.is_some() {
+            return;
+        }
         let weight = if self.acknowledging { self.down.kept_cost() } else { self.down.unread_cost() };
         match self.paused {
             None if weight >= self.limits.buffer => self.paused = Some(now),

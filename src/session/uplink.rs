@@ -60,8 +60,9 @@ impl Uplink {
     }
 
     /// Takes a batch whose first message has the number `first`; without one, messages take the next numbers.
-    /// `window` bounds the distance of what is held (in messages), `queue` both the queue and the held ones (in bytes);
-    /// either takes one message whatever its size.
+    /// `window` bounds the distance of what is held (in messages), `queue` all that waits, held messages included (in
+    /// bytes). When nothing waits for the backend the next message is taken whatever its size, and when nothing waits at
+    /// all an early batch is: else they could never be.
     pub(super) fn push(&mut self, first: Option<u64>, batch: &[Message], window: u64, queue: usize) -> Taken {
         match first {
             _ if batch.is_empty() => Taken::All,
@@ -76,7 +77,7 @@ impl Uplink {
             if number < self.next {
                 continue;
             }
-            if !self.ready.is_empty() && self.ready_cost + message.cost() > queue {
+            if !self.ready.is_empty() && self.waiting_cost() + message.cost() > queue {
                 self.starved = true;
                 return Taken::Some(index);
             }
@@ -90,18 +91,21 @@ impl Uplink {
         if first.saturating_add(batch.len() as u64) > self.next.saturating_add(window).saturating_add(1) {
             return Taken::Gap;
         }
-        let cost: usize = batch.iter().map(Message::cost).sum();
-        if !self.held.is_empty() && self.held_cost + cost > queue {
+        // Twins of held messages cost nothing: a batch that is repeated is accepted even when the queue is full.
+        let fresh = || (first..).zip(batch).filter(|(number, _)| !self.held.contains_key(number));
+        let cost: usize = fresh().map(|(_, message)| message.cost()).sum();
+        if cost > 0 && self.waiting_cost() > 0 && self.waiting_cost() + cost > queue {
             self.starved = true;
             return Taken::Some(0);
         }
-        for (number, message) in (first..).zip(batch) {
-            if !self.held.contains_key(&number) {
-                self.held_cost += message.cost();
-                self.held.insert(number, message.clone());
-            }
-        }
+        let fresh: Vec<_> = fresh().map(|(number, message)| (number, message.clone())).collect();
+        self.held.extend(fresh);
+        self.held_cost += cost;
         Taken::All
+    }
+
+    fn waiting_cost(&self) -> usize {
+        self.ready_cost + self.held_cost
     }
 
     fn enqueue(&mut self, message: Message) {
