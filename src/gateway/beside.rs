@@ -12,13 +12,14 @@ use hyper_util::rt::TokioIo;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
 use super::{Gateway, Live, forwarded};
-use crate::lifecycle::{Phase, What, leave_after};
+use crate::lifecycle::drain::leave_after;
+use crate::lifecycle::{Phase, What};
 use crate::listener::peer::Peer;
 use crate::registry::tally::Direction;
 use crate::transport::Body;
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Upgraded};
-use crate::upstream::headers::{self, end_to_end, tunnel_handshake};
+use crate::upstream::headers::{end_to_end, tunnel_handshake};
 
 /// Proxies a plain request.
 pub(super) async fn proxy(
@@ -55,7 +56,7 @@ pub(super) async fn tunnel(
         Ok(upgraded) => upgraded,
         Err(DialError::Refused { mut head, body }) => {
             end_to_end(&mut head.headers);
-            return Ok(Response::from_parts(head, Body::Proxied(body)));
+            return Ok(Response::from_parts(*head, Body::Proxied(body)));
         }
         Err(error) => return Err(from_dial(error)),
     };
@@ -70,7 +71,7 @@ fn switching(upgraded: &Upgraded) -> Response<Body> {
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     *headers = upgraded.head.headers.clone();
-    headers::end_to_end(headers);
+    end_to_end(headers);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response

@@ -4,11 +4,10 @@
 //! how sessions are carried.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, request};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 
 use super::error::{Refusal, refuse};
@@ -170,7 +169,9 @@ impl Call<'_> {
         // An EventSource repeats its URL for ever, so the header wins over an old `after`.
         let after = query.number("after")?.max(last_event_id(headers, cell));
         match self.attach(cell, Transport::Sse, after, query) {
-            Ok(reader) => Ok(self.streaming(sse::respond(reader, IdForm::Bare, Arrival::Known, &self.live.config.prefix))),
+            Ok(reader) => {
+                Ok(self.streaming(sse::respond(reader, IdForm::Bare, Arrival::Known, &self.live.config.prefix)))
+            }
             Err(Fault::SessionClosed(_)) => Ok(no_content()),
             Err(fault) => Err(fault),
         }

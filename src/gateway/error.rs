@@ -135,7 +135,7 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::UpgradeLost => plain("upgrade_lost", StatusCode::UPGRADE_REQUIRED)
             .with(UPGRADE, HeaderValue::from_static("websocket"))
             .with(CONNECTION, HeaderValue::from_static("Upgrade")),
-        Fault::Open(OpenError::Dial(DialError::Refused { head, body })) => refused_by_backend(head, body).await,
+        Fault::Open(OpenError::Dial(DialError::Refused { head, body })) => refused_by_backend(*head, body).await,
         Fault::Open(error) => from_open(error),
     }
 }

@@ -158,7 +158,7 @@ impl Cell {
             self.tally.resumed(Resume::Resumed);
         }
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader { cell: Arc::clone(self), attachment, transport, from })
+        Ok(Reader { cell: Arc::clone(self), attachment, transport, from, resumed: newest.is_some() })
     }
 
     fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
@@ -357,6 +357,7 @@ pub struct Reader {
     attachment: Attachment,
     transport: Transport,
     from: u64,
+    resumed: bool,
 }
 
 impl Reader {
@@ -370,6 +371,12 @@ impl Reader {
     #[must_use]
     pub fn from(&self) -> u64 {
         self.from
+    }
+
+    /// True when the session was attached before.
+    #[must_use]
+    pub fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// What comes next: payloads up to `budget` bytes together, but at least one message. Pending registers the waker.

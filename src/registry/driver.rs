@@ -17,7 +17,7 @@ use super::tally::Ending;
 use crate::config;
 use crate::lifecycle::Guard;
 use crate::session::Close;
-use crate::upstream::socket::{SocketEvent, UpstreamSocket};
+use crate::upstream::socket::{Socket, SocketEvent};
 
 /// Messages taken from the socket before other tasks get a turn; arbitrary, a few dozen keep the batch warm.
 const TURN: usize = 64;
@@ -27,7 +27,7 @@ const FAR: Duration = Duration::from_secs(3600);
 /// Drives one session; resolves to its close when the session may be forgotten.
 pub(super) struct Driver<S> {
     cell: Arc<Cell>,
-    socket: Option<UpstreamSocket<S>>,
+    socket: Option<Socket<S>>,
     paused: bool,
     /// The socket has a message of ours that it has not written yet.
     sending: bool,
@@ -48,7 +48,7 @@ struct Pulse {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(cell: Arc<Cell>, socket: UpstreamSocket<S>, backend: &config::Backend, guard: Guard) -> Self {
+    pub(super) fn new(cell: Arc<Cell>, socket: Socket<S>, backend: &config::Backend, guard: Guard) -> Self {
         let now = Instant::now();
         Self {
             cell,
@@ -133,7 +133,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             SocketEvent::Failed(close) => self.closed(close, Ending::BackendLost),
             SocketEvent::TooLarge => {
                 let limit = self.cell.policy().message;
-                tracing::warn!(session = self.cell.id(), limit, "the backend sent a message over the limit `session.message`");
+                tracing::warn!(
+                    session = self.cell.id(),
+                    limit,
+                    "the backend sent a message over the limit `session.message`"
+                );
                 self.cell.end(Close::clean(1009, "message too large"), Ending::TooLarge);
             }
         }

@@ -16,17 +16,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 pub use self::cell::{Cell, Reader, Standing};
-use self::directory::{Directory, Memory};
 pub use self::directory::Found;
+use self::directory::{Directory, Memory};
 use self::driver::Driver;
 use self::nonces::{NoPlace, Nonces, Purpose};
 use self::tally::{Ending, Tally};
 use self::token::Token;
 use crate::config;
-use crate::lifecycle::{Lifecycle, What, leave_after};
+use crate::lifecycle::drain::leave_after;
+use crate::lifecycle::{Lifecycle, What};
 use crate::session::{Close, Limits, Moment, Session};
 use crate::upstream::dial::{DialError, Dialer};
-use crate::upstream::socket::UpstreamSocket;
+use crate::upstream::socket::Socket;
 
 /// All sessions of this process.
 pub struct Registry {
@@ -148,10 +149,16 @@ impl Registry {
         let protocol = protocol_of(&upgraded.head);
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
-        let socket = UpstreamSocket::new(upgraded.io, upgraded.unread, policy.message);
+        let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
         let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.tally));
         let cell = Arc::new(cell);
-        tracing::info!(session = cell.id(), client = opening.client, target, protocol = cell.protocol(), "session opened");
+        tracing::info!(
+            session = cell.id(),
+            client = opening.client,
+            target,
+            protocol = cell.protocol(),
+            "session opened"
+        );
         self.directory.insert(&cell);
         self.drive(&cell, socket, opening.backend, seat);
         Ok(cell)
@@ -160,7 +167,7 @@ impl Registry {
     fn drive(
         self: &Arc<Self>,
         cell: &Arc<Cell>,
-        socket: UpstreamSocket<crate::upstream::dial::Io>,
+        socket: Socket<crate::upstream::dial::Io>,
         backend: Arc<config::Backend>,
         seat: OwnedSemaphorePermit,
     ) {

@@ -41,7 +41,9 @@ pub enum Fault {
     #[error("this session is closed ({}{}{}): open a new one", .0.code, if .0.reason.is_empty() { "" } else { ": " }, .0.reason)]
     SessionClosed(Close),
     /// The token is unknown, forged or forgotten.
-    #[error("no session has this token here: it was never opened, has been forgotten, or this server was restarted; open a new one")]
+    #[error(
+        "no session has this token here: it was never opened, has been forgotten, or this server was restarted; open a new one"
+    )]
     UnknownSession,
     /// A message or a body over its limit.
     #[error("{what} is over the limit of {limit} bytes: nothing was accepted, send smaller pieces")]
@@ -52,7 +54,9 @@ pub enum Fault {
         limit: usize,
     },
     /// The request was a WebSocket handshake when it left the client.
-    #[error("this WebSocket handshake lost its `Upgrade` or `Connection` header on the way: a proxy between does not let WebSockets pass, use sse, stream or poll")]
+    #[error(
+        "this WebSocket handshake lost its `Upgrade` or `Connection` header on the way: a proxy between does not let WebSockets pass, use sse, stream or poll"
+    )]
     UpgradeLost,
     /// No session was opened.
     #[error(transparent)]

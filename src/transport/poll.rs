@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::answer;
 use super::body::Body;
 use super::stream::OCTET_STREAM;
-use crate::codec::batch::PollAnswer;
+use crate::codec::poll::PollAnswer;
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
 

@@ -1,0 +1,244 @@
+//! How the process stops: from the signal to the last guard, under a deadline.
+//!
+//! Enters: signals, from the system or from a test. Leaves: the phases of the [`Lifecycle`], one after another, and a
+//! word on what had to be cut. Must not touch: listeners and sessions; they watch the phase and end themselves.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::{Alive, Lifecycle, Phase, systemd};
+use crate::config::Drain;
+
+/// How long ended things get to let go of their guards once [`Phase::Closing`] is reached. Long enough for a last
+/// close frame, short against any service manager's patience.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// What the operator asks of the running process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: drain and exit; the second one exits at once.
+    Stop,
+    /// SIGHUP: read certificates (and what else can change) again.
+    Reload,
+}
+
+/// The process's own signals, from now on. Must be called on a runtime.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub fn signals() -> io::Result<mpsc::Receiver<Signal>> {
+    let mut terminate = unix::signal(SignalKind::terminate())?;
+    let mut interrupt = unix::signal(SignalKind::interrupt())?;
+    let mut hangup = unix::signal(SignalKind::hangup())?;
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let signal = tokio::select! {
+                _ = terminate.recv() => Signal::Stop,
+                _ = interrupt.recv() => Signal::Stop,
+                _ = hangup.recv() => Signal::Reload,
+            };
+            if sender.send(signal).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Lives through the process's phases: serves until [`Signal::Stop`] (or until the sender of `signals` is gone), calls
+/// `reload` at each [`Signal::Reload`] before that, then drains as `drain` says. Returns what was still alive when it
+/// gave up waiting; empty after a clean drain. A second `Stop` returns at once.
+pub async fn run(
+    lifecycle: &Lifecycle,
+    drain: &Drain,
+    mut signals: mpsc::Receiver<Signal>,
+    mut reload: impl FnMut(),
+) -> Alive {
+    while signals.recv().await == Some(Signal::Reload) {
+        systemd::reloading();
+        reload();
+        systemd::ready();
+    }
+    tokio::select! {
+        biased;
+        () = leave(lifecycle, drain) => {}
+        () = second_stop(&mut signals) => tracing::warn!("second signal: stopping at once"),
+    }
+    lifecycle.advance(Phase::Closing);
+    let left = lifecycle.alive();
+    if left.is_empty() {
+        tracing::info!("drained");
+    } else {
+        tracing::warn!(left = %left, "stopped with this still alive");
+    }
+    left
+}
+
+/// When, within `spread`, the stream that `key` stands for is asked to leave. The same key always gets the same answer,
+/// and keys are spread evenly, so that clients do not come back all at once.
+#[must_use]
+pub fn leave_after(spread: Duration, key: u64) -> Duration {
+    let share = u128::from(scramble(key));
+    let nanos = (spread.as_nanos().min(u128::from(u64::MAX)) * share) >> 64;
+    // Less than `spread`, which was cut to 64 bits above.
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+async fn leave(lifecycle: &Lifecycle, drain: &Drain) {
+    let deadline = Instant::now() + drain.timeout;
+    lifecycle.advance(Phase::Withdrawn);
+    // Twice the close wait: the process also needs a moment to exit.
+    systemd::stopping(drain.timeout + CLOSE_WAIT * 2);
+    sleep_until(deadline.min(Instant::now() + drain.pre)).await;
+    lifecycle.advance(Phase::Draining);
+    if timeout_at(deadline, lifecycle.emptied()).await.is_ok() {
+        return;
+    }
+    tracing::warn!(left = %lifecycle.alive(), "drain timeout: ending what is left");
+    lifecycle.advance(Phase::Closing);
+    let _ = timeout(CLOSE_WAIT, lifecycle.emptied()).await;
+}
+
+/// A sender that is gone cannot ask twice, so this then waits for ever.
+async fn second_stop(signals: &mut mpsc::Receiver<Signal>) {
+    loop {
+        match signals.recv().await {
+            Some(Signal::Stop) => return,
+            Some(Signal::Reload) => tracing::info!("reload ignored: stopping"),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The finaliser of SplitMix64: neighbouring keys come out far apart.
+fn scramble(key: u64) -> u64 {
+    let mut x = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::lifecycle::What;
+
+    const DRAIN: Drain =
+        Drain { timeout: Duration::from_secs(30), spread: Duration::from_secs(20), pre: Duration::from_secs(3) };
+
+    struct House {
+        lifecycle: Lifecycle,
+        signals: mpsc::Sender<Signal>,
+        reloads: Arc<AtomicUsize>,
+        run: JoinHandle<Alive>,
+        start: Instant,
+    }
+
+    fn house() -> House {
+        let lifecycle = Lifecycle::new();
+        let (signals, receiver) = mpsc::channel(4);
+        let reloads = Arc::new(AtomicUsize::new(0));
+        let (inside, count) = (lifecycle.clone(), Arc::clone(&reloads));
+        let reload = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let run = tokio::spawn(async move { run(&inside, &DRAIN, receiver, reload).await });
+        House { lifecycle, signals, reloads, run, start: Instant::now() }
+    }
+
+    impl House {
+        async fn send(&self, signal: Signal) {
+            self.signals.send(signal).await.unwrap();
+        }
+
+        /// Seconds of virtual time until the phase is reached.
+        async fn reaches(&self, phase: Phase) -> u64 {
+            self.lifecycle.reached(phase).await;
+            self.start.elapsed().as_secs()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn phases_come_at_their_times_and_the_rest_is_named() {
+        let house = house();
+        let _stuck = house.lifecycle.guard(What::Tunnel);
+        house.send(Signal::Stop).await;
+        assert_eq!(house.reaches(Phase::Withdrawn).await, 0);
+        assert_eq!(house.reaches(Phase::Draining).await, 3);
+        assert_eq!(house.reaches(Phase::Closing).await, 30);
+        assert_eq!(house.run.await.unwrap(), Alive { tunnels: 1, ..Alive::default() });
+        assert_eq!(house.start.elapsed().as_secs(), 32);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_house_is_left_after_the_pre_drain() {
+        let house = house();
+        house.send(Signal::Stop).await;
+        assert!(house.run.await.unwrap().is_empty());
+        assert_eq!(house.start.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_guard_ends_the_wait() {
+        let house = house();
+        let guard = house.lifecycle.guard(What::Session);
+        house.send(Signal::Stop).await;
+        assert_eq!(house.reaches(Phase::Draining).await, 3);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(house.lifecycle.phase(), Phase::Draining);
+        drop(guard);
+        assert!(house.run.await.unwrap().is_empty());
+        assert_eq!(house.start.elapsed().as_secs(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_stop_is_final() {
+        let house = house();
+        let _guard = house.lifecycle.guard(What::Session);
+        house.send(Signal::Stop).await;
+        house.reaches(Phase::Withdrawn).await;
+        house.send(Signal::Reload).await;
+        house.send(Signal::Stop).await;
+        assert_eq!(house.run.await.unwrap(), Alive { sessions: 1, ..Alive::default() });
+        assert_eq!(house.start.elapsed().as_secs(), 0);
+        assert_eq!(house.lifecycle.phase(), Phase::Closing);
+        assert_eq!(house.reloads.load(Ordering::Relaxed), 0, "a stopping process does not reload");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_is_told_and_serving_goes_on() {
+        let house = house();
+        house.send(Signal::Reload).await;
+        house.send(Signal::Reload).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(house.reloads.load(Ordering::Relaxed), 2);
+        assert_eq!(house.lifecycle.phase(), Phase::Serving);
+        drop(house.signals);
+        assert!(house.run.await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn leaving_is_spread_evenly_and_repeatably() {
+        let spread = Duration::from_secs(20);
+        let mut tenths = [0usize; 10];
+        for key in 0..10_000 {
+            let at = leave_after(spread, key);
+            assert!(at < spread);
+            assert_eq!(at, leave_after(spread, key));
+            tenths[at.as_secs() as usize / 2] += 1;
+        }
+        assert!(tenths.iter().all(|share| (850..1150).contains(share)), "{tenths:?}");
+        assert_eq!(leave_after(Duration::ZERO, 7), Duration::ZERO);
+        assert!(leave_after(Duration::MAX, 7) < Duration::MAX);
+    }
+}

@@ -1,0 +1,214 @@
+//! How the process lives and stops: the phases it goes through, and what must end before it may go.
+//!
+//! Enters: signals and the drain settings. Leaves: a [`Lifecycle`] that every room may watch, [`Guard`]s that count
+//! what is alive, listening sockets, and words to the service manager. Must not touch: any other room.
+
+pub mod drain;
+pub mod sockets;
+pub mod systemd;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Where the process stands between start and exit. Phases only go forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Everything is served.
+    Serving,
+    /// Readiness is withdrawn, so that balancers look elsewhere; connections are still accepted.
+    Withdrawn,
+    /// Listeners are closed, no session is opened, streams are told to leave.
+    Draining,
+    /// The deadline has passed: whatever is left is ended.
+    Closing,
+}
+
+/// What a [`Guard`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A client's connection, upgraded or not, from accept to the end of its socket.
+    Connection,
+    /// A session's driver.
+    Session,
+    /// A WebSocket that is passed through.
+    Tunnel,
+}
+
+/// How many of each kind are alive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alive {
+    /// [`What::Connection`].
+    pub connections: usize,
+    /// [`What::Session`].
+    pub sessions: usize,
+    /// [`What::Tunnel`].
+    pub tunnels: usize,
+}
+
+/// The process's phase and what is alive in it; a cheap handle, all clones are one.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    phase: watch::Sender<Phase>,
+    alive: watch::Sender<Alive>,
+}
+
+/// Keeps the drain waiting until it is dropped.
+#[derive(Debug)]
+#[must_use = "what it stands for is alive as long as the guard is"]
+pub struct Guard {
+    shared: Arc<Shared>,
+    what: What,
+}
+
+// === impl Lifecycle ===
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lifecycle {
+    /// A process that serves.
+    #[must_use]
+    pub fn new() -> Self {
+        let shared = Shared { phase: watch::Sender::new(Phase::Serving), alive: watch::Sender::new(Alive::default()) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The present phase.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.shared.phase.borrow()
+    }
+
+    /// True from [`Phase::Draining`] on: nothing new begins.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.phase() >= Phase::Draining
+    }
+
+    /// Returns once `phase` or a later one is reached; at once when it has been. Cancel-safe.
+    pub async fn reached(&self, phase: Phase) {
+        // The sender lives in `self`, so the channel cannot close while we wait.
+        let _ = self.subscribe().wait_for(|now| *now >= phase).await;
+    }
+
+    /// A view of the phase, for those who poll.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Phase> {
+        self.shared.phase.subscribe()
+    }
+
+    /// Goes on to `phase`; does nothing when it, or a later one, is reached already.
+    pub fn advance(&self, phase: Phase) {
+        let forward = |now: &mut Phase| {
+            let further = phase > *now;
+            *now = phase.max(*now);
+            further
+        };
+        if self.shared.phase.send_if_modified(forward) {
+            tracing::info!(?phase, "lifecycle");
+        }
+    }
+
+    /// Counts one more of `what`, until the guard is dropped.
+    pub fn guard(&self, what: What) -> Guard {
+        self.shared.alive.send_modify(|alive| *alive.count(what) += 1);
+        Guard { shared: Arc::clone(&self.shared), what }
+    }
+
+    /// What is alive now.
+    #[must_use]
+    pub fn alive(&self) -> Alive {
+        *self.shared.alive.borrow()
+    }
+
+    /// Returns once no guard is left; at once when there is none. Cancel-safe.
+    pub async fn emptied(&self) {
+        // As in `reached`: the sender outlives the wait.
+        let _ = self.shared.alive.subscribe().wait_for(|alive| alive.is_empty()).await;
+    }
+}
+
+// === impl Guard ===
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.alive.send_modify(|alive| *alive.count(self.what) -= 1);
+    }
+}
+
+// === impl Alive ===
+
+impl Alive {
+    /// True when nothing is alive.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn count(&mut self, what: What) -> &mut usize {
+        match what {
+            What::Connection => &mut self.connections,
+            What::Session => &mut self.sessions,
+            What::Tunnel => &mut self.tunnels,
+        }
+    }
+}
+
+impl fmt::Display for Alive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} connections, {} sessions, {} tunnels", self.connections, self.sessions, self.tunnels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_only_go_forward() {
+        let lifecycle = Lifecycle::new();
+        assert_eq!(lifecycle.phase(), Phase::Serving);
+        lifecycle.advance(Phase::Draining);
+        lifecycle.advance(Phase::Withdrawn);
+        assert_eq!(lifecycle.phase(), Phase::Draining);
+        assert!(lifecycle.is_draining());
+    }
+
+    #[test]
+    fn guards_are_counted_by_kind() {
+        let lifecycle = Lifecycle::new();
+        let connection = lifecycle.guard(What::Connection);
+        let _session = lifecycle.clone().guard(What::Session);
+        let _tunnel = lifecycle.guard(What::Tunnel);
+        assert_eq!(lifecycle.alive(), Alive { connections: 1, sessions: 1, tunnels: 1 });
+        drop(connection);
+        assert_eq!(lifecycle.alive(), Alive { connections: 0, sessions: 1, tunnels: 1 });
+    }
+
+    #[tokio::test]
+    async fn waits_end_when_their_event_comes() {
+        let lifecycle = Lifecycle::new();
+        let guard = lifecycle.guard(What::Session);
+        let other = lifecycle.clone();
+        let waiter = tokio::spawn(async move {
+            other.reached(Phase::Draining).await;
+            other.emptied().await;
+            other.alive()
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        lifecycle.advance(Phase::Closing);
+        drop(guard);
+        assert_eq!(waiter.await.ok(), Some(Alive::default()));
+    }
+}

@@ -1,0 +1,240 @@
+//! Where listening sockets come from: bound here, or passed by systemd under a name.
+//!
+//! Enters: a checked [`Address`] and the sockets in the environment (`LISTEN_FDS`). Leaves: a [`BoundListener`], or an
+//! error that says what to do. Must not touch: what is accepted from them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::{fs, net, os};
+
+use listenfd::ListenFd;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::Address;
+
+/// Connections the kernel keeps for us while we are busy; it cuts this to `net.core.somaxconn` (4096 by default).
+const BACKLOG: i32 = 4096;
+
+/// Owner and group may connect to a unix socket of ours.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum BoundListener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A unix socket.
+    Unix(UnixListener),
+}
+
+/// Why a listening socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process listens there.
+    #[error("cannot listen on {address}: it is in use; stop the other process or choose another address")]
+    InUse {
+        /// Where.
+        address: String,
+    },
+    /// The system does not let us.
+    #[error(
+        "cannot listen on {address}: permission denied; for ports below 1024 use a systemd socket unit \
+         (`systemd:http`), for a unix socket a directory that this user may write"
+    )]
+    Permission {
+        /// Where.
+        address: String,
+    },
+    /// The address is not one of this machine.
+    #[error("cannot listen on {address}: no interface of this machine has it; use 0.0.0.0 or [::] for all")]
+    NotAvailable {
+        /// Where.
+        address: String,
+    },
+    /// The path is taken by something that we will not remove.
+    #[error("cannot listen on unix:{}: a file that is not a socket is there; move it or choose another path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// systemd did not pass a socket under this name.
+    #[error(
+        "no socket named `{name}` was passed by systemd (passed: {}); set FileDescriptorName={name} in the socket unit \
+         and start the service through it",
+        list(passed)
+    )]
+    NotPassed {
+        /// The name asked for.
+        name: String,
+        /// The names that were passed.
+        passed: Vec<String>,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Other {
+        /// Where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The sockets passed by systemd, and the way to bind new ones.
+#[derive(Default)]
+pub struct Sockets {
+    /// Name and position of each passed socket not taken yet.
+    passed: Vec<(String, usize)>,
+    fds: Option<ListenFd>,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    /// Without any passed sockets.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Takes over what systemd passed, if anything, and removes `LISTEN_PID` and `LISTEN_FDS` from the environment.
+    /// To be called once, in `main`, before the runtime and with it other threads are started.
+    ///
+    /// # Errors
+    /// When the variables contradict themselves.
+    pub fn from_env() -> io::Result<Self> {
+        let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
+        if names.is_empty() {
+            return Ok(Self::none());
+        }
+        Ok(Self { passed: names.into_iter().zip(0..).collect(), fds: Some(ListenFd::from_env()) })
+    }
+
+    /// Listens at `address`. One socket, except that all sockets of one name are taken together (a socket unit may have
+    /// several `ListenStream=` lines). Must be called on a runtime.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(&mut self, address: &Address) -> Result<Vec<BoundListener>, BindError> {
+        match address {
+            Address::Tcp(at) => Ok(vec![bind_tcp(*at).map_err(|error| explain(at.to_string(), error))?]),
+            Address::Unix(path) => Ok(vec![bind_unix(path)?]),
+            Address::Activated(name) => self.take(name),
+        }
+    }
+
+    /// Names that were passed and that no [`Sockets::bind`] has asked for: probably a mistake in the configuration.
+    pub fn untaken(&self) -> impl Iterator<Item = &str> {
+        self.passed.iter().map(|(name, _)| name.as_str())
+    }
+
+    fn take(&mut self, name: &str) -> Result<Vec<BoundListener>, BindError> {
+        let (wanted, others): (Vec<_>, Vec<_>) = self.passed.drain(..).partition(|(passed, _)| passed == name);
+        self.passed = others;
+        let Some(fds) = self.fds.as_mut().filter(|_| !wanted.is_empty()) else {
+            let passed = self.untaken().map(str::to_owned).collect();
+            return Err(BindError::NotPassed { name: name.to_owned(), passed });
+        };
+        let taken: io::Result<Vec<_>> = wanted.iter().map(|(_, index)| adopt(fds, *index)).collect();
+        taken.map_err(|error| explain(format!("systemd:{name}"), error))
+    }
+}
+
+// === impl BoundListener ===
+
+impl BoundListener {
+    /// Where it listens, with the port that the system chose for port 0.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Self::Unix(listener) => {
+                let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+                Ok(Address::Unix(path.unwrap_or_default()))
+            }
+        }
+    }
+
+    fn tcp(listener: net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(Self::Tcp)
+    }
+
+    fn unix(listener: os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(Self::Unix)
+    }
+}
+
+fn bind_tcp(at: SocketAddr) -> io::Result<BoundListener> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    BoundListener::tcp(socket.into())
+}
+
+fn bind_unix(path: &Path) -> Result<BoundListener, BindError> {
+    let fail = |error| explain(format!("unix:{}", path.display()), error);
+    let address = SockAddr::unix(path).map_err(fail)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(fail)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            socket.bind(&address).map_err(fail)?;
+        }
+        other => other.map_err(fail)?,
+    }
+    // Before `listen`: until then nobody can connect, whatever the umask left open.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(fail)?;
+    socket.listen(BACKLOG).map_err(fail)?;
+    BoundListener::unix(socket.into()).map_err(fail)
+}
+
+/// Removes what a process that is gone has left. Only a socket that refuses connections is taken for that.
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let address = format!("unix:{}", path.display());
+    let kind = fs::symlink_metadata(path).map_err(|error| explain(address.clone(), error))?.file_type();
+    if !kind.is_socket() {
+        return Err(BindError::NotASocket { path: path.to_owned() });
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| explain(address, error))
+        }
+        _ => Err(BindError::InUse { address }),
+    }
+}
+
+fn adopt(fds: &mut ListenFd, index: usize) -> io::Result<BoundListener> {
+    // A failed take leaves the socket in its place, so asking for one kind and then for the other is sound.
+    if let Ok(Some(listener)) = fds.take_unix_listener(index) {
+        return BoundListener::unix(listener);
+    }
+    match fds.take_tcp_listener(index)? {
+        Some(listener) => BoundListener::tcp(listener),
+        None => Err(io::Error::new(io::ErrorKind::NotFound, "the passed socket was taken before")),
+    }
+}
+
+fn explain(address: String, source: io::Error) -> BindError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { address },
+        io::ErrorKind::PermissionDenied => BindError::Permission { address },
+        io::ErrorKind::AddrNotAvailable => BindError::NotAvailable { address },
+        _ => BindError::Other { address, source },
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+#[path = "sockets_tests.rs"]
+mod tests;

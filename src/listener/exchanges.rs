@@ -1,0 +1,184 @@
+//! Which HTTP/2 connection is idle: hyper has no limit on that, and pings keep such a connection alive for ever.
+//!
+//! Enters: requests on their way to the service. Leaves: the same requests, and the moment at which none has been open
+//! for a given time. Must not touch: requests and responses.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::Response;
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::service::Service;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, sleep_until};
+
+/// The exchanges of one connection.
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    open: usize,
+    /// When the last one ended, or the connection began.
+    quiet_since: Instant,
+}
+
+/// One exchange, from the request to the end of the response's body.
+struct Exchange {
+    exchanges: Arc<Exchanges>,
+}
+
+/// A service that counts its exchanges.
+#[derive(Clone, Debug)]
+pub(super) struct Counting<S> {
+    inner: S,
+    exchanges: Arc<Exchanges>,
+}
+
+pin_project! {
+    /// A counted exchange without a response yet.
+    pub(super) struct Pending<F> {
+        #[pin]
+        inner: F,
+        exchange: Option<Exchange>,
+    }
+}
+
+pin_project! {
+    /// The response's body of a counted exchange.
+    pub(super) struct Answer<B> {
+        #[pin]
+        inner: B,
+        exchange: Option<Exchange>,
+    }
+}
+
+// === impl Exchanges ===
+
+impl Exchanges {
+    pub(super) fn new() -> Self {
+        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }) }
+    }
+
+    /// Returns once no exchange has been open for `limit`. Cancel-safe.
+    pub(super) async fn idle(&self, limit: Duration) {
+        loop {
+            let now = Instant::now();
+            // While one is open, the earliest end of idleness is a limit from now, whenever it ends.
+            let deadline = self.quiet_since().unwrap_or(now) + limit;
+            if deadline <= now {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+
+    fn quiet_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (state.open == 0).then_some(state.quiet_since)
+    }
+
+    fn begin(self: &Arc<Self>) -> Exchange {
+        self.lock().open += 1;
+        Exchange { exchanges: Arc::clone(self) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics under this lock, and two numbers are always consistent enough.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut state = self.exchanges.lock();
+        state.open -= 1;
+        state.quiet_since = Instant::now();
+    }
+}
+
+// === impl Counting ===
+
+impl<S> Counting<S> {
+    pub(super) fn new(inner: S, exchanges: Arc<Exchanges>) -> Self {
+        Self { inner, exchanges }
+    }
+}
+
+impl<R, S, B> Service<R> for Counting<S>
+where
+    S: Service<R, Response = Response<B>>,
+{
+    type Response = Response<Answer<B>>;
+    type Error = S::Error;
+    type Future = Pending<S::Future>;
+
+    fn call(&self, request: R) -> Self::Future {
+        let exchange = Some(self.exchanges.begin());
+        Pending { inner: self.inner.call(request), exchange }
+    }
+}
+
+impl<F, B, E> Future for Pending<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<Answer<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        let exchange = this.exchange.take();
+        Poll::Ready(Ok(response.map(|inner| Answer { inner, exchange })))
+    }
+}
+
+impl<B: Body> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idleness_begins_with_the_end_of_the_last_exchange() {
+        let start = Instant::now();
+        let exchanges = Arc::new(Exchanges::new());
+        let (first, second) = (exchanges.begin(), exchanges.begin());
+        let others = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            drop(first);
+            tokio::time::sleep(Duration::from_secs(95)).await;
+            drop(second);
+        });
+        exchanges.idle(Duration::from_secs(75)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(175));
+        others.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_any_exchange_becomes_idle() {
+        let start = Instant::now();
+        Exchanges::new().idle(Duration::from_secs(75)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(75));
+    }
+}

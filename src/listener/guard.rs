@@ -1,0 +1,215 @@
+//! The stream under every connection: counts bytes, fails a write that makes no progress, and keeps what is held for
+//! as long as the socket lives.
+//!
+//! Enters: any byte stream. Leaves: the same stream, guarded, and its [`Traffic`]. Must not touch: what the bytes mean.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::lifecycle::Guard;
+
+/// Bytes a connection has carried, as they are on the wire: under TLS this counts its records.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+/// What a socket holds and lets go of with its end, upgraded or not.
+#[derive(Debug)]
+pub struct Hold {
+    /// The place among the connections that are allowed at once.
+    pub permit: OwnedSemaphorePermit,
+    /// The word to the drain that the connection is alive.
+    pub guard: Guard,
+}
+
+/// A stream whose writes must make progress within a limit.
+///
+/// The limit runs while a write is pending, from the last byte that went out; with room in the kernel's send buffer
+/// no timer is touched, and none is allocated before the first write that has to wait. There is no limit on reads here:
+/// how long silence is right depends on what the reader waits for, so `conn` sees to it.
+#[derive(Debug)]
+pub struct Guarded<IO> {
+    io: IO,
+    traffic: Arc<Traffic>,
+    limit: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
+    stalled: bool,
+    _hold: Option<Hold>,
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    /// Bytes received.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes sent.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Guarded ===
+
+impl<IO> Guarded<IO> {
+    /// Guards `io`: a write fails with `TimedOut` when no byte went out for `limit`. `hold` is dropped with the stream.
+    pub fn new(io: IO, limit: Duration, traffic: Arc<Traffic>, hold: Option<Hold>) -> Self {
+        Self { io, traffic, limit, stall: None, stalled: false, _hold: hold }
+    }
+
+    /// Passes on how a write went, and makes a failure of one that has been waiting for too long.
+    fn judge(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match write {
+            Poll::Ready(Ok(written)) => {
+                self.stalled = false;
+                self.traffic.written.fetch_add(written as u64, Ordering::Relaxed);
+                write
+            }
+            Poll::Ready(Err(_)) => write,
+            Poll::Pending if self.has_stalled(cx) => {
+                let what = format!("the client took no byte for {} s", self.limit.as_secs_f32());
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn has_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        let limit = self.limit;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if !self.stalled {
+            stall.as_mut().reset(Instant::now() + limit);
+            self.stalled = true;
+        }
+        stall.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.traffic.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        read
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.judge(cx, write)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.judge(cx, write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    // On sockets these two never wait, so they need no limit; TLS, which does wait, lies above and waits in `poll_write`.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::lifecycle::{Lifecycle, What};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn guarded() -> (Guarded<DuplexStream>, DuplexStream, Arc<Traffic>) {
+        let (near, far) = duplex(8);
+        let traffic = Arc::new(Traffic::default());
+        (Guarded::new(near, LIMIT, Arc::clone(&traffic), None), far, traffic)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_without_progress_fails() {
+        let (mut near, _far, traffic) = guarded();
+        let start = Instant::now();
+        let error = near.write_all(&[0; 9]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), LIMIT);
+        assert_eq!(traffic.written(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_that_makes_progress_is_served() {
+        let (mut near, mut far, traffic) = guarded();
+        let reader = tokio::spawn(async move {
+            let mut byte = [0];
+            for _ in 0..16 {
+                sleep(LIMIT - Duration::from_secs(1)).await;
+                far.read_exact(&mut byte).await.unwrap();
+            }
+            far
+        });
+        near.write_all(&[7; 24]).await.unwrap();
+        assert_eq!(traffic.written(), 24);
+        reader.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_does_not_run_between_writes() {
+        let (mut near, mut far, traffic) = guarded();
+        let mut eight = [0; 8];
+        near.write_all(&[1; 8]).await.unwrap();
+        let stuck = tokio::time::timeout(Duration::from_secs(20), near.write_all(&[2; 8])).await;
+        assert!(stuck.is_err());
+        far.read_exact(&mut eight).await.unwrap();
+        near.write_all(&[2; 8]).await.unwrap();
+        sleep(LIMIT * 10).await;
+        let stuck = tokio::time::timeout(Duration::from_secs(20), near.write_all(&[3; 8])).await;
+        assert!(stuck.is_err(), "the limit begins anew with each wait");
+        assert_eq!(traffic.written(), 16);
+    }
+
+    #[tokio::test]
+    async fn reads_are_counted_and_the_hold_ends_with_the_stream() {
+        let (near, mut far) = duplex(8);
+        let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(1)));
+        let hold = Hold {
+            permit: Arc::clone(&permits).try_acquire_owned().unwrap(),
+            guard: lifecycle.guard(What::Connection),
+        };
+        let traffic = Arc::new(Traffic::default());
+        let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(hold));
+        far.write_all(b"abc").await.unwrap();
+        near.read_exact(&mut [0; 3]).await.unwrap();
+        assert_eq!((traffic.read(), traffic.written()), (3, 0));
+        assert_eq!((permits.available_permits(), lifecycle.alive().connections), (0, 1));
+        drop(near);
+        assert_eq!((permits.available_permits(), lifecycle.alive().connections), (1, 0));
+    }
+}

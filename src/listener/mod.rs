@@ -1,0 +1,140 @@
+//! The doors: accepts connections, one task each, and hands their requests to a service.
+//!
+//! Enters: listening sockets. Leaves: requests, each with a [`peer::ConnInfo`] in its extensions. Must not touch: what is
+//! behind the service.
+//!
+//! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
+
+mod conn;
+mod exchanges;
+pub mod framing;
+pub mod guard;
+pub mod peer;
+mod socket;
+mod timer;
+pub mod tls;
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use self::conn::Shared;
+use self::guard::Hold;
+use self::peer::PeerAddr;
+use self::socket::Socket;
+use self::tls::TlsSource;
+use crate::config::Client;
+use crate::lifecycle::sockets::BoundListener;
+use crate::lifecycle::{Lifecycle, Phase, What};
+
+/// How long accepting rests after an error that the next accept would meet again, such as too many open files.
+const REST: Duration = Duration::from_millis(100);
+
+/// At most one complaint about accepting in this time.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Serves the connections of one listener with `service`, until [`Phase::Draining`]; then the listener is closed. The
+/// connections live on in their own tasks: idle ones end at once, busy ones with their exchange, all of them at
+/// [`Phase::Closing`]. Each holds one of `permits`, which bounds the connections of all listeners that share them, and a
+/// guard of `lifecycle`; one more permit is kept ready by each listener for its next connection.
+pub async fn serve<S, B>(
+    bound: BoundListener,
+    tls: Option<Arc<TlsSource>>,
+    service: S,
+    client: Arc<Client>,
+    permits: Arc<Semaphore>,
+    lifecycle: Lifecycle,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let shared = Shared { service, tls, client, lifecycle: lifecycle.clone() };
+    let mut complaints = Complaints::default();
+    loop {
+        let (socket, peer, hold) = tokio::select! {
+            biased;
+            () = lifecycle.reached(Phase::Draining) => return,
+            next = next(&bound, &permits, &lifecycle, &mut complaints) => next,
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = conn::drive(shared, socket, peer, hold).await {
+                tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");
+            }
+        });
+    }
+}
+
+/// The next connection, once there is a place for it.
+async fn next(
+    bound: &BoundListener,
+    permits: &Arc<Semaphore>,
+    lifecycle: &Lifecycle,
+    complaints: &mut Complaints,
+) -> (Socket, PeerAddr, Hold) {
+    loop {
+        // The place comes first: without one the connection waits in the kernel's queue, at no cost to us.
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            // Nobody closes the semaphore; if somebody did, no connection is allowed.
+            return std::future::pending().await;
+        };
+        match socket::accept(bound).await {
+            Ok((socket, peer)) => return (socket, peer, Hold { permit, guard: lifecycle.guard(What::Connection) }),
+            Err(error) if socket::is_harmless(&error) => {}
+            Err(error) => {
+                complaints.say(&error);
+                drop(permit);
+                sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Complains about failing accepts, but not a thousand times.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Option<Instant>,
+    swallowed: u64,
+}
+
+impl Complaints {
+    fn say(&mut self, error: &io::Error) -> bool {
+        if self.last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+            self.swallowed += 1;
+            return false;
+        }
+        let swallowed = std::mem::take(&mut self.swallowed);
+        tracing::error!(%error, swallowed, "connections cannot be accepted; if too many files are open, raise LimitNOFILE");
+        self.last = Some(Instant::now());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn complaints_are_rare_and_count_what_they_swallow() {
+        let error = io::Error::other("too many open files");
+        let mut complaints = Complaints::default();
+        assert!(complaints.say(&error));
+        assert!(!complaints.say(&error));
+        assert!(!complaints.say(&error));
+        assert_eq!(complaints.swallowed, 2);
+        sleep(COMPLAIN_EVERY).await;
+        assert!(complaints.say(&error));
+        assert_eq!(complaints.swallowed, 0);
+    }
+}

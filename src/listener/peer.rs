@@ -1,0 +1,184 @@
+//! Who the client is: the socket's other end, or, when that is a trusted proxy, whom it speaks for. Pure.
+//!
+//! Enters: what is known of the connection, a request's headers, and whom the operator trusts. Leaves: a [`Peer`]. Must
+//! not touch: the network; what a client may do is never decided by its address.
+//!
+//! The field `Forwarded` (RFC 7239) is not read: proxies that set it set the `X-Forwarded-` fields as well, and two
+//! sources for one fact can disagree.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderMap, HeaderName};
+use http::uri::Authority;
+
+use super::guard::Traffic;
+use crate::config::Trusted;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The other end of an accepted socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerAddr {
+    /// An address and port.
+    Tcp(SocketAddr),
+    /// A process on this machine; it has no address.
+    Unix,
+}
+
+/// What is known of the connection that a request came by; each request has it in its extensions.
+#[derive(Clone, Debug)]
+pub struct ConnInfo {
+    /// The socket's other end.
+    pub peer: PeerAddr,
+    /// Whether it speaks TLS to us.
+    pub tls: bool,
+    /// What the connection has carried so far.
+    pub bytes: Arc<Traffic>,
+}
+
+/// The client of a request, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address; `None` behind a unix socket that does not say.
+    pub client: Option<IpAddr>,
+    /// The value of `X-Forwarded-For` for the backend; empty when there is nothing to say, and the field is then to be
+    /// left out.
+    pub chain: String,
+    /// `http` or `https`: what the client used.
+    pub proto: &'static str,
+    /// The host, with port if any, that the client asked for; empty if it is not usable.
+    pub host: String,
+    /// Whether the socket's other end is a trusted proxy.
+    pub trusted: bool,
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// Who sent a request with these `headers` by this connection; `authority` is the one of its target, if it has one.
+    ///
+    /// Of a trusted proxy, the forwarding fields are believed: `X-Forwarded-For` from the right up to the first address
+    /// that is not trusted itself; of `X-Forwarded-Proto` and `X-Forwarded-Host` the last value, which the proxy
+    /// itself has set, if it is valid. Of anyone else they are ignored.
+    #[must_use]
+    pub fn of(conn: &ConnInfo, headers: &HeaderMap, authority: Option<&Authority>, trusted: &Trusted) -> Self {
+        let address = conn.peer.ip();
+        let is_trusted = match address {
+            Some(address) => contains(trusted, address),
+            None => trusted.unix,
+        };
+        let mut peer = Self {
+            client: address,
+            chain: address.map(|address| address.to_string()).unwrap_or_default(),
+            proto: if conn.tls { "https" } else { "http" },
+            host: asked_host(headers, authority),
+            trusted: is_trusted,
+        };
+        if is_trusted {
+            peer.believe(headers, address, trusted);
+        }
+        peer
+    }
+
+    fn believe(&mut self, headers: &HeaderMap, address: Option<IpAddr>, trusted: &Trusted) {
+        let mut hops = list(headers, &FORWARDED_FOR);
+        let client = walk(&hops, trusted);
+        self.client = client.or(address);
+        let own = self.chain.clone();
+        if address.is_some() {
+            hops.push(&own);
+        }
+        self.chain = hops.join(", ");
+        if let Some(proto) = list(headers, &FORWARDED_PROTO).last().and_then(|value| scheme(value)) {
+            self.proto = proto;
+        }
+        if let Some(host) = list(headers, &FORWARDED_HOST).last().and_then(|value| plain_host(value)) {
+            self.host = host;
+        }
+    }
+}
+
+// === impl PeerAddr ===
+
+impl PeerAddr {
+    /// The address, an IPv4 address that arrived at an IPv6 socket as what it is.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip().to_canonical()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// From the right, over trusted proxies, to the first address that is none; to the leftmost when all are. Whatever is no
+/// address ends the walk: nobody vouches for what stands left of it.
+fn walk(hops: &[&str], trusted: &Trusted) -> Option<IpAddr> {
+    let mut furthest = None;
+    for hop in hops.iter().rev() {
+        let Some(address) = hop_address(hop) else { break };
+        furthest = Some(address);
+        if !contains(trusted, address) {
+            break;
+        }
+    }
+    furthest
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let address = bare.parse::<IpAddr>().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|at| at.ip()))?;
+    Some(address.to_canonical())
+}
+
+fn contains(trusted: &Trusted, address: IpAddr) -> bool {
+    trusted.networks.iter().any(|network| network.contains(&address))
+}
+
+/// All values of a field that is a list, over all its lines; empty ones and lines that are not ASCII are left out.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a str> {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|value| !value.is_empty()).collect()
+}
+
+fn scheme(value: &str) -> Option<&'static str> {
+    let is = |name| value.eq_ignore_ascii_case(name);
+    if is("https") || is("wss") {
+        Some("https")
+    } else if is("http") || is("ws") {
+        Some("http")
+    } else {
+        None
+    }
+}
+
+/// What the request itself asks for. When both are there they are equal, or `framing::request_fault` has refused it.
+fn asked_host(headers: &HeaderMap, authority: Option<&Authority>) -> String {
+    let field = || headers.get(HOST).and_then(|host| host.to_str().ok());
+    authority.map(Authority::as_str).or_else(field).and_then(plain_host).unwrap_or_default()
+}
+
+/// A host with an optional port and nothing else.
+pub(super) fn plain_host(value: &str) -> Option<String> {
+    let authority: Authority = value.parse().ok()?;
+    let usable = !authority.host().is_empty() && !value.contains('@');
+    usable.then(|| value.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+#[path = "peer_tests.rs"]
+mod tests;

@@ -1,0 +1,121 @@
+//! An accepted socket, TCP or unix, as one type.
+//!
+//! Enters: a [`BoundListener`]. Leaves: a [`Socket`] with our options set, and who is at its other end. Must not touch:
+//! its bytes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::peer::PeerAddr;
+use crate::lifecycle::sockets::BoundListener;
+
+/// How long sent bytes may stay unacknowledged, and how long a peer may be silently gone.
+const GONE: Duration = Duration::from_secs(30);
+
+/// A client's socket.
+#[derive(Debug)]
+pub(super) enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A unix socket.
+    Unix(UnixStream),
+}
+
+/// The next connection. Cancel-safe: none is lost.
+///
+/// # Errors
+/// Those of accept(2); see [`is_harmless`].
+pub(super) async fn accept(listener: &BoundListener) -> io::Result<(Socket, PeerAddr)> {
+    match listener {
+        BoundListener::Tcp(listener) => {
+            let (stream, from) = listener.accept().await?;
+            Ok((Socket::Tcp(stream), PeerAddr::Tcp(from)))
+        }
+        BoundListener::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            Ok((Socket::Unix(stream), PeerAddr::Unix))
+        }
+    }
+}
+
+/// True when only this one connection failed, so that the next can be accepted at once.
+pub(super) fn is_harmless(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+// === impl Socket ===
+
+impl Socket {
+    /// Sets what a long-lived client connection needs: no Nagle, and a peer that vanished without a word is noticed
+    /// after half a minute, with bytes under way (user timeout) or without (keep-alive). The kernel's user timeout also
+    /// ends a connection whose window stays shut, so it never undercuts `write`, our own limit on that.
+    ///
+    /// # Errors
+    /// When the socket is dead already.
+    pub(super) fn prepare(&self, write: Duration) -> io::Result<()> {
+        let Self::Tcp(stream) = self else { return Ok(()) };
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        socket.set_tcp_user_timeout(Some(write.max(GONE)))?;
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(10)).with_retries(3),
+        )
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

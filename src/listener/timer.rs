@@ -1,0 +1,86 @@
+//! How long an HTTP/1 client may take over a request's header, and how long it may say nothing at all.
+//!
+//! Enters: hyper's word that it waits for a header, and the connection's [`Traffic`]. Leaves: the moment at which hyper
+//! gives up. Must not touch: the connection itself.
+//!
+//! hyper has one timer for both: it starts when the connection becomes idle and stops at the end of the next header. The
+//! one here looks at the byte counter as well: silence is given one span, and the first byte re-arms the timer with the
+//! span for a header. So a connection may rest for a minute, yet never drip a header for as long.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Sleep, Timer};
+
+use super::guard::Traffic;
+use crate::config::Client;
+
+/// The timer of one connection.
+#[derive(Debug)]
+pub(super) struct HeadTimer {
+    traffic: Arc<Traffic>,
+    handshake: Duration,
+    idle: Duration,
+    header: Duration,
+    used: AtomicBool,
+}
+
+struct HeadSleep {
+    traffic: Arc<Traffic>,
+    /// What had been read when the wait began; `None` once more has come.
+    silent_at: Option<u64>,
+    header: Duration,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+}
+
+// === impl HeadTimer ===
+
+impl HeadTimer {
+    pub(super) fn new(client: &Client, traffic: Arc<Traffic>) -> Self {
+        let Client { handshake, idle, header, .. } = *client;
+        Self { traffic, handshake, idle, header, used: AtomicBool::new(false) }
+    }
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, silence: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(HeadSleep {
+            traffic: Arc::clone(&self.traffic),
+            silent_at: Some(self.traffic.read()),
+            header: self.header,
+            sleep: Box::pin(tokio::time::sleep(silence)),
+        })
+    }
+
+    /// hyper's deadline is not used: it knows one span for all, we choose by whether this is the first request.
+    fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        let first = !self.used.swap(true, Ordering::Relaxed);
+        self.sleep(if first { self.handshake } else { self.idle })
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into()
+    }
+}
+
+// === impl HeadSleep ===
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // hyper polls this after each read that left the header unfinished, so the first byte is seen when it comes.
+        if self.silent_at.is_some_and(|before| self.traffic.read() != before) {
+            self.silent_at = None;
+            let deadline = tokio::time::Instant::now() + self.header;
+            self.sleep.as_mut().reset(deadline);
+        }
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+impl Sleep for HeadSleep {}

@@ -1,0 +1,217 @@
+//! A WebSocket that passes through: bytes both ways, unchanged, so that extensions survive.
+//!
+//! Enters: two connected streams behind a 101, with what was read behind it. Leaves: the same bytes on the other side;
+//! on drain or when idle a close frame of ours to both. Must not touch: payloads, sessions, HTTP.
+//!
+//! This file has the bounds and the end of a tunnel; `lane` moves the bytes of one direction.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::transport::tunnel::lane::{Lane, Phase, Stop};
+use crate::upstream::frame::close_frame;
+
+mod lane;
+
+/// How long the peers may take to answer our close frames, and to finish the frames that are on their way before.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// What bounds a tunnel.
+#[derive(Debug)]
+pub struct SpliceOptions<D> {
+    /// Ends a tunnel in which nothing moved for so long; `None` lets it live.
+    pub idle: Option<Duration>,
+    /// How long a receiver may take nothing while something waits for it.
+    pub write: Duration,
+    /// Completes when the tunnel is to be closed: "service restart".
+    pub drain: D,
+}
+
+/// What became of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spliced {
+    /// Bytes from the client for the backend.
+    pub up: u64,
+    /// Bytes from the backend for the client.
+    pub down: u64,
+    /// What ended it.
+    pub end: TunnelEnd,
+}
+
+/// What ended a tunnel: what came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelEnd {
+    /// The client ended its direction.
+    ClientClosed,
+    /// The backend ended its direction.
+    BackendClosed,
+    /// Nothing moved for the idle time.
+    Idle,
+    /// A receiver took nothing for the write time.
+    Stalled(Side),
+    /// We were asked to close.
+    Drained,
+    /// A connection broke.
+    Failed(Side, io::ErrorKind),
+}
+
+/// One end of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected to us.
+    Client,
+    /// Whom we connected to.
+    Backend,
+}
+
+/// Moves bytes both ways until both directions have ended, or one of the bounds in `options` is reached. The end of
+/// one direction is passed on, and the other goes on. On return both streams are dropped.
+pub async fn splice<C, B, D>(
+    client: C,
+    client_unread: Bytes,
+    backend: B,
+    backend_unread: Bytes,
+    options: SpliceOptions<D>,
+) -> Spliced
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+    D: Future<Output = ()>,
+{
+    let now = Instant::now();
+    let mut tunnel = Tunnel {
+        up: Lane::new(Side::Client, &client_unread),
+        down: Lane::new(Side::Backend, &backend_unread),
+        client,
+        backend,
+        idle: options.idle,
+        write: options.write,
+        moved: now,
+        closing: None,
+        end: None,
+    };
+    // Kept bytes of larger blocks; the lanes have copies.
+    drop((client_unread, backend_unread));
+    let mut drain = pin!(options.drain);
+    // Not registered with the timer before its first poll, which needs a bound that applies.
+    let mut timer = pin!(sleep_until(now));
+    poll_fn(|cx| {
+        if tunnel.closing.is_none() && drain.as_mut().poll(cx).is_ready() {
+            tunnel.begin_close(TunnelEnd::Drained);
+        }
+        tunnel.poll(cx, timer.as_mut())
+    })
+    .await
+}
+
+/// Both lanes and the bounds.
+struct Tunnel<C, B> {
+    up: Lane,
+    down: Lane,
+    client: C,
+    backend: B,
+    idle: Option<Duration>,
+    write: Duration,
+    /// When a byte last moved; kept only for the idle bound.
+    moved: Instant,
+    /// Until when a close of ours may take.
+    closing: Option<Instant>,
+    end: Option<TunnelEnd>,
+}
+
+impl<C, B> Tunnel<C, B>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Spliced> {
+        loop {
+            self.poll_lanes(cx);
+            if self.up.phase == Phase::Done && self.down.phase == Phase::Done {
+                return Poll::Ready(self.result());
+            }
+            let Some(deadline) = self.deadline() else { return Poll::Pending };
+            // An earlier date is left alone: moving it at every block would cost more than waking up once for nothing.
+            if timer.deadline() > deadline || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if self.expire(Instant::now()) {
+                return Poll::Ready(self.result());
+            }
+        }
+    }
+
+    fn poll_lanes(&mut self, cx: &mut Context<'_>) {
+        let before = (self.up.bytes, self.down.bytes);
+        self.up.run(cx, &mut self.client, &mut self.backend);
+        self.down.run(cx, &mut self.backend, &mut self.client);
+        // A client that is gone cannot be written to, and its lane may wait for the backend for ever; likewise the
+        // backend. What is still to be read from a side that takes no more is read to its end.
+        if matches!(self.up.stop, Some(Stop::Unreadable(_))) {
+            self.down.abandon();
+        }
+        if matches!(self.down.stop, Some(Stop::Unreadable(_))) {
+            self.up.abandon();
+        }
+        if self.end.is_none() {
+            self.end = self.up.end().or_else(|| self.down.end());
+        }
+        if self.idle.is_some() && before != (self.up.bytes, self.down.bytes) {
+            self.moved = Instant::now();
+        }
+    }
+
+    /// The earliest date at which something has to be done although nothing moves.
+    fn deadline(&self) -> Option<Instant> {
+        let stalled = [self.up.stalled, self.down.stalled].into_iter().flatten().min().map(|since| since + self.write);
+        let idle = self.idle.map(|idle| self.moved + idle);
+        let end = self.closing.or(idle);
+        [stalled, end].into_iter().flatten().min()
+    }
+
+    /// Does what is due; true when the tunnel is over at once.
+    fn expire(&mut self, now: Instant) -> bool {
+        if self.closing.is_some_and(|until| until <= now) {
+            return true;
+        }
+        for (lane, receiver) in [(&self.up, Side::Backend), (&self.down, Side::Client)] {
+            if lane.stalled.is_some_and(|since| since + self.write <= now) {
+                self.end.get_or_insert(TunnelEnd::Stalled(receiver));
+                return true;
+            }
+        }
+        if self.closing.is_none() && self.idle.is_some_and(|idle| self.moved + idle <= now) {
+            self.begin_close(TunnelEnd::Idle);
+        }
+        false
+    }
+
+    /// Has both sides told, each at the next frame boundary of its lane.
+    fn begin_close(&mut self, end: TunnelEnd) {
+        let (code, reason) = if end == TunnelEnd::Drained { (1012, "service restart") } else { (1001, "idle") };
+        let mut mask = [0; 4];
+        // The key hides nothing here, the payload is ours and known: zeros would do as well.
+        let _ = getrandom::fill(&mut mask);
+        self.closing = Some(Instant::now() + CLOSE_WAIT);
+        self.end.get_or_insert(end);
+        self.down.begin_close(close_frame(code, reason, None));
+        self.up.begin_close(close_frame(1001, reason, Some(mask)));
+    }
+
+    fn result(&self) -> Spliced {
+        let (up, down) = (self.up.bytes, self.down.bytes);
+        // Both lanes ended, or a bound was hit: each of them sets `end`.
+        Spliced { up, down, end: self.end.unwrap_or(TunnelEnd::BackendClosed) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

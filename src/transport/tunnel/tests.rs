@@ -1,0 +1,243 @@
+//! The tunnel between two ends that the test holds.
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const WRITE: Duration = Duration::from_secs(30);
+
+/// A running tunnel.
+struct Rig<S> {
+    client: S,
+    backend: S,
+    drain: oneshot::Sender<()>,
+    tunnel: JoinHandle<Spliced>,
+}
+
+fn run<S>([near, client]: [S; 2], [far, backend]: [S; 2], unread: [&'static [u8]; 2], idle: Option<Duration>) -> Rig<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (drain, asked) = oneshot::channel::<()>();
+    let drained = async move {
+        if asked.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let options = SpliceOptions { idle, write: WRITE, drain: drained };
+    let [up, down] = unread.map(Bytes::from_static);
+    Rig { client, backend, drain, tunnel: tokio::spawn(splice(near, up, far, down, options)) }
+}
+
+fn in_memory(room: usize, idle: Option<Duration>) -> Rig<DuplexStream> {
+    run(duplex(room).into(), duplex(room).into(), [b"", b""], idle)
+}
+
+async fn tcp_pair() -> [TcpStream; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let (near, far) = tokio::join!(listener.accept(), TcpStream::connect(address));
+    [near.expect("accepted").0, far.expect("connected")]
+}
+
+async fn read(stream: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).await.expect("the tunnel is open");
+    bytes
+}
+
+async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.expect("a clean end");
+    bytes
+}
+
+/// A close frame for the client, as the tunnel makes it.
+fn told(code: u16, reason: &str) -> Vec<u8> {
+    close_frame(code, reason, None)
+}
+
+/// Reads a masked close frame and gives its payload.
+async fn read_masked_close(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let head = read(stream, 6).await;
+    assert_eq!((head[0], head[1] & 0x80), (0x88, 0x80));
+    let payload = read(stream, usize::from(head[1] & 0x7F)).await;
+    payload.iter().zip(head[2..].iter().cycle()).map(|(byte, key)| byte ^ key).collect()
+}
+
+#[tokio::test]
+async fn bytes_pass_unchanged_both_ways_at_once_over_tcp() {
+    let rig = run(tcp_pair().await, tcp_pair().await, [b"early up", b"early down"], None);
+    // Frames of 64 KiB each way, more than all buffers together take.
+    let frame = [&[0xC2, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &[0x5A; 65_536]].concat();
+    let sent = frame.repeat(64);
+    let both = |early: &'static [u8], stream: TcpStream| {
+        let (expected, sent) = ([early, &sent].concat(), sent.clone());
+        async move {
+            let (mut reader, mut writer) = stream.into_split();
+            let write = async {
+                writer.write_all(&sent).await.expect("open");
+                writer.shutdown().await.expect("open");
+            };
+            let ((), received) = tokio::join!(write, read_to_end(&mut reader));
+            assert!(received == expected, "{} bytes differ from {}", received.len(), expected.len());
+        }
+    };
+    tokio::join!(both(b"early down", rig.client), both(b"early up", rig.backend));
+    let spliced = rig.tunnel.await.expect("no panic");
+    assert_eq!((spliced.up, spliced.down), (8 + sent.len() as u64, 10 + sent.len() as u64));
+    assert!(matches!(spliced.end, TunnelEnd::ClientClosed | TunnelEnd::BackendClosed));
+}
+
+#[tokio::test]
+async fn the_end_of_one_direction_leaves_the_other_open() {
+    let mut rig = in_memory(64, None);
+    rig.client.write_all(b"bye").await.expect("open");
+    rig.client.shutdown().await.expect("open");
+    assert_eq!(read_to_end(&mut rig.backend).await, b"bye");
+    for _ in 0..10 {
+        rig.backend.write_all(&[7; 50]).await.expect("open");
+        assert_eq!(read(&mut rig.client, 50).await, [7; 50]);
+    }
+    drop(rig.backend);
+    assert_eq!(rig.tunnel.await.expect("no panic"), Spliced { up: 3, down: 500, end: TunnelEnd::ClientClosed });
+}
+
+#[tokio::test]
+async fn a_reset_client_ends_the_tunnel() {
+    let mut rig = run(tcp_pair().await, tcp_pair().await, [b"", b""], None);
+    rig.client.write_all(b"x").await.expect("open");
+    assert_eq!(read(&mut rig.backend, 1).await, b"x");
+    rig.client.set_zero_linger().expect("a socket");
+    drop(rig.client);
+    let end = rig.tunnel.await.expect("no panic").end;
+    assert_eq!(end, TunnelEnd::Failed(Side::Client, io::ErrorKind::ConnectionReset));
+    assert_eq!(read_to_end(&mut rig.backend).await, b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_tells_both_sides_and_waits_for_their_answers() {
+    let mut rig = in_memory(1024, None);
+    let began = Instant::now();
+    rig.drain.send(()).expect("the tunnel runs");
+    assert_eq!(read(&mut rig.client, 19).await, told(1012, "service restart"));
+    assert_eq!(read_masked_close(&mut rig.backend).await, b"\x03\xe9service restart");
+    // What still comes before the answers is not passed on.
+    rig.client.write_all(b"\x81\x81abcdx\x88\x82abcd\x62\x96").await.expect("open");
+    rig.backend.write_all(b"\x81\x01x\x88\x02\x03\xe9").await.expect("open");
+    assert_eq!(read_to_end(&mut rig.client).await, b"");
+    assert_eq!(read_to_end(&mut rig.backend).await, b"");
+    assert_eq!(rig.tunnel.await.expect("no panic"), Spliced { up: 0, down: 0, end: TunnelEnd::Drained });
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_does_not_wait_for_ever() {
+    let mut rig = in_memory(1024, None);
+    let began = Instant::now();
+    // A frame that never ends: no close frame may stand in it.
+    rig.backend.write_all(b"\x82\x05ab").await.expect("open");
+    assert_eq!(read(&mut rig.client, 4).await, b"\x82\x05ab");
+    rig.drain.send(()).expect("the tunnel runs");
+    assert_eq!(read_to_end(&mut rig.client).await, b"");
+    assert_eq!(rig.tunnel.await.expect("no panic").end, TunnelEnd::Drained);
+    assert_eq!(began.elapsed().as_secs(), CLOSE_WAIT.as_secs());
+}
+
+#[tokio::test]
+async fn a_side_that_got_a_close_frame_gets_no_second_one() {
+    let mut rig = in_memory(1024, None);
+    rig.backend.write_all(b"\x88\x02\x03\xe8").await.expect("open");
+    assert_eq!(read(&mut rig.client, 3).await, b"\x88\x02\x03");
+    rig.drain.send(()).expect("the tunnel runs");
+    assert_eq!(read_to_end(&mut rig.client).await, b"\xe8");
+    assert_eq!(read_masked_close(&mut rig.backend).await, b"\x03\xe9service restart");
+    rig.client.write_all(b"\x88\x82abcd\x62\x8a").await.expect("open");
+    assert_eq!(rig.tunnel.await.expect("no panic").end, TunnelEnd::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_tunnel_is_closed_and_a_busy_one_is_not() {
+    let mut rig = in_memory(1024, Some(Duration::from_secs(60)));
+    let began = Instant::now();
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(59)).await;
+        rig.client.write_all(b"\x8a\x80abcd").await.expect("open");
+        read(&mut rig.backend, 6).await;
+    }
+    assert_eq!(read(&mut rig.client, 8).await, told(1001, "idle"));
+    assert_eq!(began.elapsed().as_secs(), 590 + 60);
+    drop((rig.client, rig.backend));
+    assert_eq!(rig.tunnel.await.expect("no panic"), Spliced { up: 60, down: 0, end: TunnelEnd::Idle });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_takes_nothing_ends_the_tunnel_and_a_slow_one_does_not() {
+    let mut rig = in_memory(16, Some(Duration::from_secs(3600)));
+    let began = Instant::now();
+    let writer = tokio::spawn(async move { while rig.backend.write_all(&[0; 16]).await.is_ok() {} });
+    for _ in 0..10 {
+        tokio::time::sleep(WRITE - Duration::from_secs(1)).await;
+        read(&mut rig.client, 1).await;
+    }
+    let end = rig.tunnel.await.expect("no panic").end;
+    assert_eq!(end, TunnelEnd::Stalled(Side::Client));
+    assert_eq!(began.elapsed().as_secs(), 290 + 30);
+    writer.await.expect("it saw the end");
+}
+
+/// Drains when `cut` bytes of the backend's `stream` have passed; gives what the client got.
+async fn drained_at(stream: &[u8], cut: usize, room: usize) -> Vec<u8> {
+    let Rig { mut client, mut backend, drain, tunnel } = in_memory(room, None);
+    let (written, mut got) = tokio::join!(backend.write_all(&stream[..cut]), read(&mut client, cut));
+    written.expect("open");
+    drain.send(()).expect("the tunnel runs");
+    let (mut from, mut to) = tokio::io::split(backend);
+    let answer = async {
+        to.write_all(&stream[cut..]).await.expect("read until the answer");
+        read_masked_close(&mut from).await;
+        to.write_all(b"\x88\x02\x03\xe9").await.expect("read until the answer");
+    };
+    let end = told(1012, "service restart");
+    let hear = async {
+        while !got.ends_with(&end) {
+            got.extend(read(&mut client, 1).await);
+        }
+        client.write_all(b"\x88\x82abcd\x62\x96").await.expect("read until the answer");
+        got.extend(read_to_end(&mut client).await);
+    };
+    tokio::join!(answer, hear);
+    assert_eq!(tunnel.await.expect("no panic").end, TunnelEnd::Drained);
+    got
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn drain_lands_at_the_next_boundary(
+        lengths in prop::collection::vec(prop_oneof![0..20usize, 100..400usize], 1..8),
+        place in any::<prop::sample::Index>(),
+        room in prop_oneof![1..30usize, Just(100_000)],
+    ) {
+        let (mut stream, mut ends) = (Vec::new(), vec![0]);
+        for length in lengths {
+            if length < 126 {
+                stream.extend([0xC1, length as u8]);
+            } else {
+                stream.extend([0xC1, 126, (length >> 8) as u8, length as u8]);
+            }
+            stream.resize(stream.len() + length, 0x55);
+            ends.push(stream.len());
+        }
+        let cut = place.index(stream.len() + 1);
+        let boundary = ends.into_iter().find(|end| *end >= cut).expect("the last end is the length");
+        let expected = [&stream[..boundary], &told(1012, "service restart")].concat();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        prop_assert_eq!(runtime.block_on(drained_at(&stream, cut, room)), expected);
+    }
+}

@@ -1,0 +1,336 @@
+//! Connections and WebSocket handshakes towards one backend.
+//!
+//! Enters: a configured address, and finished request heads (see `headers`). Leaves: a connection, a verified
+//! WebSocket, or a [`DialError`] that tells an operator what happened, where, and what to do. Must not touch: where to
+//! dial on a request's word, frames, statuses towards the client.
+//!
+//! The handshake is hyper's and not tungstenite's: tungstenite's client refuses `Connection: keep-alive, Upgrade` and
+//! loses the body of a refusal. Only its two pure functions for the key are used.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::config::{Backend, Endpoint, Upstream};
+use crate::upstream::headers;
+pub use crate::upstream::io::Io;
+use crate::upstream::tls::{self, UpstreamTlsError};
+
+/// The longest head of an answer, and what a connection may buffer. A backend that never ends its head is cut off.
+pub(crate) const MAX_HEAD: usize = 64 * 1024;
+
+/// How long to wait before a unix socket with a full backlog is tried again.
+const BACKLOG_RETRY: Duration = Duration::from_millis(5);
+
+/// A backend that can be dialled. One for each configured upstream, shared.
+pub struct Dialer {
+    endpoint: Endpoint,
+    address: Arc<str>,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    connect: Duration,
+    handshake: Duration,
+    dials: Semaphore,
+    most_dials: usize,
+}
+
+/// A WebSocket whose handshake was answered with a verified 101.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The connection.
+    pub io: Io,
+    /// What the backend sent right behind its answer; comes before anything read from `io`.
+    pub unread: Bytes,
+    /// The head of the 101, as the backend wrote it.
+    pub head: response::Parts,
+}
+
+/// Why there is no connection or no WebSocket.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The connection was refused, unreachable, or the name did not resolve.
+    #[error("cannot connect to the backend at {address}: {source}; check that it runs and listens there")]
+    Connect {
+        /// Where to.
+        address: Arc<str>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// This host has no local port left for that destination (EADDRNOTAVAIL).
+    #[error(
+        "no local port is left to connect to the backend at {address}: {source}; widen net.ipv4.ip_local_port_range, give the backend more addresses, or use a unix socket"
+    )]
+    PortsExhausted {
+        /// Where to.
+        address: Arc<str>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The process or the system has no file descriptor left (EMFILE, ENFILE).
+    #[error(
+        "no file descriptor is left to connect to the backend at {address}: {source}; raise the open files limit (LimitNOFILE, ulimit -n)"
+    )]
+    FilesExhausted {
+        /// Where to.
+        address: Arc<str>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Connected, but TLS failed: often a certificate of another name or authority.
+    #[error(
+        "the TLS handshake with the backend at {address} failed: {source}; check its certificate, and the ca and client certificate configured for it"
+    )]
+    Tls {
+        /// Where to.
+        address: Arc<str>,
+        /// What rustls or the socket said.
+        source: io::Error,
+    },
+    /// No connection (TLS included) in time.
+    #[error(
+        "no connection to the backend at {address} within {after:?}; check the network path, or allow more time to connect"
+    )]
+    ConnectTimeout {
+        /// Where to.
+        address: Arc<str>,
+        /// How long it was waited.
+        after: Duration,
+    },
+    /// Too many handshakes are under way already, and none of them ended in time.
+    #[error(
+        "{most} handshakes with the backend at {address} are under way and none ended within {after:?}; the backend is slow to accept, or the bound is too low"
+    )]
+    Crowded {
+        /// Where to.
+        address: Arc<str>,
+        /// How many may be under way.
+        most: usize,
+        /// How long it was waited.
+        after: Duration,
+    },
+    /// Connected, but the handshake was not answered in time.
+    #[error(
+        "the backend at {address} did not answer the WebSocket handshake within {after:?}; check that it serves WebSockets at this path, or allow more time"
+    )]
+    HandshakeTimeout {
+        /// Where to.
+        address: Arc<str>,
+        /// How long it was waited.
+        after: Duration,
+    },
+    /// Connected, but the connection ended or its answer was no HTTP before the handshake was answered.
+    #[error(
+        "the backend at {address} dropped the WebSocket handshake: {source}; look into the backend's log for this moment"
+    )]
+    Dropped {
+        /// Where to.
+        address: Arc<str>,
+        /// What hyper saw.
+        source: hyper::Error,
+    },
+    /// A 101 that is not the answer to our handshake; nothing was tunnelled.
+    #[error(
+        "the backend at {address} answered 101, but {what}: this is no WebSocket; check what answers at this address"
+    )]
+    BadHandshake {
+        /// Where to.
+        address: Arc<str>,
+        /// Which check failed.
+        what: &'static str,
+    },
+    /// Any other status: an ordinary HTTP answer, which may be passed on.
+    #[error("the backend refused the WebSocket handshake with {}; it decides by path, origin, cookies or credentials", head.status)]
+    Refused {
+        /// The head of the answer, as the backend wrote it.
+        head: Box<response::Parts>,
+        /// Its body, streamed from the connection; how long and how much to read is the caller's to bound.
+        body: Incoming,
+    },
+}
+
+impl Dialer {
+    /// A dialer for this upstream. Reads the certificate files, so call it before the house serves.
+    ///
+    /// # Errors
+    /// [`UpstreamTlsError`] when TLS is configured and its files cannot be used.
+    pub fn new(upstream: &Upstream, backend: &Backend) -> Result<Self, UpstreamTlsError> {
+        let tls = match &upstream.tls {
+            None => None,
+            Some(tls) => Some((tls::connector(tls)?, tls::server_name(&upstream.endpoint)?)),
+        };
+        let most_dials = backend.dials.clamp(1, Semaphore::MAX_PERMITS);
+        Ok(Self {
+            address: address(&upstream.endpoint).into(),
+            endpoint: upstream.endpoint.clone(),
+            tls,
+            connect: backend.connect,
+            handshake: backend.handshake,
+            dials: Semaphore::new(most_dials),
+            most_dials,
+        })
+    }
+
+    /// The backend's address for people: `host:port` or `unix:/path`.
+    #[must_use]
+    pub fn address(&self) -> &Arc<str> {
+        &self.address
+    }
+
+    /// The `Host` for requests that came without one.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        match &self.endpoint {
+            Endpoint::Tcp { .. } => &self.address,
+            Endpoint::Unix(_) => "localhost",
+        }
+    }
+
+    /// A new connection, TLS included.
+    ///
+    /// # Errors
+    /// The first five of [`DialError`]: connecting, ports, files, TLS, deadline.
+    pub async fn connect(&self) -> Result<Io, DialError> {
+        timeout(self.connect, self.connect_and_secure())
+            .await
+            .unwrap_or_else(|_| Err(DialError::ConnectTimeout { address: self.address.clone(), after: self.connect }))
+    }
+
+    /// A WebSocket: connects, sends `head` as it is, and verifies the answer. `head` has its final headers and a target
+    /// in origin form. Subprotocol and extensions are not judged here: a tunnel passes them, a session checks them.
+    ///
+    /// # Errors
+    /// Any [`DialError`]; [`DialError::Refused`] carries the backend's whole answer.
+    pub async fn upgrade(&self, head: request::Parts) -> Result<Upgraded, DialError> {
+        let _under_way = self.turn().await?;
+        let io = self.connect().await?;
+        timeout(self.handshake, self.shake_hands(io, head)).await.unwrap_or_else(|_| {
+            Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake })
+        })
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, DialError> {
+        match timeout(self.handshake, self.dials.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // The semaphore is never closed, so only the deadline comes here.
+            Ok(Err(_)) | Err(_) => {
+                Err(DialError::Crowded { address: self.address.clone(), most: self.most_dials, after: self.handshake })
+            }
+        }
+    }
+
+    async fn connect_and_secure(&self) -> Result<Io, DialError> {
+        let plain = self.open().await.map_err(|source| self.not_connected(source))?;
+        let Some((connector, name)) = &self.tls else { return Ok(plain) };
+        match connector.connect(name.clone(), plain).await {
+            Ok(stream) => Ok(Io::Tls(Box::new(stream))),
+            Err(source) => Err(DialError::Tls { address: self.address.clone(), source }),
+        }
+    }
+
+    async fn open(&self) -> io::Result<Io> {
+        match &self.endpoint {
+            Endpoint::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Io::Tcp(stream))
+            }
+            Endpoint::Unix(path) => loop {
+                match UnixStream::connect(path).await {
+                    // Linux does not wait for room in a unix backlog as it does for TCP: a burst is no dead backend.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_RETRY).await,
+                    outcome => return outcome.map(Io::Unix),
+                }
+            },
+        }
+    }
+
+    fn not_connected(&self, source: io::Error) -> DialError {
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        let address = self.address.clone();
+        match (source.kind(), source.raw_os_error()) {
+            (io::ErrorKind::AddrNotAvailable, _) => DialError::PortsExhausted { address, source },
+            (_, Some(ENFILE | EMFILE)) => DialError::FilesExhausted { address, source },
+            _ => DialError::Connect { address, source },
+        }
+    }
+
+    async fn shake_hands(&self, io: Io, head: request::Parts) -> Result<Upgraded, DialError> {
+        let dropped = |source| DialError::Dropped { address: self.address.clone(), source };
+        let (mut sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .max_buf_size(MAX_HEAD)
+            .max_header_size(MAX_HEAD)
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(io))
+            .await
+            .map_err(dropped)?;
+        // Ends by itself: with the upgrade, with the refusal's body, or when this future is dropped.
+        tokio::spawn(connection.with_upgrades());
+        let expected = head.headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+        let response = sender.send_request(Request::from_parts(head, Empty::new())).await.map_err(dropped)?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let (head, body) = response.into_parts();
+            return Err(DialError::Refused { head: Box::new(head), body });
+        }
+        if let Some(what) = flaw(response.headers(), expected.as_deref()) {
+            return Err(DialError::BadHandshake { address: self.address.clone(), what });
+        }
+        self.take_over(response).await
+    }
+
+    async fn take_over(&self, mut response: Response<Incoming>) -> Result<Upgraded, DialError> {
+        let upgraded = hyper::upgrade::on(&mut response)
+            .await
+            .map_err(|source| DialError::Dropped { address: self.address.clone(), source })?;
+        let parts = upgraded.downcast::<TokioIo<Io>>().map_err(|_| DialError::BadHandshake {
+            address: self.address.clone(),
+            what: "the connection could not be taken over",
+        })?;
+        Ok(Upgraded {
+            io: parts.io.into_inner(),
+            // Copied, since a few bytes would keep hyper's whole read block alive.
+            unread: Bytes::copy_from_slice(&parts.read_buf),
+            head: response.into_parts().0,
+        })
+    }
+}
+
+/// What is wrong with a 101, if anything (RFC 6455 section 4.1).
+fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
+    if !headers::has_token(answer, &UPGRADE, "websocket") {
+        return Some("its Upgrade header does not name websocket");
+    }
+    if !headers::has_token(answer, &CONNECTION, "upgrade") {
+        return Some("its Connection header does not name upgrade");
+    }
+    let accept = answer.get(SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes().trim_ascii());
+    match (accept, expected) {
+        (_, None) => Some("the handshake had no Sec-WebSocket-Key"),
+        (None, _) => Some("it has no Sec-WebSocket-Accept header"),
+        (Some(accept), Some(expected)) if accept != expected.as_bytes() => {
+            Some("its Sec-WebSocket-Accept does not belong to our key")
+        }
+        _ => None,
+    }
+}
+
+fn address(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        Endpoint::Tcp { host, port } => format!("{host}:{port}"),
+        Endpoint::Unix(path) => format!("unix:{}", path.display()),
+    }
+}

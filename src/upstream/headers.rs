@@ -1,0 +1,296 @@
+//! Which header fields cross to the other side, and what we say of the client.
+//!
+//! Enters: the head of a request or a response. Leaves: the same without what belongs to one connection only, without
+//! what a stranger claims of itself, and with our own words. Must not touch: bodies, the network, a clock.
+//!
+//! **The order is the defence**: first everything that `Connection` names is taken out, then ours is put in, so that
+//! nobody can name ours there and have it removed (`Connection: X-Forwarded-For`). And what identifies a request
+//! (`Host`, `Cookie`, `Authorization` …) is never removed on the word of `Connection`.
+
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    COOKIE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, ORIGIN, PRAGMA, RANGE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    SET_COOKIE, TE, TRAILER, UPGRADE, USER_AGENT,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Uri, Version, request};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const FORWARDED_HOST: &str = "x-forwarded-host";
+
+/// Fields of one connection (RFC 9110 section 7.6.1 and its forerunners), and `Proxy`, which CGI programs take for the
+/// address of a proxy of their own.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "http2-settings",
+    "transfer-encoding",
+    "upgrade",
+    "proxy",
+];
+
+/// Fields in which a client, or a proxy in front of it, says who the client is. With them go all `X-Forwarded-…`.
+const ABOUT_THE_CLIENT: [&str; 7] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
+];
+
+/// What `Connection` cannot remove, besides the fields about the client and the `Sec-` family.
+const PROTECTED: [HeaderName; 11] = [
+    HOST,
+    COOKIE,
+    SET_COOKIE,
+    AUTHORIZATION,
+    ORIGIN,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    USER_AGENT,
+    TRAILER,
+    EXPECT,
+];
+
+/// What an opening request says of itself and a WebSocket handshake does not say; with it go `Content-…`,
+/// `Sec-Fetch-…` and `Sec-WebSocket-…`.
+const NOT_FOR_A_HANDSHAKE: [HeaderName; 14] = [
+    ACCEPT,
+    ACCEPT_ENCODING,
+    CACHE_CONTROL,
+    PRAGMA,
+    EXPECT,
+    TE,
+    TRAILER,
+    RANGE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_UNMODIFIED_SINCE,
+    IF_RANGE,
+    HeaderName::from_static("last-event-id"),
+];
+
+/// What we tell the backend of the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarded {
+    /// The value of `X-Forwarded-For`; the gateway has appended the peer to a trusted proxy's list, or begun a new one.
+    pub chain: String,
+    /// `http` or `https`, as the client speaks it.
+    pub proto: String,
+    /// The host that the client asked for; empty when it named none.
+    pub host: String,
+    /// Whether the peer is a trusted proxy, whose other fields about the client are kept.
+    pub trusted: bool,
+}
+
+/// Takes out what concerns one connection only: the hop-by-hop fields, and each field that `Connection` names unless it
+/// is protected. For requests and responses. Of `TE` only `trailers` stays, of `Trailer` everything: hyper needs both
+/// to send trailers on.
+pub fn end_to_end(headers: &mut HeaderMap) {
+    let trailers = has_token(headers, &TE, "trailers");
+    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !is_protected(name.as_str()))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out the twins of fields that matter: `X_Forwarded_For` or `X.Forwarded.For` are one with `X-Forwarded-For` for
+/// a backend that folds names as CGI does. Other names with `_` or `.` stay.
+pub fn drop_aliases(headers: &mut HeaderMap) {
+    let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name.as_str())).cloned().collect();
+    for name in aliases {
+        headers.remove(name);
+    }
+}
+
+/// Says who the client is: replaces `X-Forwarded-For`, `-Proto` and `-Host`. Everything else that an untrusted peer
+/// says about that goes; a trusted peer's stays. A value that cannot be a field is left out, never the client's.
+pub fn set_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded) {
+    if !forwarded.trusted {
+        let claims: Vec<HeaderName> = headers.keys().filter(|name| is_about_client(name.as_str())).cloned().collect();
+        for name in claims {
+            headers.remove(name);
+        }
+    }
+    let ours =
+        [(FORWARDED_FOR, &forwarded.chain), (FORWARDED_PROTO, &forwarded.proto), (FORWARDED_HOST, &forwarded.host)];
+    for (name, value) in ours {
+        headers.remove(name);
+        if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// The host a request is for, which becomes `Host` towards the backend: the authority of an HTTP/2 request or of an
+/// absolute target (RFC 9112 section 3.2.2), else its `Host`. A user name in the authority is left out.
+#[must_use]
+pub fn host(parts: &request::Parts) -> Option<HeaderValue> {
+    let Some(authority) = parts.uri.authority() else { return parts.headers.get(HOST).cloned() };
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    HeaderValue::from_str(host).ok()
+}
+
+/// The handshake of a session, made from the request that opens it: what says who the client is stays (cookies,
+/// `Authorization`, `Origin`, `User-Agent`, languages, fields of its own), what describes the opening request goes.
+/// `host` becomes `Host`. Subprotocol names that are no tokens are left out: the gateway refuses them before. No
+/// extensions are offered.
+#[must_use]
+pub fn session_handshake(
+    original: &HeaderMap,
+    target: &PathAndQuery,
+    protocols: &[String],
+    forwarded: &Forwarded,
+    host: &HeaderValue,
+) -> request::Parts {
+    let mut headers = original.clone();
+    outgoing(&mut headers, forwarded, Some(host.clone()));
+    let foreign: Vec<HeaderName> = headers.keys().filter(|name| !fits_handshake(name)).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    let key = HeaderValue::from_str(&generate_key()).expect("a key is base64, which is visible ASCII");
+    headers.insert(SEC_WEBSOCKET_KEY, key);
+    if let Some(protocols) = protocol_list(protocols) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols);
+    }
+    upgrade_request(target, headers)
+}
+
+/// The handshake of a passed-through WebSocket: the client's own, `Sec-WebSocket-…` untouched, so that key, version,
+/// subprotocols and extensions are settled between client and backend.
+#[must_use]
+pub fn tunnel_handshake(original: &request::Parts, forwarded: &Forwarded) -> request::Parts {
+    let mut headers = original.headers.clone();
+    outgoing(&mut headers, forwarded, host(original));
+    // A handshake has no body (RFC 6455 section 4.1); one that was announced must not be waited for.
+    for name in [CONTENT_LENGTH, EXPECT, TE, TRAILER] {
+        headers.remove(name);
+    }
+    upgrade_request(&target(&original.uri), headers)
+}
+
+/// The head of a request on its way to the backend, all but `Expect` and what a handshake adds: end-to-end fields, one
+/// `Cookie` line (HTTP/2 may split it, RFC 9113 section 8.2.3), our forwarding fields, one `Host`.
+pub(crate) fn outgoing(headers: &mut HeaderMap, forwarded: &Forwarded, host: Option<HeaderValue>) {
+    end_to_end(headers);
+    drop_aliases(headers);
+    join_cookies(headers);
+    set_forwarded(headers, forwarded);
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+}
+
+/// Path and query as they were received. An absolute target without a path means `/`.
+#[must_use]
+pub(crate) fn target(uri: &Uri) -> PathAndQuery {
+    let root = || PathAndQuery::from_static("/");
+    match uri.path_and_query() {
+        Some(target) if target.as_str().starts_with(['/', '*']) => target.clone(),
+        Some(target) => format!("/{}", target.as_str()).parse().unwrap_or_else(|_| root()),
+        None => root(),
+    }
+}
+
+/// Whether the request asks to become a WebSocket: `Upgrade: websocket` and `Connection: Upgrade`, HTTP/1.1.
+#[must_use]
+pub fn wants_upgrade(headers: &HeaderMap, version: Version) -> bool {
+    version == Version::HTTP_11
+        && has_token(headers, &UPGRADE, "websocket")
+        && has_token(headers, &CONNECTION, "upgrade")
+}
+
+/// Whether the request was a WebSocket handshake when it left the client, and a box on the way took its `Upgrade`, its
+/// `Connection` or its HTTP version: it has the key still.
+#[must_use]
+pub fn lost_upgrade(headers: &HeaderMap, version: Version) -> bool {
+    headers.contains_key(SEC_WEBSOCKET_KEY) && !wants_upgrade(headers, version)
+}
+
+/// Whether the comma-separated field has this token, in any case.
+#[must_use]
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
+}
+
+/// All list members of all lines of a field; one line that is no text does not hide the others.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn is_about_client(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || ABOUT_THE_CLIENT.contains(&name)
+}
+
+fn is_protected(name: &str) -> bool {
+    is_about_client(name) || name.starts_with("sec-") || PROTECTED.iter().any(|protected| protected == name)
+}
+
+fn is_alias(name: &str) -> bool {
+    if !name.contains(['_', '.']) {
+        return false;
+    }
+    let meant = name.replace(['_', '.'], "-");
+    is_protected(&meant) || HOP_BY_HOP.contains(&meant.as_str())
+}
+
+fn fits_handshake(name: &HeaderName) -> bool {
+    let families = ["content-", "sec-fetch-", "sec-websocket-"];
+    !NOT_FOR_A_HANDSHAKE.contains(name) && !families.iter().any(|family| name.as_str().starts_with(family))
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        let whole = HeaderValue::from_bytes(&crumbs.join(b"; ".as_slice()));
+        headers.insert(COOKIE, whole.expect("values of fields, joined by visible ASCII, are a value"));
+    }
+}
+
+fn protocol_list(protocols: &[String]) -> Option<HeaderValue> {
+    // A subprotocol name has the grammar of a field name (RFC 6455 section 4.1, RFC 9110 section 5.1).
+    let is_token = |name: &&String| HeaderName::from_bytes(name.as_bytes()).is_ok();
+    let list = protocols.iter().filter(is_token).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if list.is_empty() { None } else { HeaderValue::from_str(&list).ok() }
+}
+
+fn upgrade_request(target: &PathAndQuery, mut headers: HeaderMap) -> request::Parts {
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = Method::GET;
+    parts.uri = Uri::from(target.clone());
+    parts.headers = headers;
+    parts
+}
+
+#[cfg(test)]
+mod tests;

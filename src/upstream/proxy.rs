@@ -1,0 +1,290 @@
+//! Plain HTTP to the backend: one exchange, streamed both ways.
+//!
+//! Enters: any request outside our prefix that is no upgrade. Leaves: the backend's response, or a [`ProxyError`] for
+//! the gateway's 502 and 504. Must not touch: where to dial (a target's scheme and authority only become `Host`),
+//! bodies (never collected, never cut to look whole), sessions.
+//!
+//! What hyper decides for us:
+//! - `Expect: 100-continue` ends here: hyper's server says 100 to the client when the body is first asked for, that is
+//!   once the backend is connected, and the backend gets the body as it comes.
+//! - Informational responses (103 …) end here as well: hyper's server cannot send any but 100 and 101.
+//! - A body that fails is never ended: towards the backend the connection is cut, towards the client the body yields an
+//!   error and hyper's server cuts its connection or resets its stream.
+//! - Trailers go on where both sides can carry them: chunked, announced by `Trailer`, and wished for by `TE`.
+//!
+//! The pool is our own because hyper-util's legacy client dials in the background and needs a scheme and authority in
+//! each target. A request is repeated only when hyper hands it back untouched: no byte of it was written.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::Backend;
+use crate::upstream::dial::{DialError, Dialer, MAX_HEAD};
+use crate::upstream::headers::{self, Forwarded};
+use crate::upstream::pool::{BoxError, Outgoing, Pool, Sender};
+
+/// Why a request has no response.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// No connection. Nothing was sent.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The method was CONNECT: we are no forward proxy. Nothing was sent.
+    #[error("CONNECT asks for a tunnel to an address of the client's choice, which is not served")]
+    Connect,
+    /// The backend neither took the body nor answered for that long.
+    #[error("the backend at {address} did not answer within {after:?}; it is slow or stuck, or needs more time")]
+    Timeout {
+        /// Where.
+        address: Arc<str>,
+        /// How long it was waited.
+        after: Duration,
+    },
+    /// The backend closed the connection, or answered something that is no HTTP, before the head of a response.
+    #[error("the backend at {address} dropped the request: {source}; look into the backend's log for this moment")]
+    Dropped {
+        /// Where.
+        address: Arc<str>,
+        /// What hyper saw.
+        source: hyper::Error,
+    },
+    /// The request's body ended early or failed: the client's doing. The backend's connection was cut.
+    #[error("the request's body failed before its end: {source}")]
+    Body {
+        /// What hyper saw.
+        source: hyper::Error,
+    },
+    /// A 101 to a request that asked for none.
+    #[error("the backend at {address} switched protocols unasked; check what answers at this address")]
+    Switched {
+        /// Where.
+        address: Arc<str>,
+    },
+}
+
+/// Plain HTTP towards one backend, with a pool of idle connections.
+pub struct Proxy {
+    dialer: Arc<Dialer>,
+    pool: Arc<Pool>,
+    response: Duration,
+}
+
+/// An exchange that came to nothing.
+enum Failure {
+    /// Nothing of it was written; it can go another way.
+    Unsent(Box<Request<Outgoing>>, hyper::Error),
+    /// It may have had an effect.
+    Final(ProxyError),
+}
+
+impl Proxy {
+    /// A proxy to the backend that `dialer` reaches.
+    #[must_use]
+    pub fn new(dialer: Arc<Dialer>, backend: &Backend) -> Self {
+        Self { dialer, pool: Pool::new(backend.pool, backend.idle), response: backend.response }
+    }
+
+    /// Sends a request on and returns the response as soon as its head is there; the bodies follow as they come.
+    /// The deadline runs while the backend holds us up, and not while the client's body is waited for.
+    ///
+    /// # Errors
+    /// [`ProxyError`].
+    pub async fn forward<B>(&self, request: Request<B>, forwarded: &Forwarded) -> Result<Response<Incoming>, ProxyError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        let mut head = self.head(parts, forwarded)?;
+        reconcile_length(&mut head.headers, body.size_hint().exact());
+        let pace = Arc::new(Pace::default());
+        let body = UnsyncBoxBody::new(Paced { body, pace: pace.clone() });
+        let mut response = self.exchange(Request::from_parts(head, body), &pace).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(ProxyError::Switched { address: self.dialer.address().clone() });
+        }
+        headers::end_to_end(response.headers_mut());
+        if response.body().size_hint().exact().is_none() {
+            // Chunked or until the close. With a known length hyper has checked the field; HEAD and 304 keep theirs.
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        // The backend's version is its own affair; ours is settled between hyper's server and the client.
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response)
+    }
+
+    /// How many live connections lie idle in the pool.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        self.pool.idle()
+    }
+
+    fn head(&self, mut parts: request::Parts, forwarded: &Forwarded) -> Result<request::Parts, ProxyError> {
+        if parts.method == Method::CONNECT {
+            return Err(ProxyError::Connect);
+        }
+        let host = headers::host(&parts);
+        headers::outgoing(&mut parts.headers, forwarded, host);
+        if !parts.headers.contains_key(HOST)
+            && let Ok(own) = HeaderValue::from_str(self.dialer.authority())
+        {
+            parts.headers.insert(HOST, own);
+        }
+        parts.headers.remove(EXPECT);
+        if parts.headers.contains_key(TE) {
+            // RFC 9110 section 10.1.4: whoever sends TE names it in Connection.
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
+        }
+        parts.uri = Uri::from(headers::target(&parts.uri));
+        parts.version = Version::HTTP_11;
+        parts.extensions = http::Extensions::new();
+        Ok(parts)
+    }
+
+    async fn exchange(&self, mut request: Request<Outgoing>, pace: &Pace) -> Result<Response<Incoming>, ProxyError> {
+        while let Some(sender) = self.pool.take() {
+            match self.attempt(sender, request, pace).await {
+                Ok(response) => return Ok(response),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Unsent(back, _)) => request = *back,
+            }
+        }
+        let sender = self.fresh().await?;
+        self.attempt(sender, request, pace).await.map_err(|failure| match failure {
+            Failure::Final(error) => error,
+            Failure::Unsent(_, source) => self.dropped(source),
+        })
+    }
+
+    async fn attempt(
+        &self,
+        mut sender: Sender,
+        request: Request<Outgoing>,
+        pace: &Pace,
+    ) -> Result<Response<Incoming>, Failure> {
+        pace.note(false);
+        let answer = tokio::select! {
+            biased;
+            answer = sender.try_send_request(request) => answer,
+            () = pace.stalled(self.response) => return Err(Failure::Final(self.too_late())),
+        };
+        match answer {
+            Ok(response) => {
+                self.pool.give_back(sender);
+                Ok(response)
+            }
+            Err(mut failed) => Err(match failed.take_message() {
+                Some(request) => Failure::Unsent(Box::new(request), failed.into_error()),
+                None => Failure::Final(self.failed(failed.into_error())),
+            }),
+        }
+    }
+
+    async fn fresh(&self) -> Result<Sender, ProxyError> {
+        let io = self.dialer.connect().await?;
+        let (sender, connection) = http1::Builder::new()
+            .title_case_headers(true)
+            .max_buf_size(MAX_HEAD)
+            .max_header_size(MAX_HEAD)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|source| self.dropped(source))?;
+        // Its errors reach the exchange they belong to; an idle connection that fails is simply no longer ready.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn failed(&self, source: hyper::Error) -> ProxyError {
+        if source.is_user() { ProxyError::Body { source } } else { self.dropped(source) }
+    }
+
+    fn dropped(&self, source: hyper::Error) -> ProxyError {
+        ProxyError::Dropped { address: self.dialer.address().clone(), source }
+    }
+
+    fn too_late(&self) -> ProxyError {
+        ProxyError::Timeout { address: self.dialer.address().clone(), after: self.response }
+    }
+}
+
+/// What the body is known to be goes, not what a field says: two differing lengths must never reach a backend, which
+/// might believe the other one (request smuggling).
+fn reconcile_length(headers: &mut HeaderMap, length: Option<u64>) {
+    let said = headers.remove(CONTENT_LENGTH).is_some();
+    if let (true, Some(length)) = (said, length) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// Who holds up a request, and since when: a long upload is no slow backend.
+struct Pace(Mutex<(Instant, bool)>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self(Mutex::new((Instant::now(), false)))
+    }
+}
+
+impl Pace {
+    /// Something moved, or the client is waited for.
+    fn note(&self, waits_for_client: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), waits_for_client);
+    }
+
+    /// Ends when the backend has held us up for `limit`.
+    async fn stalled(&self, limit: Duration) {
+        loop {
+            let (since, waits_for_client) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = if waits_for_client { Instant::now() + limit } else { since + limit };
+            if due <= Instant::now() {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A request's body that keeps its pace.
+    struct Paced<B> {
+        #[pin]
+        body: B,
+        pace: Arc<Pace>,
+    }
+}
+
+impl<B> Body for Paced<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        let polled = this.body.poll_frame(cx);
+        this.pace.note(polled.is_pending());
+        Poll::Ready(ready!(polled).map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,314 @@
+//! The WebSocket to the backend. The only file that knows tungstenite.
+//!
+//! Enters: a connected stream behind a checked 101 response, messages to send. Leaves: messages, pongs and the one end
+//! of the connection. Must not touch: handshakes, sessions' state, a clock: who owns the socket keeps the deadlines,
+//! and pauses the backend by not polling it.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite;
+use tungstenite::error::ProtocolError;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::{Frame, Utf8Bytes};
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
+
+use crate::session::event::{Close, Kind, Message};
+use crate::upstream::frame::cut;
+use crate::upstream::wire::{Delivered, Wire, WireState};
+
+/// The codec's own read buffer, in bytes, held by every open session. It may be this small because the wire below
+/// reads in blocks: it bounds how many bytes are copied at a time, not how many are read.
+const READ_BUFFER: usize = 256;
+
+/// Payloads below this, in bytes, are copied out of the codec's buffer, which they would keep from being reused;
+/// larger ones own most of what they hold.
+const COPIED: usize = 4 * 1024;
+
+/// The codec's buffers grow with the largest message and never shrink. After a message over this many bytes they are
+/// replaced as soon as the connection is idle.
+const SWOLLEN: usize = 1024;
+
+/// What a frame and a few control frames take beside the largest message, in bytes.
+const FRAMING_ROOM: usize = 64 * 1024;
+
+/// What came from the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketEvent {
+    /// A whole message.
+    Message(Message),
+    /// An answer to [`Socket::ping`]: the backend is alive.
+    Pong,
+    /// The backend's close frame: 1005 when it had no code. Flush, so that it gets its answer, then drop the socket.
+    Closed(Close),
+    /// A message over the limit. Nothing more is delivered; close with 1009 and poll on until [`SocketEvent::Failed`].
+    TooLarge,
+    /// The end without the backend's close frame, always 1006 and not clean. After a breach of the protocol the reason
+    /// names it, and a close frame with 1002 or 1007 waits to be flushed.
+    Failed(Close),
+}
+
+/// Why a message was not accepted for sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// A close frame has been sent or received.
+    #[error("the connection to the backend is closing, the message cannot be sent")]
+    Closing,
+    /// More than the limit given to [`Socket::new`].
+    #[error("a message of {size} bytes is over the limit of {limit} bytes for the backend")]
+    TooLarge {
+        /// Bytes of the payload.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+}
+
+/// How far the connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// A close frame of ours is on its way; messages and the backend's close still come in.
+    Closing,
+    /// The codec is lost in an oversized message; bytes are thrown away until the backend ends.
+    Discarding,
+    /// The end has been reported.
+    Ended,
+}
+
+/// One WebSocket to the backend, client role, no extensions. To be polled by one task only. Idle it owns
+/// [`READ_BUFFER`] bytes of heap.
+#[derive(Debug)]
+pub struct Socket<S> {
+    wire: Wire<S>,
+    codec: WebSocketContext,
+    role: Role,
+    phase: Phase,
+    swollen: bool,
+}
+
+impl<S> Socket<S> {
+    /// The socket over `io`, whose handshake is done; `unread` are bytes that came behind the 101 response. Messages
+    /// over `max_message` bytes are neither received nor sent.
+    pub fn new(io: S, unread: Bytes, max_message: usize) -> Self {
+        Self::from_parts(io, WireState { unread, tx: Bytes::new() }, max_message)
+    }
+
+    /// The same on the server's side: a client's WebSocket, whose handshake we have answered.
+    pub fn server(io: S, unread: Bytes, max_message: usize) -> Self {
+        let wire = Wire::from_parts(io, WireState { unread, tx: Bytes::new() });
+        Self {
+            wire,
+            codec: fresh_codec(Role::Server, max_message),
+            role: Role::Server,
+            phase: Phase::Open,
+            swollen: false,
+        }
+    }
+
+    /// Goes on where [`Socket::into_parts`] stopped, in another process perhaps.
+    pub fn from_parts(io: S, state: WireState, max_message: usize) -> Self {
+        let codec = fresh_codec(Role::Client, max_message);
+        Self { wire: Wire::from_parts(io, state), codec, role: Role::Client, phase: Phase::Open, swollen: false }
+    }
+
+    /// Takes the socket apart at any moment: every message not yet yielded and every byte not yet written is in the
+    /// state. `None` once a close has begun, which cannot be handed over.
+    #[must_use]
+    pub fn into_parts(self) -> Option<(S, WireState)> {
+        (self.phase == Phase::Open).then(|| self.wire.into_parts())
+    }
+
+    /// Bytes accepted and not yet with the kernel.
+    #[must_use]
+    pub fn unsent(&self) -> usize {
+        self.wire.tx_len()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    /// The next event. Pings are answered on the way. Pending for ever after the end has been reported.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
+        if self.wire.tx_len() > 0 {
+            // Its error is told by `poll_flush`; here the reading finds out, after the last message.
+            let _ = self.wire.poll_flush(cx);
+        }
+        match self.phase {
+            Phase::Open | Phase::Closing => self.poll_codec(cx),
+            Phase::Discarding => {
+                ready!(self.wire.poll_discard(cx));
+                Poll::Ready(self.end(SocketEvent::Failed(Close::lost())))
+            }
+            Phase::Ended => Poll::Pending,
+        }
+    }
+
+    /// Ready when the kernel has everything sent so far. Ready as well when it takes no more: `poll_flush` tells.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wire.poll_flush(cx).map(|_| ())
+    }
+
+    /// Accepts a message; it goes out with the next `poll_flush`, together with others. The caller bounds what it
+    /// sends before that: wait for `poll_ready` first.
+    ///
+    /// # Errors
+    /// See [`SendError`]; nothing was accepted then.
+    pub fn send(&mut self, message: &Message) -> Result<(), SendError> {
+        let limit = self.codec.get_config().max_message_size.unwrap_or(usize::MAX);
+        let size = message.payload().len();
+        if self.phase != Phase::Open {
+            return Err(SendError::Closing);
+        }
+        if size > limit {
+            return Err(SendError::TooLarge { size, limit });
+        }
+        let data = if message.kind() == Kind::Text { Data::Text } else { Data::Binary };
+        // A ready-made frame: a `Message::Text` would have the text checked for UTF-8 once more.
+        self.put(tungstenite::Message::Frame(Frame::message(message.payload().clone(), OpCode::Data(data), true)));
+        self.swollen |= size > SWOLLEN;
+        Ok(())
+    }
+
+    /// Accepts a ping; nothing happens when a close has begun.
+    pub fn ping(&mut self) {
+        if self.phase == Phase::Open {
+            self.put(tungstenite::Message::Ping(Bytes::new()));
+        }
+    }
+
+    /// Accepts a close frame, once. A code that may not stand in one (RFC 6455 section 7.4) is left out, together with
+    /// the reason, which is otherwise cut at [`Close::MAX_REASON`] bytes. Poll on for the backend's answer, with a
+    /// deadline.
+    pub fn close(&mut self, code: u16, reason: &str) {
+        let frame = is_sendable(code).then(|| CloseFrame {
+            code: CloseCode::from(code),
+            reason: Utf8Bytes::from(cut(reason, Close::MAX_REASON)),
+        });
+        // The codec sends the first close frame only, and none after the backend's, which it answers by itself.
+        let _ = self.codec.close(&mut self.wire.side(None), frame);
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+        }
+    }
+
+    /// Gives the kernel what was accepted; ready when it has all.
+    ///
+    /// # Errors
+    /// What the stream reports. The backend's last messages may still be there: poll on for the end.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_flush(cx)
+    }
+
+    /// Hands the codec something to send; the wire takes all of it.
+    fn put(&mut self, message: tungstenite::Message) {
+        let written = self.codec.write(&mut self.wire.side(None), message);
+        debug_assert!(written.is_ok(), "phase and size were checked, the wire accepts everything: {written:?}");
+    }
+
+    fn poll_codec(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
+        loop {
+            let event = match self.codec.read(&mut self.wire.side(Some(&mut *cx))) {
+                Ok(tungstenite::Message::Text(text)) => self.deliver_text(text),
+                Ok(tungstenite::Message::Binary(payload)) => self.deliver_binary(payload),
+                Ok(tungstenite::Message::Pong(_)) => self.deliver(Delivered::Control, SocketEvent::Pong),
+                Ok(tungstenite::Message::Close(frame)) => self.deliver_close(frame, cx),
+                Ok(tungstenite::Message::Ping(_)) => {
+                    // The codec answers when it reads on.
+                    self.wire.ack(Delivered::Control);
+                    continue;
+                }
+                Ok(tungstenite::Message::Frame(_)) => continue,
+                Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.slim();
+                    return Poll::Pending;
+                }
+                Err(error) => self.fail(&error, cx),
+            };
+            return Poll::Ready(event);
+        }
+    }
+
+    fn deliver(&mut self, delivered: Delivered, event: SocketEvent) -> SocketEvent {
+        self.wire.ack(delivered);
+        event
+    }
+
+    fn deliver_text(&mut self, text: Utf8Bytes) -> SocketEvent {
+        self.swollen |= text.as_str().len() > SWOLLEN;
+        let message = if text.as_str().len() < COPIED {
+            Message::text(text.as_str())
+        } else {
+            Message::text_from_utf8(Bytes::from(text)).expect("a Utf8Bytes is UTF-8")
+        };
+        self.deliver(Delivered::Message, SocketEvent::Message(message))
+    }
+
+    fn deliver_binary(&mut self, payload: Bytes) -> SocketEvent {
+        self.swollen |= payload.len() > SWOLLEN;
+        let payload = if payload.len() < COPIED { Bytes::copy_from_slice(&payload) } else { payload };
+        self.deliver(Delivered::Message, SocketEvent::Message(Message::binary(payload)))
+    }
+
+    fn deliver_close(&mut self, frame: Option<CloseFrame>, cx: &mut Context<'_>) -> SocketEvent {
+        // The codec's answer to it; it accepts no further one from us.
+        let _ = self.codec.flush(&mut self.wire.side(Some(&mut *cx)));
+        let close = match frame {
+            Some(frame) => Close::clean(u16::from(frame.code), frame.reason.as_str()),
+            None => Close::clean(1005, ""),
+        };
+        self.end(SocketEvent::Closed(close))
+    }
+
+    fn fail(&mut self, error: &tungstenite::Error, cx: &mut Context<'_>) -> SocketEvent {
+        let code = match error {
+            tungstenite::Error::Capacity(_) => {
+                self.phase = Phase::Discarding;
+                return SocketEvent::TooLarge;
+            }
+            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+            tungstenite::Error::Protocol(_) => Some(1002),
+            tungstenite::Error::Utf8(_) => Some(1007),
+            _ => None,
+        };
+        let Some(code) = code else { return self.end(SocketEvent::Failed(Close::lost())) };
+        self.close(code, "");
+        let _ = self.wire.poll_flush(cx);
+        let reason = format!("The backend broke the WebSocket protocol: {error}");
+        let reason = cut(&reason, Close::MAX_REASON).to_owned();
+        self.end(SocketEvent::Failed(Close { reason, ..Close::lost() }))
+    }
+
+    /// Replaces swollen buffers of the codec. There is nothing in them: the wire says that all was delivered.
+    fn slim(&mut self) {
+        if self.swollen && self.phase == Phase::Open {
+            let limit = self.codec.get_config().max_message_size;
+            self.codec = fresh_codec(self.role, limit.unwrap_or(usize::MAX));
+            self.swollen = false;
+        }
+    }
+
+    fn end(&mut self, event: SocketEvent) -> SocketEvent {
+        self.phase = Phase::Ended;
+        event
+    }
+}
+
+fn fresh_codec(role: Role, max_message: usize) -> WebSocketContext {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(max_message.saturating_add(FRAMING_ROOM))
+        .max_message_size(Some(max_message))
+        .max_frame_size(Some(max_message));
+    WebSocketContext::new(role, Some(config))
+}
+
+/// True for the codes that may stand in a close frame (RFC 6455 section 7.4 and the IANA registry).
+fn is_sendable(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+#[cfg(test)]
+mod tests;

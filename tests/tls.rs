@@ -1,0 +1,158 @@
+//! TLS listeners against real clients: ALPN, renewal, and the limits of HTTP/2 connections. Must not touch: fixed ports.
+
+#[path = "support/edge.rs"]
+mod edge;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use underpass::config::{Client, TlsFiles};
+use underpass::listener::tls::TlsSource;
+
+use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
+
+const SHORT: Duration = Duration::from_millis(150);
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+struct Pair {
+    directory: PathBuf,
+    certificate: CertificateDer<'static>,
+}
+
+impl Pair {
+    fn new(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("underpass-listener-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let mut pair = Self { directory, certificate: CertificateDer::from(Vec::new()) };
+        pair.renew();
+        pair
+    }
+
+    fn renew(&mut self) {
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(self.files().certificate, issued.cert.pem()).unwrap();
+        fs::write(self.files().key, issued.signing_key.serialize_pem()).unwrap();
+        self.certificate = CertificateDer::from_pem_file(self.files().certificate).unwrap();
+    }
+
+    fn files(&self) -> TlsFiles {
+        TlsFiles { certificate: self.directory.join("chain.pem"), key: self.directory.join("key.pem") }
+    }
+
+    fn source(&self) -> Arc<TlsSource> {
+        Arc::new(TlsSource::load(&self.files()).unwrap())
+    }
+
+    /// A TLS connection that trusts just this certificate.
+    async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, edge.connect().await).await
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Answers with the version it was asked in.
+async fn version(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    Response::new(Full::from(format!("{:?}", request.version())))
+}
+
+async fn ask_http2(stream: TlsStream<TcpStream>) -> String {
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let conn = tokio::spawn(conn);
+    let request = Request::get("https://localhost/").version(Version::HTTP_2).body(Empty::<Bytes>::new()).unwrap();
+    let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    drop(send);
+    conn.await.unwrap().unwrap();
+    String::from_utf8_lossy(&body.to_bytes()).into_owned()
+}
+
+#[tokio::test]
+async fn alpn_chooses_the_protocol() {
+    let pair = Pair::new("alpn");
+    let edge = Edge::tcp(client(), Some(pair.source()), version);
+    let stream = pair.connect(&edge, &["h2", "http/1.1"]).await.unwrap();
+    assert_eq!(ask_http2(stream).await, "HTTP/2.0");
+    for alpn in [&["http/1.1"] as &[_], &[]] {
+        let mut stream = pair.connect(&edge, alpn).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        assert!(rest(&mut stream).await.ends_with("\r\n\r\nHTTP/1.1"));
+    }
+    assert!(pair.connect(&edge, &["spdy/3"]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_new_connections() {
+    let mut pair = Pair::new("renewed");
+    let source = pair.source();
+    let edge = Edge::tcp(client(), Some(Arc::clone(&source)), ok);
+    let mut old = pair.connect(&edge, &[]).await.unwrap();
+    pair.renew();
+    assert!(pair.connect(&edge, &[]).await.is_err(), "the new one is not shown before the reload");
+    source.reload().unwrap();
+    pair.connect(&edge, &[]).await.unwrap();
+    old.write_all(GET).await.unwrap();
+    one_ok(&mut old).await;
+}
+
+#[tokio::test]
+async fn idle_http2_connections_end() {
+    let pair = Pair::new("idle");
+    let edge = Edge::tcp(Client { idle: SHORT, ..client() }, Some(pair.source()), version);
+    let stream = pair.connect(&edge, &["h2"]).await.unwrap();
+    let io = TokioIo::new(stream);
+    let (mut send, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let conn = tokio::spawn(conn);
+    let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
+    assert!(send.send_request(request).await.unwrap().status().is_success());
+    // `send` stays, so only the server can end this.
+    timeout(FOREVER, conn).await.expect("an idle connection stays").unwrap().unwrap();
+    assert!(send.is_closed());
+}
+
+#[tokio::test]
+async fn a_tls_connection_that_promises_http2_must_say_something() {
+    let pair = Pair::new("mute");
+    let edge = Edge::tcp(Client { handshake: SHORT, ..client() }, Some(pair.source()), ok);
+    let mut stream = pair.connect(&edge, &["h2"]).await.unwrap();
+    rest(&mut stream).await;
+    timeout(FOREVER, edge.lifecycle.emptied()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unfinished_tls_handshake_ends() {
+    let pair = Pair::new("handshake");
+    let edge = Edge::tcp(Client { handshake: SHORT, ..client() }, Some(pair.source()), ok);
+    let start = Instant::now();
+    assert_eq!(edge.throw(b"\x16\x03\x01").await, "");
+    assert!(start.elapsed() >= SHORT);
+}

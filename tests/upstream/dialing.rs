@@ -1,0 +1,248 @@
+//! Enters: handshakes with backends of all kinds. Leaves: WebSockets or named errors. Must not touch: TLS (see `tls`).
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use underpass::config::{Backend, Endpoint, Upstream, UpstreamTls};
+use underpass::upstream::dial::{DialError, Dialer, Io, Upgraded};
+
+use crate::support::{
+    PATIENCE, Scratch, accept_for, dialer, field, handshake, once, read_head, read_rest, secured, settings, tcp, write,
+};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Accepts one WebSocket with tungstenite, which judges the handshake, and sends five bytes back.
+pub(crate) async fn echo_once(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut socket = tokio_tungstenite::accept_async(stream).await.expect("a handshake that tungstenite accepts");
+    let mut bytes = [0; 5];
+    socket.get_mut().read_exact(&mut bytes).await.expect("five bytes");
+    socket.get_mut().write_all(&bytes).await.expect("a reader");
+    socket.get_mut().flush().await.expect("a reader");
+}
+
+/// Sends five bytes over the dialled connection and expects them back.
+pub(crate) async fn round_trip(mut upgraded: Upgraded) {
+    assert!(upgraded.unread.is_empty());
+    upgraded.io.write_all(b"hello").await.expect("a reader");
+    upgraded.io.flush().await.expect("a reader");
+    let mut bytes = [0; 5];
+    timeout(PATIENCE, upgraded.io.read_exact(&mut bytes)).await.expect("in time").expect("five bytes");
+    assert_eq!(&bytes, b"hello");
+}
+
+#[tokio::test]
+async fn tcp_carries_a_websocket() {
+    let (upstream, served) = once(echo_once).await;
+    let upgraded = dialer(&upstream).upgrade(handshake()).await.expect("a WebSocket");
+    let Io::Tcp(stream) = &upgraded.io else { panic!("not the bare socket: {:?}", upgraded.io) };
+    assert!(stream.nodelay().expect("a live socket"));
+    round_trip(upgraded).await;
+    served.await.expect("a calm backend");
+}
+
+#[tokio::test]
+async fn a_unix_socket_carries_a_websocket() {
+    let scratch = Scratch::new();
+    let path = scratch.path("backend.sock");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let served = tokio::spawn(async move { echo_once(listener.accept().await.expect("a connection").0).await });
+    let upgraded = dialer(&Upstream { endpoint: Endpoint::Unix(path), tls: None })
+        .upgrade(handshake())
+        .await
+        .expect("a WebSocket");
+    round_trip(upgraded).await;
+    served.await.expect("a calm backend");
+}
+
+#[tokio::test]
+async fn the_head_is_sent_as_given_and_early_bytes_are_kept() {
+    let (upstream, served) = once(|mut stream| async move {
+        let head = read_head(&mut stream).await;
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: keep-alive, UPGRADE\r\nUpgrade: WebSocket\r\n\
+             Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: a\r\nX-Node: 7\r\n\r\n\u{81}",
+            accept_for(&head)
+        );
+        write(&mut stream, &answer).await;
+        head
+    })
+    .await;
+    let mut upgraded = dialer(&upstream).upgrade(handshake()).await.expect("a WebSocket");
+    let head = served.await.expect("a calm backend");
+    assert!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\n"), "{head}");
+    // Spelt in the usual case, for backends that compare names by case.
+    for line in ["Host: app.example", "Upgrade: websocket", "Connection: Upgrade", "Sec-Websocket-Version: 13"] {
+        assert!(head.lines().any(|found| found == line), "{line} in {head}");
+    }
+    assert_eq!(field(&head, "sec-websocket-protocol"), Some("a"));
+    assert_eq!(upgraded.head.headers["x-node"], "7");
+    assert_eq!(upgraded.head.headers["sec-websocket-protocol"], "a");
+    let mut bytes = upgraded.unread.to_vec();
+    upgraded.io.read_to_end(&mut bytes).await.expect("an end");
+    assert_eq!(bytes, "\u{81}".as_bytes());
+}
+
+#[tokio::test]
+async fn a_refusal_comes_with_its_body_as_it_is_written() {
+    let (first_seen, wait) = oneshot::channel::<()>();
+    let (upstream, served) = once(|mut stream| async move {
+        read_head(&mut stream).await;
+        let head = "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\nX-Why: origin\r\n\r\n3\r\nno,\r\n";
+        write(&mut stream, head).await;
+        wait.await.expect("a test that goes on");
+        write(&mut stream, "6\r\n never\r\n0\r\n\r\n").await;
+    })
+    .await;
+    let error = dialer(&upstream).upgrade(handshake()).await.expect_err("a refusal");
+    assert!(error.to_string().contains("403"), "{error}");
+    let DialError::Refused { head, mut body } = error else { panic!("{error}") };
+    assert_eq!((head.status.as_u16(), &head.headers["x-why"]), (403, &"origin".parse().expect("a value")));
+    let first = body.frame().await.expect("a frame").expect("a good one").into_data().expect("data");
+    assert_eq!(first, "no,");
+    first_seen.send(()).expect("a waiting backend");
+    assert_eq!(body.collect().await.expect("an end").to_bytes(), " never");
+    served.await.expect("a calm backend");
+}
+
+#[tokio::test]
+async fn a_101_that_does_not_answer_our_handshake_is_no_websocket() {
+    let good = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    for (fields, named) in [
+        (format!("{good}Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "does not belong"),
+        (format!("{good}Sec-WebSocket-Accept: \r\n"), "does not belong"),
+        (good.to_owned(), "no Sec-WebSocket-Accept"),
+        ("Connection: Upgrade\r\nUpgrade: h2c\r\nSec-WebSocket-Accept: KEY\r\n".to_owned(), "Upgrade header"),
+        ("Connection: close\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: KEY\r\n".to_owned(), "Connection header"),
+    ] {
+        let (upstream, served) = once(|mut stream| async move {
+            let key = accept_for(&read_head(&mut stream).await);
+            let fields = fields.replace("KEY", &key);
+            write(&mut stream, &format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n")).await;
+            read_rest(&mut stream).await
+        })
+        .await;
+        let error = dialer(&upstream).upgrade(handshake()).await.expect_err("no WebSocket");
+        assert!(matches!(error, DialError::BadHandshake { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+        let rest = timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
+        assert_eq!(rest, "", "nothing is tunnelled");
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_handshake_is_told_from_a_refused_connection() {
+    for answer in ["", "HTTP/1.1 101 Switching", "SSH-2.0-OpenSSH\r\n\r\n"] {
+        let (upstream, _served) = once(move |mut stream| async move {
+            read_head(&mut stream).await;
+            write(&mut stream, answer).await;
+        })
+        .await;
+        let error = dialer(&upstream).upgrade(handshake()).await.expect_err("no WebSocket");
+        assert!(matches!(error, DialError::Dropped { .. }), "{answer:?}: {error:?}");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    drop(listener);
+    let error = dialer(&tcp(address)).upgrade(handshake()).await.expect_err("nobody there");
+    assert!(matches!(error, DialError::Connect { .. }), "{error:?}");
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_cut_off() {
+    let (upstream, served) = once(|mut stream| async move {
+        let accept = accept_for(&read_head(&mut stream).await);
+        let mut answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n"
+        );
+        for number in 0..25 {
+            answer.push_str(&format!("X-{number}: {}\r\n", "x".repeat(4000)));
+        }
+        answer.push_str("\r\n");
+        // All but its length is right; it may be cut off while it is written.
+        let _ = stream.write_all(answer.as_bytes()).await;
+    })
+    .await;
+    let error = dialer(&upstream).upgrade(handshake()).await.map(drop).expect_err("no WebSocket");
+    assert!(matches!(error, DialError::Dropped { .. }), "{error:?}");
+    served.await.expect("a calm backend");
+}
+
+#[tokio::test]
+async fn a_silent_backend_is_given_up_and_its_connection_closed() {
+    let (upstream, served) = once(|mut stream| async move {
+        read_head(&mut stream).await;
+        read_rest(&mut stream).await
+    })
+    .await;
+    let dialer = Dialer::new(&upstream, &Backend { handshake: SHORT, ..settings() }).expect("an upstream");
+    let error = dialer.upgrade(handshake()).await.expect_err("no answer");
+    assert!(matches!(error, DialError::HandshakeTimeout { after: SHORT, .. }), "{error:?}");
+    timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
+}
+
+#[tokio::test]
+async fn the_connect_deadline_covers_tls() {
+    let (upstream, _served) = once(|mut stream| async move { read_rest(&mut stream).await }).await;
+    let Endpoint::Tcp { host, port } = upstream.endpoint else { unreachable!("once() listens on TCP") };
+    let upstream = Upstream { endpoint: Endpoint::Tcp { host, port }, tls: Some(UpstreamTls::default()) };
+    let dialer = Dialer::new(&upstream, &Backend { connect: SHORT, ..settings() }).expect("an upstream");
+    let error = dialer.upgrade(handshake()).await.expect_err("no TLS");
+    assert!(matches!(error, DialError::ConnectTimeout { after: SHORT, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn handshakes_under_way_are_bounded() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    // Speaks no TLS, so the first handshake keeps its place for the whole connect deadline.
+    let upstream = secured("127.0.0.1", address, UpstreamTls::default());
+    let bounds = Backend { dials: 1, handshake: SHORT, ..settings() };
+    let dialer = Arc::new(Dialer::new(&upstream, &bounds).expect("an upstream"));
+    let first = tokio::spawn({
+        let dialer = dialer.clone();
+        async move { dialer.upgrade(handshake()).await.map(drop) }
+    });
+    let (held, _) = listener.accept().await.expect("the first connection");
+    let error = dialer.upgrade(handshake()).await.expect_err("no place");
+    assert!(matches!(error, DialError::Crowded { most: 1, .. }), "{error:?}");
+    drop(held);
+    assert!(matches!(first.await.expect("a calm task"), Err(DialError::Tls { .. })));
+    // The place is free again: this one gets as far as connecting.
+    drop(listener);
+    let error = dialer.upgrade(handshake()).await.expect_err("nobody there");
+    assert!(matches!(error, DialError::Connect { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_full_unix_backlog_is_waited_for() {
+    let scratch = Scratch::new();
+    let path = scratch.path("backend.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&socket2::SockAddr::unix(&path).expect("a short path")).expect("a free path");
+    socket.listen(0).expect("a listener");
+    socket.set_nonblocking(true).expect("a live socket");
+    let mut waiting = Vec::new();
+    let full = loop {
+        match UnixStream::connect(&path).await {
+            Ok(stream) => waiting.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::WouldBlock);
+    let dialer = dialer(&Upstream { endpoint: Endpoint::Unix(path), tls: None });
+    let connected = tokio::spawn(async move { dialer.connect().await.map(drop) });
+    tokio::task::yield_now().await;
+    let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).expect("a listener");
+    for _ in 0..=waiting.len() {
+        timeout(PATIENCE, listener.accept()).await.expect("all of them").expect("a connection");
+    }
+    connected.await.expect("a calm task").expect("a connection");
+}

@@ -1,0 +1,7 @@
+//! The backend's side against real sockets: what `underpass::upstream` does with backends that behave and that do not.
+
+mod dialing;
+mod proxying;
+mod streaming;
+mod support;
+mod tls;
