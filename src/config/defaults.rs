@@ -87,7 +87,7 @@ impl Default for Backend {
             response: Duration::from_secs(60),
             ping: Duration::from_secs(30),
             pong: Duration::from_secs(20),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_secs(4),
             pool: 64,
             dials: 64,
         }

@@ -9,7 +9,7 @@ use super::*;
 
 const LIMIT: usize = 256 * 1024;
 
-type Socket = Socket<DuplexStream>;
+type TestSocket = Socket<DuplexStream>;
 
 /// The other end.
 struct Backend {
@@ -55,22 +55,22 @@ impl Backend {
     }
 }
 
-fn pair(room: usize) -> (Socket, Backend) {
+fn pair(room: usize) -> (TestSocket, Backend) {
     let (near, far) = duplex(room);
     let config = WebSocketConfig::default().write_buffer_size(0);
     let codec = WebSocketContext::new(Role::Server, Some(config));
     (Socket::new(near, Bytes::new(), LIMIT), Backend { wire: Wire::new(far, Bytes::new()), codec })
 }
 
-async fn next(socket: &mut Socket) -> SocketEvent {
+async fn next(socket: &mut TestSocket) -> SocketEvent {
     poll_fn(|cx| socket.poll_next(cx)).await
 }
 
-async fn flush(socket: &mut Socket) {
+async fn flush(socket: &mut TestSocket) {
     poll_fn(|cx| socket.poll_flush(cx)).await.expect("the duplex is open");
 }
 
-fn is_pending(socket: &mut Socket) -> bool {
+fn is_pending(socket: &mut TestSocket) -> bool {
     socket.poll_next(&mut Context::from_waker(std::task::Waker::noop())).is_pending()
 }
 
