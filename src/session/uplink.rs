@@ -114,18 +114,11 @@ impl Uplink {
         self.next += 1;
     }
 
-    /// Moves what the gap has held back; drops what came meanwhile by another way.
+    /// Moves what the gap has held back. Held numbers lie above `next`, so none is passed over.
     fn release(&mut self) {
-        while let Some(entry) = self.held.first_entry() {
-            if *entry.key() > self.next {
-                return;
-            }
-            let twin = *entry.key() < self.next;
-            let message = entry.remove();
+        while let Some(message) = self.held.remove(&self.next) {
             self.held_cost -= message.cost();
-            if !twin {
-                self.enqueue(message);
-            }
+            self.enqueue(message);
         }
     }
 
