@@ -12,11 +12,13 @@ mod route;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -229,6 +231,15 @@ fn preflight(request: &http::HeaderMap) -> Response<Body> {
     response
 }
 
+/// The panic itself has been told by the panic hook. State that it may have left is plain data behind locks that
+/// recover, so the next request may come.
+fn panicked() -> Response<Body> {
+    let message = "this server failed at this request: its log says how, please report it";
+    let mut response = Refusal::new("internal", StatusCode::INTERNAL_SERVER_ERROR, message).respond();
+    protect(&mut response);
+    response
+}
+
 /// What the backend is told of the client.
 fn forwarded(peer: &Peer) -> Forwarded {
     Forwarded {
@@ -250,6 +261,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let gateway = Arc::clone(&self.0);
-        Box::pin(async move { Ok(gateway.handle(request).await) })
+        Box::pin(async move {
+            let answered = AssertUnwindSafe(gateway.handle(request)).catch_unwind().await;
+            Ok(answered.unwrap_or_else(|_| panicked()))
+        })
     }
 }

@@ -97,7 +97,7 @@ where
         closing: None,
         end: None,
     };
-    // Kept bytes of larger blocks; the lanes have copies.
+    // The lanes have copies; these may keep a larger block alive.
     drop((client_unread, backend_unread));
     let mut drain = pin!(options.drain);
     // Not registered with the timer before its first poll, which needs a bound that applies.

@@ -1,4 +1,4 @@
-//! The WebSocket to the backend. The only file that knows tungstenite.
+//! One WebSocket: to the backend, or of a client on the `ws` transport. The only file that knows tungstenite.
 //!
 //! Enters: a connected stream behind a checked 101 response, messages to send. Leaves: messages, pongs and the one end
 //! of the connection. Must not touch: handshakes, sessions' state, a clock: who owns the socket keeps the deadlines,
@@ -78,8 +78,8 @@ enum Phase {
     Ended,
 }
 
-/// One WebSocket to the backend, client role, no extensions. To be polled by one task only. Idle it owns
-/// [`READ_BUFFER`] bytes of heap.
+/// One WebSocket to the backend, client role, no extensions. To be polled by one task only. Idle it owns a read buffer
+/// of 256 bytes and nothing else on the heap.
 #[derive(Debug)]
 pub struct Socket<S> {
     wire: Wire<S>,
@@ -98,20 +98,17 @@ impl<S> Socket<S> {
 
     /// The same on the server's side: a client's WebSocket, whose handshake we have answered.
     pub fn server(io: S, unread: Bytes, max_message: usize) -> Self {
-        let wire = Wire::from_parts(io, WireState { unread, tx: Bytes::new() });
-        Self {
-            wire,
-            codec: fresh_codec(Role::Server, max_message),
-            role: Role::Server,
-            phase: Phase::Open,
-            swollen: false,
-        }
+        Self::with_role(Role::Server, io, WireState { unread, tx: Bytes::new() }, max_message)
     }
 
     /// Goes on where [`Socket::into_parts`] stopped, in another process perhaps.
     pub fn from_parts(io: S, state: WireState, max_message: usize) -> Self {
-        let codec = fresh_codec(Role::Client, max_message);
-        Self { wire: Wire::from_parts(io, state), codec, role: Role::Client, phase: Phase::Open, swollen: false }
+        Self::with_role(Role::Client, io, state, max_message)
+    }
+
+    fn with_role(role: Role, io: S, state: WireState, max_message: usize) -> Self {
+        let codec = fresh_codec(role, max_message);
+        Self { wire: Wire::from_parts(io, state), codec, role, phase: Phase::Open, swollen: false }
     }
 
     /// Takes the socket apart at any moment: every message not yet yielded and every byte not yet written is in the
@@ -282,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Replaces swollen buffers of the codec. There is nothing in them: the wire says that all was delivered.
     fn slim(&mut self) {
-        if self.swollen && self.phase == Phase::Open {
+        if self.swollen && self.phase == Phase::Open && self.wire.unread_len() == 0 {
             let limit = self.codec.get_config().max_message_size;
             self.codec = fresh_codec(self.role, limit.unwrap_or(usize::MAX));
             self.swollen = false;

@@ -190,6 +190,14 @@ async fn a_receiver_that_takes_nothing_ends_the_tunnel_and_a_slow_one_does_not()
     writer.await.expect("it saw the end");
 }
 
+#[tokio::test]
+async fn a_tunnel_is_small() {
+    let ([client, _], [backend, _]) = (tcp_pair().await, tcp_pair().await);
+    let options = SpliceOptions { idle: None, write: WRITE, drain: std::future::pending() };
+    let size = size_of_val(&splice(client, Bytes::new(), backend, Bytes::new(), options));
+    assert!(size <= 1024, "a tunnel takes {size} bytes");
+}
+
 /// Drains when `cut` bytes of the backend's `stream` have passed; gives what the client got.
 async fn drained_at(stream: &[u8], cut: usize, room: usize) -> Vec<u8> {
     let Rig { mut client, mut backend, drain, tunnel } = in_memory(room, None);

@@ -1,0 +1,6 @@
+//! The sidecar from outside: over real sockets, against a scripted backend. One file a subject.
+
+#[path = "../support/site.rs"]
+mod site;
+
+mod transports;

@@ -1,0 +1,394 @@
+//! A sidecar under test with a scripted backend behind it, and a client that speaks the protocol to it. Must not touch:
+//! fixed ports, the inside of the sidecar.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderMap, Method, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use underpass::app::App;
+use underpass::config::{Address, Config};
+use underpass::lifecycle::Alive;
+use underpass::lifecycle::drain::Signal;
+use underpass::lifecycle::sockets::Sockets;
+
+/// Nothing here takes this long; a test that does has failed.
+pub(crate) const FOREVER: Duration = Duration::from_secs(20);
+
+/// Waits for something that must come.
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    timeout(FOREVER, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// An ordinary WebSocket server whose side of each conversation the test plays itself.
+pub(crate) struct Backend {
+    pub(crate) at: SocketAddr,
+    sockets: mpsc::Receiver<BackendSocket>,
+}
+
+/// One accepted WebSocket, and the handshake it came with.
+pub(crate) struct BackendSocket {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) ws: WebSocketStream<TcpStream>,
+}
+
+impl Backend {
+    /// Accepts every handshake with the first subprotocol offered, one after another as the test asks for them.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let at = listener.local_addr().expect("an address");
+        let (sender, sockets) = mpsc::channel(64);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    if let Some(socket) = handshake(socket).await {
+                        let _ = sender.send(socket).await;
+                    }
+                });
+            }
+        });
+        Self { at, sockets }
+    }
+
+    /// Echoes everything on every connection, by itself.
+    pub(crate) async fn echo() -> SocketAddr {
+        let mut backend = Self::start().await;
+        let at = backend.at;
+        tokio::spawn(async move {
+            while let Some(mut socket) = backend.sockets.recv().await {
+                tokio::spawn(async move {
+                    while let Some(Ok(message)) = socket.ws.next().await {
+                        if (message.is_text() || message.is_binary()) && socket.ws.send(message).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        at
+    }
+
+    /// The next WebSocket that is opened.
+    pub(crate) async fn accept(&mut self) -> BackendSocket {
+        soon("a connection to the backend", self.sockets.recv()).await.expect("the backend lives")
+    }
+
+    /// A WebSocket that was opened and not accepted yet.
+    pub(crate) fn try_accept(&mut self) -> Option<BackendSocket> {
+        self.sockets.try_recv().ok()
+    }
+}
+
+async fn handshake(socket: TcpStream) -> Option<BackendSocket> {
+    let (mut path, mut headers) = (String::new(), HeaderMap::new());
+    #[allow(clippy::result_large_err, reason = "tungstenite's signature")]
+    let callback = |request: &Request, mut response: Response| {
+        path = request.uri().to_string();
+        headers = request.headers().clone();
+        if let Some(offered) = request.headers().get("sec-websocket-protocol") {
+            let first = offered.to_str().unwrap_or_default().split(',').next().unwrap_or_default().trim().to_owned();
+            response.headers_mut().insert("sec-websocket-protocol", first.parse().expect("a header value"));
+        }
+        Ok(response)
+    };
+    let ws = tokio_tungstenite::accept_hdr_async(socket, callback).await.ok()?;
+    Some(BackendSocket { path, headers, ws })
+}
+
+impl BackendSocket {
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.ws.send(Message::text(text)).await.expect("the sidecar takes it");
+    }
+
+    pub(crate) async fn send_binary(&mut self, payload: &[u8]) {
+        self.ws.send(Message::binary(payload.to_vec())).await.expect("the sidecar takes it");
+    }
+
+    /// The next message or close; pings are skipped.
+    pub(crate) async fn next(&mut self) -> Message {
+        loop {
+            let message = soon("a message at the backend", self.ws.next()).await.expect("not ended").expect("no error");
+            if !message.is_ping() && !message.is_pong() {
+                return message;
+            }
+        }
+    }
+
+    pub(crate) async fn next_text(&mut self) -> String {
+        self.next().await.into_text().expect("a text").to_string()
+    }
+
+    /// The close frame that ends the conversation, as code and reason.
+    pub(crate) async fn closed(&mut self) -> (u16, String) {
+        match self.next().await {
+            Message::Close(Some(frame)) => (frame.code.into(), frame.reason.to_string()),
+            Message::Close(None) => (1005, String::new()),
+            other => panic!("not a close: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn close(&mut self, code: u16, reason: &str) {
+        let frame = CloseFrame { code: code.into(), reason: reason.to_owned().into() };
+        self.ws.close(Some(frame)).await.expect("the sidecar takes it");
+    }
+}
+
+/// A running sidecar.
+pub(crate) struct Site {
+    pub(crate) at: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
+    signals: mpsc::Sender<Signal>,
+    running: tokio::task::JoinHandle<Alive>,
+}
+
+impl Site {
+    /// In front of `backend`; `more` is TOML that comes behind `listen` and `upstream` (tables last).
+    pub(crate) fn start(backend: SocketAddr, more: &str) -> Self {
+        Self::from_toml(&format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{backend}\"\n{more}"))
+    }
+
+    pub(crate) fn from_toml(toml: &str) -> Self {
+        let config = Config::parse(toml, "test.toml").unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let app = App::start(config, Sockets::none()).expect("it starts");
+        let tcp = |address: &Address| match address {
+            Address::Tcp(at) => Some(*at),
+            _ => None,
+        };
+        let at = app.addresses.iter().find_map(tcp).expect("a TCP listener");
+        let admin = app.admin.as_ref().and_then(tcp);
+        let (signals, receiver) = mpsc::channel(4);
+        let running = tokio::spawn(async move { app.run(receiver, None).await });
+        Self { at, admin, signals, running }
+    }
+
+    /// Sends SIGTERM, so to speak.
+    pub(crate) async fn stop(&self) {
+        self.signals.send(Signal::Stop).await.expect("it runs");
+    }
+
+    /// What was still alive when the drain was over.
+    pub(crate) async fn ended(self) -> Alive {
+        soon("the end of the drain", self.running).await.expect("no panic")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.request(Method::GET, path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+        self.request(Method::POST, path, &[], body).await
+    }
+
+    /// One request on a connection of its own, answered whole.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        let response = self.begin(method, path, headers, body).await;
+        let (head, body) = response.into_parts();
+        let body = soon("the end of a body", body.collect()).await.expect("a whole body").to_bytes();
+        Reply { status: head.status, headers: head.headers, body }
+    }
+
+    /// One request whose answer streams.
+    pub(crate) async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Streaming {
+        let response = self.begin(Method::GET, path, headers, "").await;
+        let (head, body) = response.into_parts();
+        Streaming { status: head.status, headers: head.headers, body, buffer: BytesMut::new() }
+    }
+
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> hyper::Response<Incoming> {
+        let socket = TcpStream::connect(self.at).await.expect("it listens");
+        let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("HTTP");
+        tokio::spawn(conn);
+        let mut request = hyper::Request::builder().method(method).uri(path).header("host", self.at.to_string());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).expect("a request");
+        soon("an answer", sender.send_request(request)).await.expect("an answer")
+    }
+
+    /// Opens a session; the path under which it is reached, and what was answered.
+    pub(crate) async fn open(&self, target: &str) -> Opened {
+        let reply = self.post(&format!("/_underpass/open{target}"), "").await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+        let session = reply.json()["session"].clone();
+        Opened { url: session["url"].as_str().expect("a url").to_owned(), session }
+    }
+
+    /// A WebSocket to any path, with these headers.
+    pub(crate) async fn websocket(&self, path: &str, headers: &[(&str, &str)]) -> WebSocketStream<TcpStream> {
+        use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+        let mut request = format!("ws://{}{path}", self.at).into_client_request().expect("a request");
+        for (name, value) in headers {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            request.headers_mut().insert(name, value.parse().expect("a value"));
+        }
+        let socket = TcpStream::connect(self.at).await.expect("it listens");
+        soon("a WebSocket", tokio_tungstenite::client_async(request, socket)).await.expect("a WebSocket").0
+    }
+}
+
+/// An opened session.
+pub(crate) struct Opened {
+    pub(crate) url: String,
+    pub(crate) session: Value,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
+    }
+
+    /// The code of an error of ours; its status stands in the body as well.
+    pub(crate) fn error(&self) -> String {
+        let json = self.json();
+        assert_eq!(json["error"]["status"], self.status.as_u16(), "{json}");
+        assert!(json["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{json}");
+        json["error"]["code"].as_str().expect("a code").to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// An answer that streams.
+pub(crate) struct Streaming {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+/// One server-sent event, as the fields stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) event: String,
+    pub(crate) id: String,
+    pub(crate) data: String,
+}
+
+impl Event {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+impl Streaming {
+    /// More bytes; false at a clean end.
+    pub(crate) async fn more(&mut self) -> bool {
+        match soon("more of a stream", self.body.frame()).await {
+            Some(frame) => {
+                if let Ok(data) = frame.expect("no error").into_data() {
+                    self.buffer.extend_from_slice(&data);
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The next event that has data; `None` at the end.
+    pub(crate) async fn event(&mut self) -> Option<Event> {
+        loop {
+            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let block = self.buffer.split_to(end + 2);
+                let event = parse_event(std::str::from_utf8(&block).expect("UTF-8"));
+                if let Some(event) = event {
+                    return Some(event);
+                }
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
+    /// The next event that is no heartbeat.
+    pub(crate) async fn told(&mut self) -> Event {
+        loop {
+            let event = self.event().await.expect("the stream goes on");
+            if event.event != "heartbeat" {
+                return event;
+            }
+        }
+    }
+
+    /// The next frame of an octet stream, as kind and payload.
+    pub(crate) async fn frame(&mut self) -> Option<(u8, Bytes)> {
+        loop {
+            if self.buffer.len() >= 5 {
+                let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]);
+                let whole = 5 + length as usize;
+                if self.buffer.len() >= whole {
+                    let mut frame = self.buffer.split_to(whole).freeze();
+                    return Some((frame[0], frame.split_off(5)));
+                }
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+}
+
+fn parse_event(block: &str) -> Option<Event> {
+    let mut event = Event::default();
+    let mut data: Option<String> = None;
+    for line in block.lines() {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => event.event = value.to_owned(),
+            "id" => event.id = value.to_owned(),
+            "data" => match &mut data {
+                Some(data) => {
+                    data.push('\n');
+                    data.push_str(value);
+                }
+                None => data = Some(value.to_owned()),
+            },
+            _ => {}
+        }
+    }
+    event.data = data?;
+    Some(event)
+}
