@@ -1,16 +1,14 @@
 //! A running listener around a service of the test's choice, and raw bytes to throw at it. Must not touch: fixed ports.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,7 +19,9 @@ use underpass::config::{Address, Client};
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
+use underpass::listener::handler::{Answering, Handler};
 use underpass::listener::tls::TlsSource;
+use underpass::transport::Body;
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -44,6 +44,26 @@ pub(crate) fn client() -> Client {
     }
 }
 
+/// A test's handler, as the listener calls it.
+#[derive(Clone)]
+struct Answerer(Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>);
+
+impl Handler for Answerer {
+    fn handle(&self, request: Request<Incoming>) -> Answering {
+        (self.0)(request)
+    }
+
+    fn waits(&self, _request: &Request<Incoming>) -> bool {
+        false
+    }
+}
+
+async fn whole(response: Response<Full<Bytes>>) -> Response<Body> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("known bytes").to_bytes();
+    Response::from_parts(head, Body::full(body))
+}
+
 /// A listener under test.
 pub(crate) struct Edge {
     pub(crate) at: Address,
@@ -56,7 +76,7 @@ impl Edge {
     /// On TCP, port chosen by the system.
     pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
@@ -65,16 +85,16 @@ impl Edge {
     /// Anywhere.
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
         let at = bound.local_addr().unwrap();
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
-        let service = service_fn(move |request| {
+        let service = Answerer(Arc::new(move |request| {
             let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
-        });
+            Box::pin(async move { whole(response.await).await })
+        }));
         let client = Arc::new(client);
         let serving =
             tokio::spawn(listener::serve(bound, tls, service, client, Arc::clone(&permits), lifecycle.clone()));
