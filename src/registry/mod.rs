@@ -6,6 +6,7 @@ mod cell;
 mod directory;
 mod driver;
 mod nonces;
+mod reader;
 pub mod tally;
 mod token;
 
@@ -15,11 +16,12 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-pub use self::cell::{Cell, Reader, Standing};
+pub use self::cell::{Cell, Standing};
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
 use self::nonces::{NoPlace, Nonces, Purpose};
+pub use self::reader::Reader;
 use self::tally::{Ending, Tally};
 use self::token::Token;
 use crate::config;

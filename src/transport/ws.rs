@@ -12,8 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -61,18 +59,14 @@ impl Handshake {
         Ok(Self { accept: HeaderValue::from_str(&accept).map_err(|_| missing("Sec-WebSocket-Key"))? })
     }
 
-    /// Answers 101 and carries the session over the connection as soon as it is upgraded.
+    /// Answers 101; behind it the connection carries the session.
     #[must_use]
-    pub fn respond(self, upgrade: OnUpgrade, reader: Reader, prefix: &str) -> Response<Body> {
+    pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
         let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
-        tokio::spawn(async move {
-            // An upgrade that fails has lost its connection: dropping the reader detaches.
-            let Ok(upgraded) = upgrade.await else { return };
+        let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
-            let socket = Socket::server(TokioIo::new(upgraded), Bytes::new(), limit);
-            Carrier::new(socket, reader, facts).await;
-        });
-        let mut response = Response::new(Body::Empty);
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts)
+        }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
