@@ -10,7 +10,8 @@ async fn the_lines_of_the_demo_can_be_pasted() {
     if !present(&[Program::Curl]) {
         return;
     }
-    let mut demo = Running::start(Command::new(env!("CARGO_BIN_EXE_underpass")).args(["demo", "--listen", "127.0.0.1:0"]));
+    let mut demo =
+        Running::start(Command::new(env!("CARGO_BIN_EXE_underpass")).args(["demo", "--listen", "127.0.0.1:0"]));
     demo.until("To paste").await;
     let mut lines = Vec::new();
     loop {

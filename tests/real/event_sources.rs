@@ -101,12 +101,7 @@ async fn hear_all_through_cuts(script: &str) {
 }
 
 /// Three legs with a cut in each but the first.
-async fn hear_through_cuts(
-    cutter: &Cutter,
-    socket: &mut BackendSocket,
-    client: &mut Running,
-    heard: &mut Vec<Heard>,
-) {
+async fn hear_through_cuts(cutter: &Cutter, socket: &mut BackendSocket, client: &mut Running, heard: &mut Vec<Heard>) {
     say(socket, 0).await;
     hear_until(client, heard, LEG as usize).await;
     for (leg, bytes) in [(1, 0), (2, 333)] {
@@ -162,7 +157,15 @@ async fn next_event(client: &mut Running) -> Event {
 
 fn curl(url: &str, last: Option<&str>) -> Running {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--no-buffer", "--noproxy", "*", "--write-out", "status %{http_code}\\n"]);
+    command.args([
+        "--silent",
+        "--show-error",
+        "--no-buffer",
+        "--noproxy",
+        "*",
+        "--write-out",
+        "status %{http_code}\\n",
+    ]);
     if let Some(last) = last {
         command.args(["--header", &format!("Last-Event-ID: {last}")]);
     }

@@ -18,6 +18,9 @@ use crate::site::{Event, Site, Streaming, soon};
 /// After this many bytes the cursor is presented. Far below what the sidecar asks for: often is what is tried here.
 const ACK_BYTES: usize = 500;
 
+/// The code of a connection that was lost; every other close is clean.
+const LOST: u16 = 1006;
+
 /// How a session is carried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Transport {
@@ -212,7 +215,7 @@ fn of_frame(kind: u8, mut payload: Bytes) -> Option<Heard> {
         2 => Some(Heard::Binary(payload)),
         8 => {
             let code = payload.get_u16();
-            assert_eq!(payload.get_u8(), 1, "clean");
+            assert_eq!(payload.get_u8() == 1, code != LOST, "clean");
             Some(Heard::Close(code, String::from_utf8(payload.into()).expect("UTF-8")))
         }
         9..=11 => None,
@@ -237,8 +240,8 @@ fn of_answer(answer: &Value) -> impl Iterator<Item = Heard> {
 }
 
 fn of_close(close: &Value) -> Heard {
-    assert_eq!(close["clean"], true, "{close}");
     let code = close["code"].as_u64().and_then(|code| u16::try_from(code).ok()).expect("a code");
+    assert_eq!(close["clean"], code != LOST, "{close}");
     Heard::Close(code, close["reason"].as_str().expect("a reason").to_owned())
 }
 

@@ -53,9 +53,14 @@ pub(crate) fn present(programs: &[Program]) -> bool {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     let reason = format!("{test}: left out: needs {}; run tests/run", missing.join(", "));
-    assert!(env::var_os("UNDERPASS_FULL").is_none_or(|full| full != "1"), "{reason}");
+    assert!(!full(), "{reason}");
     say(&reason);
     false
+}
+
+/// Whether nothing may be left out.
+pub(crate) fn full() -> bool {
+    env::var_os("UNDERPASS_FULL").is_some_and(|full| full == "1")
 }
 
 /// A line to the reader of a test run, who does not see what passing tests print.
