@@ -7,14 +7,14 @@
 //! most of its life, so none of them leaves hyper waiting: this costs a few hundred bytes instead.
 
 use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
 use http::{Response, StatusCode, Version, response};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
@@ -47,7 +47,8 @@ pub(super) struct Carrying<IO> {
     /// `None` once it was given back.
     io: Option<Rewind<IO>>,
     source: Box<dyn Source + Send>,
-    head: Option<Box<response::Parts>>,
+    /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
+    head: Option<Box<[u8]>>,
     framing: Framing,
     /// What the socket has not taken yet.
     waiting: Bytes,
@@ -108,8 +109,8 @@ impl Held {
         let (head, body) = response.into_parts();
         let (source, framing): (Box<dyn Source + Send>, _) = match body {
             Body::Upgrade(upgrade) => {
-                let mut out = BytesMut::new();
-                write_head(&mut out, &head, Framing::None, None, true);
+                let mut out = BytesMut::from(&head_of(&head)[..]);
+                finish_head(&mut out, Framing::None, 0, true);
                 return match io.write_all(&out).await {
                     Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
                     Err(_) => Answered::Gone,
@@ -124,7 +125,7 @@ impl Held {
         };
         let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
         let keep_alive = self.keep_alive && framing != Framing::End && !closing;
-        let (head, waiting) = (Some(Box::new(head)), Bytes::new());
+        let (head, waiting) = (Some(head_of(&head)), Bytes::new());
         Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
     }
 
@@ -178,9 +179,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         if matches!(self.framing, Framing::Length | Framing::None) {
             return self.fill_whole(cx, out);
         }
-        if let Some(head) = self.head.take() {
-            write_head(out, &head, self.framing, None, self.keep_alive);
-        }
+        self.put_head(out, 0);
         let body = out.len();
         let room = if self.framing == Framing::Chunked { SIZE_LINE } else { 0 };
         out.resize(body + room, 0);
@@ -198,6 +197,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         Poll::Ready(Ok(if room > 0 { frame_chunk(out, body, self.last) } else { 0 }))
     }
 
+    fn put_head(&mut self, out: &mut BytesMut, length: usize) {
+        if let Some(head) = self.head.take() {
+            out.extend_from_slice(&head);
+            finish_head(out, self.framing, length, self.keep_alive);
+        }
+    }
+
     fn fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
         let mut body = BytesMut::new();
         loop {
@@ -207,9 +213,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
                 Chunk::Broken => return Poll::Ready(Err(Gone)),
             }
         }
-        if let Some(head) = self.head.take() {
-            write_head(out, &head, self.framing, Some(body.len()), self.keep_alive);
-        }
+        self.put_head(out, body.len());
         out.extend_from_slice(&body);
         self.last = true;
         Poll::Ready(Ok(0))
@@ -268,15 +272,15 @@ fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
     if size == 0 {
         out.truncate(body);
     } else {
-        let mut line = [0; SIZE_LINE];
-        let mut rest = &mut line[..];
-        // Eight digits hold any size up to 4 GiB, far above the largest message.
-        let _ = write!(rest, "{size:x}\r\n");
-        let used = SIZE_LINE - rest.len();
-        let gap = SIZE_LINE - used;
+        let digits = hex_digits(size);
+        let gap = SIZE_LINE - 2 - digits;
         // The line goes right before the data, and what stands before it is moved up: nothing, or a head.
         out.copy_within(..body, gap);
-        out[body + gap..body + SIZE_LINE].copy_from_slice(&line[..used]);
+        let line = &mut out[body + gap..body + SIZE_LINE];
+        for (place, digit) in line[..digits].iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[size >> (4 * (digits - 1 - place)) & 0xf];
+        }
+        line[digits..].copy_from_slice(b"\r\n");
         out.extend_from_slice(b"\r\n");
         start = gap;
     }
@@ -286,43 +290,50 @@ fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
     start
 }
 
-fn write_head(out: &mut BytesMut, head: &response::Parts, framing: Framing, length: Option<usize>, keep_alive: bool) {
-    let reason = head.status.canonical_reason().unwrap_or("");
-    let mut line = |text: std::fmt::Arguments<'_>| {
-        // Writing to memory cannot fail.
-        let _ = std::fmt::Write::write_fmt(out, text);
-    };
-    line(format_args!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()));
-    match framing {
-        Framing::None | Framing::End => {}
-        Framing::Length => line(format_args!("content-length: {}\r\n", length.unwrap_or_default())),
-        Framing::Chunked => line(format_args!("transfer-encoding: chunked\r\n")),
-    }
-    if !keep_alive && !head.headers.contains_key(CONNECTION) {
-        line(format_args!("connection: close\r\n"));
-    }
-    if !head.headers.contains_key(DATE) {
-        line(format_args!("date: {}\r\n", httpdate::HttpDate::from(SystemTime::now())));
-    }
+/// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
+fn hex_digits(size: usize) -> usize {
+    (size.max(1).ilog2() / 4 + 1) as usize
+}
+
+/// Status line and fields of a head, all but what [`finish_head`] adds.
+fn head_of(head: &response::Parts) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
     for (name, value) in &head.headers {
-        if framing_is_ours(name, framing) {
-            continue;
+        if !is_settled_later(name, head.status) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
         }
-        put_field(out, name.as_str(), value);
     }
-    out.extend_from_slice(b"\r\n");
+    out.into_boxed_slice()
 }
 
-/// Of a relayed head these describe the other side's framing.
-fn framing_is_ours(name: &http::HeaderName, framing: Framing) -> bool {
-    *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && framing != Framing::None)
+/// Adds what depends on the body, on the connection and on the time, and the end of the head.
+fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
+    // Writing to memory cannot fail.
+    let _ = match framing {
+        Framing::None | Framing::End => Ok(()),
+        Framing::Length => write!(out, "content-length: {length}\r\n"),
+        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
+    };
+    if !keep_alive {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    let _ = write!(out, "date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now()));
 }
 
-fn put_field(out: &mut BytesMut, name: &str, value: &HeaderValue) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
+/// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
+fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
+    match *name {
+        TRANSFER_ENCODING | DATE | CONTENT_LENGTH => true,
+        CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
+        _ => false,
+    }
 }
 
 /// Known bytes.

@@ -10,12 +10,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Registry;
 use super::cell::Cell;
 use super::tally::Ending;
 use crate::config;
-use crate::lifecycle::Guard;
+use crate::lifecycle::{Guard, What};
 use crate::session::Close;
 use crate::upstream::socket::{Socket, SocketEvent};
 
@@ -24,9 +26,13 @@ const TURN: usize = 64;
 /// A session without any deadline looks again after this long; it has one as long as it lives, so this is arbitrary.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Drives one session; resolves to its close when the session may be forgotten.
+/// Drives one session until it may be forgotten, and then forgets it. Written out and not `async`, which would keep room
+/// for it twice.
 pub(super) struct Driver<S> {
     cell: Arc<Cell>,
+    registry: Arc<Registry>,
+    /// The session's place among those that may live at once.
+    _seat: OwnedSemaphorePermit,
     socket: Option<Socket<S>>,
     paused: bool,
     /// The socket has a message of ours that it has not written yet.
@@ -48,10 +54,19 @@ struct Pulse {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(cell: Arc<Cell>, socket: Socket<S>, backend: &config::Backend, guard: Guard) -> Self {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        cell: Arc<Cell>,
+        socket: Socket<S>,
+        backend: &config::Backend,
+        seat: OwnedSemaphorePermit,
+    ) -> Self {
         let now = Instant::now();
+        let guard = registry.lifecycle.guard(What::Session);
         Self {
             cell,
+            registry,
+            _seat: seat,
             socket: Some(socket),
             paused: false,
             sending: false,
@@ -218,13 +233,14 @@ impl Pulse {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
-    type Output = Close;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Close> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
             if let Some(close) = this.obey(cx) {
-                return Poll::Ready(close);
+                this.registry.forget(&this.cell, close);
+                return Poll::Ready(());
             }
             let moved = this.exchange(cx);
             if !(moved | this.tick(cx)) {
