@@ -24,7 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::exchanges::{Counting, Exchanges};
 use super::guard::{Guarded, Hold, Traffic};
-use super::handler::{Answering, Handler};
+use super::handler::{Answering, Handler, Wait};
 use super::held::{Answered, Carrying, Held};
 use super::peer::{ConnInfo, PeerAddr};
 use super::rewind::Rewind;
@@ -120,7 +120,7 @@ where
         Some(taken) => taken,
         None => return Ok(()),
     };
-    match held.answer(io).await {
+    match held.answer(&door.handler, io).await {
         Answered::Gone => {}
         Answered::Upgraded(carry) => drop(tokio::spawn(carry)),
         Answered::Carrying(carrying) => drop(tokio::spawn(Carry { door, carrying })),
@@ -231,15 +231,14 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
         request.extensions_mut().insert(self.door.info.clone());
         let alone = request.body().is_end_stream();
         let (version, keep_alive) = (request.version(), keeps_alive(&request));
-        let waits = self.slot.is_some() && alone && self.door.handler.waits(&request);
-        let answering = self.door.handler.handle(request);
+        let wait = if alone { self.door.handler.wait(&request) } else { Wait::No };
         match &self.slot {
-            Some(slot) if waits => {
-                let held = Held { answering, version, keep_alive };
+            Some(slot) if wait != Wait::No => {
+                let held = Held { request, dials: wait == Wait::ToDial, version, keep_alive };
                 slot.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
                 Box::pin(std::future::pending())
             }
-            _ => Box::pin(through_hyper(answering)),
+            _ => Box::pin(through_hyper(self.door.handler.handle(request))),
         }
     }
 }

@@ -9,16 +9,19 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
-use http::{Response, StatusCode, Version, response};
+use http::{Request, Response, StatusCode, Version, response};
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::handler::Answering;
+use super::handler::Handler;
 use super::rewind::Rewind;
 use crate::transport::Body;
 use crate::transport::body::Relay;
@@ -26,6 +29,11 @@ use crate::transport::source::{Chunk, Source};
 
 /// Room for the size line of a chunk: eight digits and its end.
 const SIZE_LINE: usize = 10;
+/// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
+/// `backend.dials`, so that one slow backend does not take all.
+static DIALLING: Semaphore = Semaphore::const_new(128);
+/// How long an exchange waits for its turn to dial; then it goes ahead, and the backend's own bound decides.
+const TURN_WAIT: Duration = Duration::from_secs(1);
 /// A scratch buffer that grew beyond this is let go.
 const SCRATCH: usize = 64 * 1024;
 
@@ -36,7 +44,9 @@ thread_local! {
 
 /// A request that was taken out of hyper.
 pub(super) struct Held {
-    pub(super) answering: Answering,
+    pub(super) request: Request<Incoming>,
+    /// It waits for a backend to be dialled.
+    pub(super) dials: bool,
     pub(super) version: Version,
     /// The client allows another request behind this one.
     pub(super) keep_alive: bool,
@@ -80,12 +90,18 @@ pub(super) enum Answered<IO> {
 
 impl Held {
     /// Waits for the answer, as long as the client is there.
-    pub(super) async fn answer<IO>(mut self, mut io: Rewind<IO>) -> Answered<IO>
+    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Answered<IO>
     where
+        H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let Self { request, dials, version, keep_alive } = self;
+        let mut answering = pin!(async {
+            let _turn = if dials { timeout(TURN_WAIT, DIALLING.acquire()).await.ok() } else { None };
+            handler.handle(request).await
+        });
         let answer = poll_fn(|cx| {
-            if let Poll::Ready(response) = self.answering.as_mut().poll(cx) {
+            if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
             while let Poll::Ready(more) = io.poll_ahead(cx) {
@@ -97,41 +113,38 @@ impl Held {
         })
         .await;
         match answer {
-            Some(response) => self.begin(io, response).await,
+            Some(response) => begin(io, response, version, keep_alive).await,
             None => Answered::Gone,
         }
     }
+}
 
-    async fn begin<IO>(self, mut io: Rewind<IO>, response: Response<Body>) -> Answered<IO>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (head, body) = response.into_parts();
-        let (source, framing): (Box<dyn Source + Send>, _) = match body {
-            Body::Upgrade(upgrade) => {
-                let mut out = BytesMut::from(&head_of(&head)[..]);
-                finish_head(&mut out, Framing::None, 0, true);
-                return match io.write_all(&out).await {
-                    Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
-                    Err(_) => Answered::Gone,
-                };
-            }
-            Body::Batch(source) => (source, Framing::Length),
-            Body::Stream(source) => (source, self.streaming()),
-            Body::Proxied(body) => (Box::new(Relay(body)), self.streaming()),
-            Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
-            Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
-            Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
-        };
-        let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
-        let keep_alive = self.keep_alive && framing != Framing::End && !closing;
-        let (head, waiting) = (Some(head_of(&head)), Bytes::new());
-        Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
-    }
-
-    fn streaming(&self) -> Framing {
-        if self.version == Version::HTTP_11 { Framing::Chunked } else { Framing::End }
-    }
+async fn begin<IO>(mut io: Rewind<IO>, response: Response<Body>, version: Version, keep_alive: bool) -> Answered<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
+    let (head, body) = response.into_parts();
+    let (source, framing): (Box<dyn Source + Send>, _) = match body {
+        Body::Upgrade(upgrade) => {
+            let mut out = BytesMut::from(&head_of(&head)[..]);
+            finish_head(&mut out, Framing::None, 0, true);
+            return match io.write_all(&out).await {
+                Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
+                Err(_) => Answered::Gone,
+            };
+        }
+        Body::Batch(source) => (source, Framing::Length),
+        Body::Stream(source) => (source, streaming),
+        Body::Proxied(body) => (Box::new(Relay(body)), streaming),
+        Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
+        Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
+        Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
+    };
+    let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
+    let keep_alive = keep_alive && framing != Framing::End && !closing;
+    let (head, waiting) = (Some(head_of(&head)), Bytes::new());
+    Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
