@@ -10,6 +10,7 @@ mod error;
 mod origin;
 mod route;
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -186,7 +187,7 @@ impl Gateway {
             Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
             Endpoint::Info => Ok(call.info()),
-            Endpoint::Unknown => return Err(Refusal::not_found(request.uri().path())),
+            Endpoint::Unknown => return Err(Refusal::not_found(&without_token(request.uri().path(), live))),
         };
         match answered {
             Ok(response) => Ok(response),
@@ -210,6 +211,13 @@ impl Gateway {
     fn tunnel_key(&self) -> u64 {
         self.tunnels.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// A path of ours that leads nowhere, fit for a log line: what may be a token is left out.
+fn without_token<'a>(path: &'a str, live: &Live) -> Cow<'a, str> {
+    let prefix = &live.config.prefix;
+    let secret = path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with("/s/"));
+    if secret { format!("{prefix}/s/…").into() } else { path.into() }
 }
 
 /// What every answer of ours carries: nobody may keep, change, guess at or leak it.

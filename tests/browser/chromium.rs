@@ -18,8 +18,6 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 /// Nothing here takes this long, on a slow machine either.
 const FOREVER: Duration = Duration::from_secs(60);
 
-const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
-
 /// It must run where there is no display and no sandbox, and speak to nobody but the page's server.
 const FLAGS: [&str; 11] = [
     "--headless=new",
@@ -52,20 +50,18 @@ pub(crate) struct Page {
 }
 
 impl Chromium {
-    /// A browser with an empty page; `None` where none is installed, unless the full run is asked for.
-    pub(crate) async fn start() -> Option<Self> {
+    /// A browser with an empty page.
+    pub(crate) async fn start() -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let profile = std::env::temp_dir().join(format!("underpass-chromium-{}-{number}", std::process::id()));
-        let Some(mut child) = NAMES.into_iter().find_map(|name| spawn(name, &profile)) else {
-            let why = "no Chromium is installed (apt-get install chromium)";
-            assert!(std::env::var_os("UNDERPASS_FULL").is_none_or(|full| full != "1"), "{why}");
-            println!("left out: {why}");
-            return None;
-        };
+        let mut command = Command::new("chromium");
+        command.arg(format!("--user-data-dir={}", profile.display())).args(FLAGS);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("Chromium is there");
         let endpoint = timeout(FOREVER, endpoint(&mut child)).await.expect("DevTools in time");
         let page = Page::attach(&endpoint).await;
-        Some(Self { child, profile, page })
+        Self { child, profile, page }
     }
 
     /// Ends it and removes its profile.
@@ -74,12 +70,6 @@ impl Chromium {
         let _ = timeout(patience, self.child.wait()).await;
         let _ = std::fs::remove_dir_all(&self.profile);
     }
-}
-
-fn spawn(name: &str, profile: &PathBuf) -> Option<Child> {
-    let mut command = Command::new(name);
-    command.arg(format!("--user-data-dir={}", profile.display())).args(FLAGS);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().ok()
 }
 
 /// Where its DevTools listen: it says so itself. What it says afterwards is thrown away.
