@@ -105,7 +105,11 @@ impl Held {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
+        let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if head.status == StatusCode::NO_CONTENT {
+            head.headers.remove(CONTENT_LENGTH);
+        }
         let (source, framing): (Box<dyn Source + Send>, _) = match body {
             Body::Upgrade(upgrade) => {
                 let mut out = BytesMut::new();
@@ -115,11 +119,12 @@ impl Held {
                     Err(_) => Answered::Gone,
                 };
             }
+            // Not even the end of an empty body: it would be taken for the next answer.
+            Body::Empty | Body::Proxied(_) if bodiless => (Box::new(Once(Bytes::new())), Framing::None),
             Body::Batch(source) => (source, Framing::Length),
             Body::Stream(source) => (source, self.streaming()),
             Body::Proxied(body) => (Box::new(Relay(body)), self.streaming()),
             Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
-            Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
             Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
         };
         let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
