@@ -227,9 +227,14 @@ impl Cell {
 
     // === for the driver ===
 
-    /// A message came; returns whether the backend is to be left unread now.
-    pub(super) fn upstream_message(&self, message: Message) -> bool {
-        self.step(|state, now| state.session.upstream_message(now, message)).1
+    /// Messages came; returns whether the backend is to be left unread now.
+    pub(super) fn upstream_messages(&self, messages: Vec<Message>) -> bool {
+        let push = |state: &mut State, now| {
+            for message in messages {
+                state.session.upstream_message(now, message);
+            }
+        };
+        self.step(push).1
     }
 
     pub(super) fn upstream_took(&self) {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::cell::{Cell, register};
 use super::tally::Transport;
-use crate::session::{Attachment, Pulled};
+use crate::session::{Attachment, Message, Pulled};
 
 /// The right to read a session's down channel; dropping it detaches.
 pub struct Reader {
@@ -45,10 +45,11 @@ impl Reader {
         self.resumed
     }
 
-    /// What comes next: payloads up to `budget` bytes together, but at least one message. Pending registers the waker.
-    pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize) -> Poll<Pulled> {
+    /// What comes next. Messages are handed to `each` with their numbers: payloads up to `budget` bytes together, but at
+    /// least one message. `each` runs under the session's mutex. Pending registers the waker.
+    pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
         let pulled = self.cell.act(|state, now| {
-            let pulled = state.session.pull(now, self.attachment, budget);
+            let pulled = state.session.pull(now, self.attachment, budget, each);
             if pulled == Pulled::Wait {
                 register(&mut state.reader, cx);
             }
@@ -64,9 +65,8 @@ impl Reader {
     }
 
     fn count(&self, pulled: &Pulled) {
-        let Pulled::Batch { messages, arrived, .. } = pulled else { return };
-        let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-        self.cell.tally.down(self.transport, messages.len() as u64, bytes as u64);
+        let Pulled::Batch { count, bytes, arrived, .. } = pulled else { return };
+        self.cell.tally.down(self.transport, *count, *bytes as u64);
         if let Some(arrived) = arrived {
             let delay = self.cell.moment(Instant::now()).since(*arrived);
             self.cell.tally.delivered(self.transport, delay);

@@ -107,6 +107,14 @@ impl House {
         self.nothing_more();
     }
 
+    /// As [`House::lives_on`], where messages wait that nobody has taken: one goes up.
+    pub(crate) async fn no_harm(&mut self) {
+        let answer = raw::ask(self.site.at, "POST", &self.url("send?as=text"), &[], b"up").await;
+        assert_eq!(answer.status, 200, "{}", answer.json());
+        assert_eq!(self.socket.next_text().await, "up");
+        self.nothing_more();
+    }
+
     /// Nothing else was dialled, nothing has panicked.
     #[track_caller]
     pub(crate) fn nothing_more(&mut self) {

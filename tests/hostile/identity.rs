@@ -66,7 +66,7 @@ async fn path_and_query_arrive_as_they_were_written() {
         "/?",
         "/?a?b#",
         "/a'(b)*!$,@:~_-|",
-        "/?q=\"<>`{}^",
+        "/?q=`{}^|",
         "/%C3%A9/%ff",
         "/?lastEventId=17",
         "/?lastEventId=item-7.3",
@@ -86,13 +86,15 @@ async fn what_is_ours_in_the_query_stays_here() {
     let stage = Stage::new("").await;
     for (query, theirs) in [
         ("?a=1&underpass.protocols=p&b=%20", "?a=1&b=%20"),
-        ("?underpass.nonce=abcdefghijklmnop", ""),
+        ("?underpass.nonce=", ""),
         ("?underpass.x=1&underpass.=2", ""),
         ("?%75nderpass.x=1&c", "?c"),
         ("?underpass%2ex=secret&c", "?c"),
         ("?underpass.x=1&&c", "?&c"),
     ] {
         for way in [Way::Open, Way::Sse] {
+            // The same nonce would open nothing the second time.
+            let query = query.replace("nonce=", &format!("nonce=a-nonce-for-{way:?}-it-is"));
             let seen = stage.seen(way, &format!("/t{query}"), &[]).await;
             assert_eq!(seen.target(), format!("/t{theirs}"), "{way:?} {query}");
         }

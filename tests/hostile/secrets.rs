@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::house::watch_panics;
 use crate::raw::{self, handshake};
+use crate::recorder::{Recorder, Reply};
 use crate::site::{Backend, Site};
 
 type Log = Arc<Mutex<Vec<u8>>>;
@@ -89,7 +90,6 @@ async fn speak(site: &Site, token: &str) {
         ("GET", format!("/_underpass/sse/chat?underpass.after={token}.x"), ""),
         ("GET", format!("/_underpass/S/{token}/poll"), ""),
         ("GET", format!("/_underpass/{token}"), ""),
-        ("GET", format!("/_underpass/sse/{token}"), ""),
     ] {
         raw::ask(site.at, method, &path, FIELDS, body.as_bytes()).await;
         let foreign: Vec<_> = FIELDS.iter().copied().chain([("Origin", "https://evil.example")]).collect();
@@ -110,11 +110,20 @@ async fn secrets_are_in_no_log_and_no_metric() {
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let config = "admin = \"127.0.0.1:0\"\n[log]\nlevel = \"trace\"\n";
     let (up, dead) = (Site::start(at, config), Site::start(down, config));
+    // One that tells all it was asked, as debug pages do.
+    let talker = Recorder::start(|seen| {
+        let told = format!("{seen:?}");
+        Reply::now(format!("HTTP/1.1 500 Oh\r\nContent-Length: {}\r\n\r\n{told}", told.len()))
+    })
+    .await;
+    let talking = Site::start(talker.at, config);
     let opened = up.open("/chat").await;
     let text = |key: &str| opened.session[key].as_str().expect("a text").to_owned();
     let (token, id) = (text("token"), text("id"));
     speak(&up, &token).await;
     speak(&dead, &token).await;
+    speak(&talking, &token).await;
+    assert!(format!("{:?}", talker.record()).contains("planted-cookie"), "nothing was planted");
     let closed = up.post(&format!("{}/close", opened.url), "").await;
     assert_eq!(closed.status, 200);
 
@@ -127,7 +136,7 @@ async fn secrets_are_in_no_log_and_no_metric() {
     let secret = token.split(&id).nth(1).expect("the id is the beginning of the token").to_owned();
     assert!(secret.len() >= 22, "{token} {id}");
     let mut metrics = String::new();
-    for site in [&up, &dead] {
+    for site in [&up, &dead, &talking] {
         let answer = raw::ask(site.admin.expect("an admin"), "GET", "/metrics", &[("Connection", "close")], b"").await;
         metrics.push_str(&String::from_utf8_lossy(&answer.body));
     }

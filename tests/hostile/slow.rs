@@ -84,6 +84,25 @@ async fn a_client_that_never_reads_is_let_go_and_its_session_lives() {
 }
 
 #[tokio::test]
+async fn a_websocket_client_that_never_reads_is_let_go_and_its_session_lives() {
+    let mut house = House::open("[client]\nwrite = \"400ms\"\n[session]\nbuffer = \"32MiB\"\n").await;
+    let client = house.site.websocket(&house.url("ws"), &[("sec-websocket-protocol", "underpass.v1")]).await;
+    let text = "x".repeat(500_000);
+    for _ in 0..30 {
+        house.socket.send(&text).await;
+    }
+    soon("the end of the attachment", async {
+        while !house.standing().await["attached"].is_null() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(raw::ask(house.site.at, "POST", &house.url("ack?after=1"), &[], b"").await.status, 200);
+    house.no_harm().await;
+    drop(client);
+}
+
+#[tokio::test]
 async fn a_tunnel_whose_client_never_reads_is_let_go() {
     let mut house = House::open("[client]\nwrite = \"400ms\"\n").await;
     let _client = house.site.websocket("/tunnel", &[]).await;

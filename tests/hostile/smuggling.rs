@@ -37,7 +37,7 @@ const CORPUS: &[Case] = &[
     Case("equal lengths", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi", ONE),
     Case(
         "a request in a body",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 23\r\n\r\nGET /hid HTTP/1.1\r\nA:b\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 24\r\n\r\nGET /hid HTTP/1.1\r\nA:b\r\n",
         &["POST / [GET /hid HTTP/1.1\r\nA:b\r\n]"],
     ),
     Case("length of a GET", "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi", &["GET / [hi]"]),

@@ -93,9 +93,18 @@ async fn a_version_that_the_backend_refuses_opens_no_tunnel() {
 /// Bytes are held back until the 101 has been verified, and then are the backend's.
 #[tokio::test]
 async fn a_late_101_gets_nothing_before_it() {
-    let late = |seen: &Seen| Reply(switch(seen), Duration::from_millis(300));
-    let (statuses, backend, text) = throw(late, &[]).await;
-    assert_eq!(statuses, [101], "{text}");
+    watch_panics();
+    let backend = Recorder::start(|seen| Reply(switch(seen), Duration::from_millis(300))).await;
+    let site = Site::start(backend.at, "");
+    let mut wire = Wire::open(site.at).await;
+    wire.write(&[request("GET", "/chat", &handshake(&[]), b""), HIDDEN.into()].concat()).await;
+    assert_eq!(wire.answer(false).await.expect("an answer").status, 101);
+    soon("what stood behind the handshake", async {
+        while backend.record().tail.len() < HIDDEN.len() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let record = backend.record();
     assert!(record.faults.is_empty(), "{:?}", record.faults);
     assert_eq!(String::from_utf8_lossy(&record.tail), HIDDEN);
@@ -149,6 +158,7 @@ async fn a_handshake_with_a_body_attaches_nothing() {
     wire.write(&request("GET", &format!("{}/ws", opened.url), &headers, b"hi")).await;
     let answer = soon("an answer", wire.answer(false)).await.expect("an answer");
     assert_eq!((answer.status, answer.refused().as_str()), (400, "bad_request"));
+    assert!(answer.message().contains("no body"), "{}", answer.message());
     let standing = site.post(&format!("{}/ack?after=0", opened.url), "").await.json();
     assert_eq!(standing["attached"], "sse", "it superseded the stream");
     drop(stream);

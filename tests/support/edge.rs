@@ -17,7 +17,7 @@ use underpass::config::{Address, Client};
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
-use underpass::listener::handler::{Answering, Handler};
+use underpass::listener::handler::{Answering, Handler, Wait};
 use underpass::listener::tls::TlsSource;
 use underpass::transport::Body;
 
@@ -51,8 +51,8 @@ impl Handler for Answerer {
         (self.0)(request)
     }
 
-    fn waits(&self, request: &Request<Incoming>) -> bool {
-        request.headers().contains_key("upgrade")
+    fn wait(&self, request: &Request<Incoming>) -> Wait {
+        if request.headers().contains_key("upgrade") { Wait::ToDial } else { Wait::No }
     }
 }
 
