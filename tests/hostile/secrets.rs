@@ -166,7 +166,7 @@ async fn errors_tell_nothing_of_others() {
         for verb in ["poll", "sse", "send", "close", "x"] {
             for method in ["GET", "POST"] {
                 let answer = raw::ask(site.at, method, &format!("/_underpass/s/{token}/{verb}"), &[], b"").await;
-                let text = String::from_utf8_lossy(&answer.body).replace(token.as_str(), "");
+                let text = String::from_utf8_lossy(&answer.body).replace(&token[..8], "");
                 assert!(PLANTED.iter().chain(&[token.as_str()]).all(|secret| !text.contains(secret)), "{text}");
                 bodies.push((answer.status, text));
             }
