@@ -140,7 +140,7 @@ const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
 #[tokio::test]
 async fn the_backend_gets_one_sound_request_or_none() {
     let runs: Vec<_> =
-        CORPUS.iter().map(|Case(name, raw, asked)| tokio::spawn(run(*name, (*raw).to_owned(), *asked))).collect();
+        CORPUS.iter().map(|Case(name, raw, asked)| tokio::spawn(run(name, (*raw).to_owned(), asked))).collect();
     let mut wrong = Vec::new();
     for run in runs {
         wrong.extend(run.await.expect("no panic"));
@@ -155,7 +155,7 @@ async fn a_broken_body_is_never_made_whole() {
     let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let long = "x".repeat(100_000);
     let runs = BROKEN.iter().map(|Case(name, body, asked)| {
-        tokio::spawn(run(*name, format!("{head}{}", body.replace("EXTENSION", &long)), *asked))
+        tokio::spawn(run(name, format!("{head}{}", body.replace("EXTENSION", &long)), asked))
     });
     let mut wrong = Vec::new();
     for run in runs.collect::<Vec<_>>() {

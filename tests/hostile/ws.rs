@@ -146,7 +146,8 @@ async fn handshakes_that_lack_something_attach_nothing() {
     let mut house = House::open("").await;
     let path = house.url("ws");
     let other = ("Sec-WebSocket-Protocol", "underpass.v2, chat");
-    let cases: &[(&[(&str, &str)], u16, &str, &str)] = &[
+    type Case<'a> = (&'a [(&'a str, &'a str)], u16, &'a str, &'a str);
+    let cases: &[Case<'_>] = &[
         (&[], 400, "bad_request", "underpass.v1"),
         (&[other], 400, "bad_request", "underpass.v1"),
         (&[("Sec-WebSocket-Protocol", "underpass.v1x")], 400, "bad_request", "underpass.v1"),
