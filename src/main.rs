@@ -164,8 +164,9 @@ async fn serve(app: App, source: Option<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs on a runtime of this thread alone, which is the first worker; the application starts the others.
 fn on_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("the runtime: {error}"))?;
     let done = runtime.block_on(work);
     runtime.shutdown_background();

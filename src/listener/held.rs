@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode, Version, response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -95,7 +95,10 @@ impl Held {
         H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { request, dials, version, keep_alive } = self;
+        let Self { mut request, dials, version, keep_alive } = self;
+        if dials {
+            compact(&mut request);
+        }
         let mut answering = pin!(async {
             let _turn = if dials { timeout(TURN_WAIT, DIALLING.acquire()).await.ok() } else { None };
             handler.handle(request).await
@@ -303,6 +306,19 @@ fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
         out.extend_from_slice(b"0\r\n\r\n");
     }
     start
+}
+
+/// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
+fn compact(request: &mut Request<Incoming>) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
 }
 
 /// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
