@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::error::{Refusal, refuse};
 use super::route::{self, Ours, Verb};
@@ -204,6 +204,9 @@ impl Call<'_> {
     ) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
+        }
+        if !request.body().is_end_stream() {
+            return Err(Fault::BadRequest("a WebSocket handshake has no body".into()));
         }
         let handshake = ws::Handshake::check(request.headers())?;
         let reader = self.attach(cell, Transport::Ws, query.number("after")?, query)?;

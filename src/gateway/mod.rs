@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
@@ -122,7 +122,12 @@ impl Gateway {
                 "the path leads to `{}` only when decoded or normalised: write it plainly",
                 live.config.prefix
             ))),
-            Place::Beside if wants_upgrade(request.headers(), request.version()) => {
+            // Only a GET without a body is a handshake (RFC 6455 section 4.1); other methods are requests like any other,
+            // which no backend must get to see as a GET.
+            Place::Beside if request.method() == Method::GET && wants_upgrade(request.headers(), request.version()) => {
+                if !request.body().is_end_stream() {
+                    return Err(Refusal::bad_request("a WebSocket handshake has no body"));
+                }
                 beside::tunnel(self, live, &peer, request).await
             }
             Place::Beside if request.method() == Method::GET && lost_upgrade(request.headers(), request.version()) => {
@@ -143,7 +148,10 @@ impl Gateway {
         let origins = &live.config.origins;
         let verdict = origin::judge(origins, request.headers(), &peer.host);
         let mut response = match &verdict {
-            Verdict::Refused(why) => self.refusal(Refusal::origin_refused(why.clone())),
+            Verdict::Refused(why) => {
+                let query = Query::parse(request.uri().query());
+                self.refusal(Refusal::origin_refused(why.clone()).echo(query.nonce().ok().flatten()))
+            }
             _ if request.method() == Method::OPTIONS => preflight(request.headers()),
             _ => self.dispatch(live, peer, request, endpoint).await,
         };
@@ -199,9 +207,9 @@ impl Gateway {
     fn refusal(&self, refusal: Refusal) -> Response<Body> {
         self.tally.refused(refusal.code);
         if refusal.status.is_server_error() {
-            tracing::warn!(code = refusal.code, what = refusal.json(), "request refused");
+            tracing::warn!(code = refusal.code, what = refusal.message(), "request refused");
         } else {
-            tracing::debug!(code = refusal.code, what = refusal.json(), "request refused");
+            tracing::debug!(code = refusal.code, what = refusal.message(), "request refused");
         }
         let mut response = refusal.respond();
         protect(&mut response);

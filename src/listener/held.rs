@@ -128,6 +128,7 @@ where
 {
     let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
     let (head, body) = response.into_parts();
+    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let (source, framing): (Box<dyn Source + Send>, _) = match body {
         Body::Upgrade(upgrade) => {
             let mut out = BytesMut::from(&head_of(&head)[..]);
@@ -137,11 +138,12 @@ where
                 Err(_) => Answered::Gone,
             };
         }
+        // Not even the end of an empty body: it would be taken for the beginning of the next answer.
+        Body::Empty | Body::Proxied(_) if bodiless => (Box::new(Once(Bytes::new())), Framing::None),
         Body::Batch(source) => (source, Framing::Length),
         Body::Stream(source) => (source, streaming),
         Body::Proxied(body) => (Box::new(Relay(body)), streaming),
         Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
-        Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
         Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
     };
     let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
