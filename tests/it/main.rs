@@ -1,6 +1,14 @@
 //! The sidecar from outside: over real sockets, against a scripted backend. One file a subject.
 
+#[allow(dead_code, reason = "shared with the simulation")]
+#[path = "../simulation/chance.rs"]
+mod chance;
+#[path = "../support/cutter.rs"]
+mod cutter;
 #[path = "../support/site.rs"]
 mod site;
+#[path = "../support/talk.rs"]
+mod talk;
 
+mod exactly_once;
 mod transports;

@@ -370,7 +370,8 @@ impl Streaming {
     }
 }
 
-fn parse_event(block: &str) -> Option<Event> {
+/// One block of an event stream; `None` when it has no data.
+pub(crate) fn parse_event(block: &str) -> Option<Event> {
     let mut event = Event::default();
     let mut data: Option<String> = None;
     for line in block.lines() {
