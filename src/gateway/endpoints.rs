@@ -47,7 +47,10 @@ impl Call<'_> {
         let (query, ours) = route::split_query(head.uri.query());
         let body = self.small_body(body).await?;
         let mut asked = OpenRequest::decode(&body)?;
-        asked.nonce = ours.nonce.or(asked.nonce);
+        if let Some(nonce) = ours.nonce {
+            check_nonce(&nonce)?;
+            asked.nonce = Some(nonce);
+        }
         let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
         let facts = serde_json::json!({ "session": facts::of_session(&cell, &self.live.config.prefix) });
         Ok(answer(StatusCode::OK, JSON, facts.to_string()))

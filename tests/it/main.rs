@@ -5,10 +5,14 @@
 mod chance;
 #[path = "../support/cutter.rs"]
 mod cutter;
+#[path = "../support/plain.rs"]
+mod plain;
 #[path = "../support/site.rs"]
 mod site;
 #[path = "../support/talk.rs"]
 mod talk;
 
 mod exactly_once;
+mod refusals;
+mod sessions;
 mod transports;
