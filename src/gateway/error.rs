@@ -58,6 +58,12 @@ impl Refusal {
         Self::new("not_found", StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
     }
 
+    /// Names no path: under the prefix it may hold a token, and this is logged.
+    pub(super) fn no_endpoint() -> Self {
+        let message = "there is no such path under this prefix: `info` there tells what this server can do";
+        Self::new("not_found", StatusCode::NOT_FOUND, message)
+    }
+
     pub(super) fn method_not_allowed(allowed: &'static str) -> Self {
         let message = format!("this path takes {allowed} only");
         Self::new("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, message)

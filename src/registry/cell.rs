@@ -51,6 +51,15 @@ struct State {
     armed: Moment,
 }
 
+impl State {
+    /// Notes why the session ends, unless it ends already: a backend that answers our close has not closed itself.
+    fn note_ending(&mut self, ending: Ending) {
+        if self.session.closed_for_sending().is_none() {
+            self.ending = Some(ending);
+        }
+    }
+}
+
 /// What the driver is to do.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
@@ -145,7 +154,7 @@ impl Cell {
         attach: Attach,
         cause: Option<&str>,
     ) -> Result<Reader, AttachError> {
-        let resumed = attach.after.is_some_and(|after| after > 0);
+        let presented = attach.after.is_some();
         let (attachment, from, rival, newest) = self.act(|state, now| {
             let (attachment, from) = state.session.attach(now, attach)?;
             let rival = state.attached.replace(transport);
@@ -154,11 +163,9 @@ impl Cell {
             }
             Ok((attachment, from, rival, state.newest.replace(transport)))
         })?;
-        if resumed && transport != Transport::Poll {
-            self.tally.resumed(Resume::Resumed);
-        }
+        let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader { cell: Arc::clone(self), attachment, transport, from, resumed: newest.is_some() })
+        Ok(Reader { cell: Arc::clone(self), attachment, transport, from, resumed: newest.is_some(), comes_back })
     }
 
     fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
@@ -195,9 +202,7 @@ impl Cell {
     /// Closes for the client; returns the close that counts, which is the first one's.
     pub fn close(&self, close: Close) -> Close {
         self.act(|state, now| {
-            if state.session.closed_for_sending().is_none() {
-                state.ending = Some(Ending::ClientClosed);
-            }
+            state.note_ending(Ending::ClientClosed);
             state.session.close(now, close)
         })
     }
@@ -205,7 +210,7 @@ impl Cell {
     /// Ends the session towards both sides.
     pub fn end(&self, close: Close, ending: Ending) {
         self.act(|state, now| {
-            state.ending.get_or_insert(ending);
+            state.note_ending(ending);
             state.session.end(now, close);
         });
     }
@@ -239,7 +244,7 @@ impl Cell {
 
     pub(super) fn upstream_closed(&self, close: Close, ending: Ending) {
         self.act(|state, now| {
-            state.ending.get_or_insert(ending);
+            state.note_ending(ending);
             state.session.upstream_closed(now, close);
         });
     }
@@ -358,6 +363,8 @@ pub struct Reader {
     transport: Transport,
     from: u64,
     resumed: bool,
+    /// A client that came back, until its first read tells whether messages are gone.
+    comes_back: bool,
 }
 
 impl Reader {
@@ -388,6 +395,10 @@ impl Reader {
             }
             pulled
         });
+        if std::mem::take(&mut self.comes_back) {
+            let lost = matches!(pulled, Pulled::Lost { .. });
+            self.cell.tally.resumed(if lost { Resume::Lost } else { Resume::Resumed });
+        }
         match pulled {
             Pulled::Wait => Poll::Pending,
             pulled => {

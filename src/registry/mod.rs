@@ -164,7 +164,8 @@ impl Registry {
         tracing::info!(
             session = cell.id(),
             client = opening.client,
-            target,
+            // Not `target`: every line has one of its own.
+            path = target,
             protocol = cell.protocol(),
             "session opened"
         );

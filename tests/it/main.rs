@@ -12,7 +12,12 @@ mod site;
 #[path = "../support/talk.rs"]
 mod talk;
 
+mod beside;
+mod drain;
 mod exactly_once;
+mod logs;
+mod pressure;
 mod refusals;
 mod sessions;
+mod streams;
 mod transports;
