@@ -17,7 +17,8 @@ use underpass::session::{Kind, Message};
 use crate::chance::Chance;
 use crate::cutter::Cutter;
 use crate::site::{Backend, BackendSocket, Site, soon};
-use crate::talk::{Talk, exchange};
+use crate::talk::Talk;
+use crate::wire::{base64, exchange};
 
 const MESSAGES: usize = 3000;
 /// Small bounds, so that all of them are met; short timers, so that a dead end would be noticed.
@@ -199,7 +200,7 @@ async fn over_ws() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_transports_changed_in_mid_session() {
-    each(seeds(500, 4), &["sse", "stream", "poll", "ws"]).await;
+    each(seeds(500, 3), &["sse", "stream", "poll", "ws"]).await;
 }
 
 /// What a browser does with the one-request form: its URL for ever, and the last id it saw.
@@ -235,7 +236,7 @@ async fn event_source(cutter: &Cutter, seed: u64) -> (Vec<Message>, serde_json::
                     received.push(match kind {
                         "" => Message::text(event.data.as_str()),
                         "json" => Message::text(event.json().as_str().expect("a string")),
-                        "binary" => Message::binary(crate::talk::base64(&event.data)),
+                        "binary" => Message::binary(base64(&event.data)),
                         other => panic!("event {other}"),
                     });
                 }

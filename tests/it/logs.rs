@@ -1,6 +1,6 @@
 //! The binary from end to end: its command line, its signals, and what its log says, and never says, of a session.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::sleep;
 
 use crate::plain::nowhere;
+use crate::scratch::Scratch;
 use crate::site::{Backend, Site, soon};
 
 const V1: [(&str, &str); 1] = [("sec-websocket-protocol", "underpass.v1")];
@@ -25,29 +26,6 @@ async fn output(args: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } = underpass().args(args).output().await.expect("it runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (status.code().expect("an exit code"), text(stdout), text(stderr))
-}
-
-/// A directory of the test's own, removed at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("underpass-it-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory");
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).expect("a file");
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// A running binary whose log is JSON.

@@ -7,17 +7,24 @@ mod chance;
 mod cutter;
 #[path = "../support/plain.rs"]
 mod plain;
+#[path = "../support/scratch.rs"]
+mod scratch;
 #[path = "../support/site.rs"]
 mod site;
 #[path = "../support/talk.rs"]
 mod talk;
+#[path = "../support/wire.rs"]
+mod wire;
 
+mod attachments;
 mod beside;
 mod drain;
 mod exactly_once;
 mod logs;
 mod pressure;
 mod refusals;
+mod routes;
+mod secure;
 mod sessions;
 mod streams;
 mod transports;
