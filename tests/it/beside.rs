@@ -95,11 +95,15 @@ async fn a_refused_websocket_gets_the_backends_own_answer() {
     )
     .await;
     let site = Site::start(at, "");
-    let mut client = Line::to(site.at).await;
-    client.say(handshake(&site, "")).await;
-    let (head, body) = client.answer().await;
-    assert!(head.starts_with("http/1.1 403 ") && head.contains("x-why: because\r\n"), "{head}");
-    assert_eq!(body, "<b>no</b>\r");
+    let headers = [
+        ("upgrade", "websocket"),
+        ("connection", "Upgrade"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", KEY),
+    ];
+    let reply = site.request(http::Method::GET, "/raw", &headers, "").await;
+    assert_eq!((reply.status.as_u16(), reply.header("x-why")), (403, Some("because")));
+    assert_eq!((reply.header("content-type"), reply.text().as_str()), (Some("text/html"), "<b>no</b>\r"));
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ async fn a_request_that_is_under_way_is_answered_and_a_new_session_refused() {
     sending.say(send).await;
     sleep(Duration::from_millis(100)).await;
     site.stop().await;
-    becomes_unready(&site).await;
+    site.counts("underpass_drain_phase", 2.0).await;
     line.say("}").await;
     let (head, body) = line.answer().await;
     assert!(head.starts_with("http/1.1 503 "), "{head}");

@@ -28,6 +28,7 @@ use underpass::lifecycle::sockets::Sockets;
 #[path = "streaming.rs"]
 mod streaming;
 
+#[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use self::streaming::{Event, Streaming, parse_event};
 
 /// Nothing here takes this long; a test that does has failed.
