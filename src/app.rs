@@ -84,16 +84,18 @@ impl App {
         let mut doors = Vec::new();
         for listener in &config.listeners {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
-            doors.extend(sockets.bind(&listener.address)?.into_iter().map(|bound| (bound, tls.clone())));
+            let spread = !matches!(listener.address, Address::Activated(_));
+            let door = |bound| Door { bound, spread, tls: tls.clone() };
+            doors.extend(sockets.bind(&listener.address)?.into_iter().map(door));
         }
         let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
         for name in sockets.untaken() {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
 
-        let addresses = doors.iter().map(|(bound, _)| bound.local_addr()).collect::<Result<_, _>>()?;
+        let addresses = doors.iter().map(|door| door.bound.local_addr()).collect::<Result<_, _>>()?;
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
-        let certificates = doors.iter().filter_map(|(_, tls)| tls.clone()).collect();
+        let certificates = doors.iter().filter_map(|door| door.tls.clone()).collect();
         let app = Self { config, addresses, admin: admin_address, gateway, tally, lifecycle, certificates };
         app.open_doors(doors)?;
         app.open_admin(admin);
@@ -144,25 +146,27 @@ impl App {
     }
 
     /// Serves the doors on this runtime and on those of the other workers.
-    fn open_doors(&self, doors: Vec<(BoundListener, Option<Arc<TlsSource>>)>) -> Result<(), StartError> {
+    fn open_doors(&self, doors: Vec<Door>) -> Result<(), StartError> {
         let client = Arc::new(self.config.client.clone());
         let house = House {
-            permits: Arc::new(Semaphore::new(client.connections)),
+            // Each door keeps one place ready, so there must be more places than doors.
+            permits: Arc::new(Semaphore::new(client.connections.max(2 * doors.len() * workers(&self.config)))),
             client,
             service: Service(Arc::clone(&self.gateway)),
             lifecycle: self.lifecycle.clone(),
+            tally: Arc::clone(&self.tally),
         };
         for worker in 1..workers(&self.config) {
-            let spare = |(bound, tls): &(BoundListener, Option<_>)| Ok((bound.another()?, tls.clone()));
+            let spare = |door: &Door| Ok((door.bound.another(door.spread)?, door.tls.clone()));
             let spares = doors.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
             let house = house.clone();
             let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
             thread.spawn(move || house.work(spares))?;
         }
-        for tls in doors.iter().filter_map(|(_, tls)| tls.clone()) {
+        for tls in doors.iter().filter_map(|door| door.tls.clone()) {
             tokio::spawn(tls.watch(LOOK_EVERY));
         }
-        for (bound, tls) in doors {
+        for Door { bound, tls, .. } in doors {
             house.open(bound, tls);
         }
         Ok(())
@@ -202,6 +206,14 @@ impl App {
     }
 }
 
+/// A listening socket, and what is spoken behind it.
+struct Door {
+    bound: BoundListener,
+    /// Each worker may have a queue of its own.
+    spread: bool,
+    tls: Option<Arc<TlsSource>>,
+}
+
 /// What all workers share.
 #[derive(Clone)]
 struct House {
@@ -209,13 +221,15 @@ struct House {
     client: Arc<config::Client>,
     permits: Arc<Semaphore>,
     lifecycle: Lifecycle,
+    tally: Arc<Tally>,
 }
 
 impl House {
     /// Serves one door on the present runtime.
     fn open(&self, bound: BoundListener, tls: Option<Arc<TlsSource>>) {
         let (client, permits) = (Arc::clone(&self.client), Arc::clone(&self.permits));
-        tokio::spawn(listener::serve(bound, tls, self.service.clone(), client, permits, self.lifecycle.clone()));
+        let watched = (self.lifecycle.clone(), Arc::clone(&self.tally));
+        tokio::spawn(listener::serve(bound, tls, self.service.clone(), client, permits, watched));
     }
 
     /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core.

@@ -48,7 +48,15 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     (
         "listener",
-        &["gateway", "lifecycle", "transport::Body", "transport::body", "transport::source", "upstream::headers"],
+        &[
+            "gateway",
+            "lifecycle",
+            "transport::Body",
+            "transport::body",
+            "transport::source",
+            "upstream::headers",
+            "registry::tally",
+        ],
     ),
 ];
 

@@ -241,7 +241,8 @@ fn preflight(request: &http::HeaderMap) -> Response<Body> {
 
 /// The panic itself has been told by the panic hook. State that it may have left is plain data behind locks that
 /// recover, so the next request may come.
-fn panicked() -> Response<Body> {
+fn panicked(tally: &Tally) -> Response<Body> {
+    tally.refused("internal");
     let message = "this server failed at this request: its log says how, please report it";
     let mut response = Refusal::new("internal", StatusCode::INTERNAL_SERVER_ERROR, message).respond();
     protect(&mut response);
@@ -266,9 +267,10 @@ impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
     fn handle(&self, request: Request<Incoming>) -> Answering {
         let gateway = Arc::clone(&self.0);
+        let tally = Arc::clone(&gateway.tally);
         Box::pin(async move {
             let answered = AssertUnwindSafe(gateway.handle(request)).catch_unwind().await;
-            answered.unwrap_or_else(|_| panicked())
+            answered.unwrap_or_else(|_| panicked(&tally))
         })
     }
 

@@ -161,17 +161,18 @@ impl BoundListener {
         }
     }
 
-    /// One more listener at the same address, to be driven by another runtime: the kernel spreads connections over the
-    /// two (SO_REUSEPORT) where we may bind the address again, otherwise both accept from one queue.
+    /// One more listener at the same address, to be driven by another runtime. When `spread`, the kernel spreads
+    /// connections over the two (SO_REUSEPORT) where we may bind the address again; otherwise both accept from one queue,
+    /// which is right for a socket that systemd keeps: what waits in a queue of our own would be lost at a restart.
     ///
     /// # Errors
     /// When the system gives no further descriptor.
-    pub fn another(&self) -> io::Result<SpareListener> {
+    pub fn another(&self, spread: bool) -> io::Result<SpareListener> {
         match self {
             Self::Tcp(listener) => {
-                let twin = listener.local_addr().and_then(|at| bind_twin(listener, at));
                 let copy = || listener.as_fd().try_clone_to_owned().map(net::TcpListener::from);
-                twin.or_else(|_| copy()).map(SpareListener::Tcp)
+                let twin = || listener.local_addr().and_then(|at| bind_twin(listener, at)).or_else(|_| copy());
+                if spread { twin() } else { copy() }.map(SpareListener::Tcp)
             }
             Self::Unix(listener) => {
                 let copy = listener.as_fd().try_clone_to_owned()?;

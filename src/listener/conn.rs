@@ -33,6 +33,7 @@ use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::registry::tally::Tally;
 use crate::transport::Body;
 use crate::upstream::headers::has_token;
 
@@ -52,6 +53,7 @@ pub(super) struct Shared<H> {
     pub(super) tls: Option<Arc<TlsSource>>,
     pub(super) client: Arc<Client>,
     pub(super) lifecycle: Lifecycle,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// Drives one connection to its end; says why it ended when that was not by agreement.
@@ -61,7 +63,7 @@ pub(super) async fn drive<H: Handler>(
     peer: PeerAddr,
     hold: Hold,
 ) -> Result<(), Failure> {
-    let Shared { handler, tls, client, lifecycle } = shared;
+    let Shared { handler, tls, client, lifecycle, tally } = shared;
     socket.prepare(client.write)?;
     let traffic = Arc::new(Traffic::default());
     let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::clone(&traffic) };
@@ -73,7 +75,7 @@ pub(super) async fn drive<H: Handler>(
             http1(door, Rewind::new(stream), silence).await
         }
         // Boxed, so that connections without TLS do not carry the room for it.
-        Some(tls) => Box::pin(drive_tls(tls, stream, door)).await,
+        Some(tls) => Box::pin(drive_tls(tls, stream, door, &tally)).await,
     }
 }
 
@@ -86,13 +88,19 @@ struct Door<H> {
     lifecycle: Lifecycle,
 }
 
-async fn drive_tls<H: Handler>(tls: Arc<TlsSource>, stream: Guarded<Socket>, door: Door<H>) -> Result<(), Failure> {
+async fn drive_tls<H: Handler>(
+    tls: Arc<TlsSource>,
+    stream: Guarded<Socket>,
+    door: Door<H>,
+    tally: &Tally,
+) -> Result<(), Failure> {
     let silence = door.client.handshake;
     let accept = Box::pin(timeout(silence, TlsAcceptor::from(tls.config()).accept(stream)));
-    let stream = tokio::select! {
-        stream = accept => stream.map_err(|_| "TLS handshake took too long")??,
+    let accepted = tokio::select! {
+        accepted = accept => accepted.map_err(Failure::from).and_then(|stream| stream.map_err(Failure::from)),
         () = door.lifecycle.reached(Phase::Closing) => return Ok(()),
     };
+    let stream = accepted.inspect_err(|_| tally.handshake_failed())?;
     // The protocol is settled by ALPN, so nothing has to be guessed from the first bytes.
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(door, stream).await

@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::lifecycle::Guard;
+use crate::registry::tally::Counted;
 
 /// Bytes a connection has carried, as they are on the wire: under TLS this counts its records.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Hold {
     pub permit: OwnedSemaphorePermit,
     /// The word to the drain that the connection is alive.
     pub guard: Guard,
+    /// The connection among those that are counted.
+    pub counted: Counted,
 }
 
 /// A stream whose writes must make progress within a limit.
@@ -145,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::{Lifecycle, What};
+    use crate::registry::tally::Tally;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -202,6 +206,7 @@ mod tests {
         let hold = Hold {
             permit: Arc::clone(&permits).try_acquire_owned().unwrap(),
             guard: lifecycle.guard(What::Connection),
+            counted: Tally::default().connection(),
         };
         let traffic = Arc::new(Traffic::default());
         let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(hold));

@@ -34,6 +34,7 @@ use self::tls::TlsSource;
 use crate::config::Client;
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Lifecycle, Phase, What};
+use crate::registry::tally::Tally;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
@@ -51,15 +52,15 @@ pub async fn serve<H: Handler>(
     handler: H,
     client: Arc<Client>,
     permits: Arc<Semaphore>,
-    lifecycle: Lifecycle,
+    (lifecycle, tally): (Lifecycle, Arc<Tally>),
 ) {
-    let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone() };
+    let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone(), tally };
     let mut complaints = Complaints::default();
     loop {
         let (socket, peer, hold) = tokio::select! {
             biased;
             () = lifecycle.reached(Phase::Draining) => return,
-            next = next(&bound, &permits, &lifecycle, &mut complaints) => next,
+            next = next(&bound, &permits, &shared, &mut complaints) => next,
         };
         let shared = shared.clone();
         tokio::spawn(async move {
@@ -71,10 +72,10 @@ pub async fn serve<H: Handler>(
 }
 
 /// The next connection, once there is a place for it.
-async fn next(
+async fn next<H>(
     bound: &BoundListener,
     permits: &Arc<Semaphore>,
-    lifecycle: &Lifecycle,
+    shared: &Shared<H>,
     complaints: &mut Complaints,
 ) -> (Socket, PeerAddr, Hold) {
     loop {
@@ -84,7 +85,10 @@ async fn next(
             return std::future::pending().await;
         };
         match socket::accept(bound).await {
-            Ok((socket, peer)) => return (socket, peer, Hold { permit, guard: lifecycle.guard(What::Connection) }),
+            Ok((socket, peer)) => {
+                let guard = shared.lifecycle.guard(What::Connection);
+                return (socket, peer, Hold { permit, guard, counted: shared.tally.connection() });
+            }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
                 complaints.say(&error);

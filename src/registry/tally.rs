@@ -97,10 +97,10 @@ words! {
 
 /// The codes of PROTOCOL 3.3; the last stands for any other, which would be a mistake of ours.
 #[rustfmt::skip]
-const CODES: [&str; 20] = [
+const CODES: [&str; 21] = [
     "bad_request", "bad_cursor", "origin_refused", "unknown_session", "not_found", "method_not_allowed",
     "stale_cursor", "gap", "nonce_reused", "session_closed", "too_large", "upgrade_lost", "rate_limited",
-    "backend_refused", "backend_unreachable", "backend_timeout", "overloaded", "draining", "busy", "other",
+    "backend_refused", "backend_unreachable", "backend_timeout", "overloaded", "draining", "busy", "internal", "other",
 ];
 
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.

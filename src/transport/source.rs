@@ -73,7 +73,7 @@ impl<E: Encoding> Streaming<E> {
     pub fn new(reader: Reader, encoding: E, facts: String) -> Self {
         let now = Instant::now();
         let policy = reader.cell().policy();
-        let (beat, recycle) = (now + policy.probe, policy.recycle);
+        let (beat, recycle) = (now + policy.probe.min(policy.heartbeat), policy.recycle);
         Self {
             sent: reader.from(),
             reader,

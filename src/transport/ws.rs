@@ -101,7 +101,8 @@ struct Carrier<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     fn new(socket: Socket<S>, reader: Reader, facts: String, next: u64) -> Self {
-        let beat = Instant::now() + reader.cell().policy().probe;
+        let policy = reader.cell().policy();
+        let beat = Instant::now() + policy.probe.min(policy.heartbeat);
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
         let mut carrier = Self { socket, reader, pushing: None, next, safe: next, sent, beat, parting: None, timer };
@@ -202,7 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         match self.reader.poll_pull(cx, CHUNK, each) {
             Poll::Pending => return false,
             Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
-            Poll::Ready(Pulled::Lost { from, to }) => self.write(&Frame::Lost { from, to }),
+            Poll::Ready(Pulled::Lost { from, to }) => {
+                self.write(&Frame::Lost { from, to });
+                self.sent = to;
+            }
             Poll::Ready(Pulled::Ended { close, .. }) => {
                 self.write(&Frame::Close(close));
                 self.part(1000, "");

@@ -146,7 +146,7 @@ async fn many_silent_connections_do_not_stop_an_honest_client() {
 
 #[tokio::test]
 async fn connections_beyond_the_cap_wait_for_a_place() {
-    let mut house = House::open("[client]\nconnections = 8\n").await;
+    let mut house = House::open("workers = 1\n[client]\nconnections = 8\n").await;
     let info = request("GET", "/_underpass/info", &[], b"");
     let mut held: Vec<Wire> = Vec::new();
     for _ in 0..8 {

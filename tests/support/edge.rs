@@ -88,8 +88,14 @@ impl Edge {
             Box::pin(response)
         }));
         let client = Arc::new(client);
-        let serving =
-            tokio::spawn(listener::serve(bound, tls, service, client, Arc::clone(&permits), lifecycle.clone()));
+        let serving = tokio::spawn(listener::serve(
+            bound,
+            tls,
+            service,
+            client,
+            Arc::clone(&permits),
+            (lifecycle.clone(), Arc::default()),
+        ));
         Self { at, lifecycle, permits, serving }
     }
 
