@@ -67,7 +67,7 @@ impl Config {
         let name = path.display().to_string();
         let bytes = read(path).map_err(|error| {
             let what = format!("cannot be read: {error}");
-            let hint = "name another with --config, begin one from config.example.toml, or do without: \
+            let hint = "name another, begin one from config.example.toml, or do without: \
                         underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
             Mistakes::new(&name, "", vec![Found { span: None, what, hint: hint.to_owned() }])
         })?;

@@ -99,6 +99,8 @@ impl Gateway {
         if version == Version::HTTP_10 {
             // What has no length is delimited by the end of the connection, whatever the client hoped for.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // In an answer of a newer version hyper would add that it keeps the connection.
+            *response.version_mut() = version;
         }
         response
     }
@@ -194,7 +196,7 @@ impl Gateway {
             Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
             Endpoint::Info => Ok(call.info()),
-            Endpoint::Unknown => return Err(Refusal::not_found(request.uri().path())),
+            Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match answered {
             Ok(response) => Ok(response),

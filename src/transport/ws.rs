@@ -62,10 +62,11 @@ impl Handshake {
     /// Answers 101; behind it the connection carries the session.
     #[must_use]
     pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
-        let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
+        let next = reader.cell().standing().counts.next;
+        let facts = facts::of_attachment(&reader, prefix, Arrival::Known, next);
         let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
-            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts)
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts, next)
         }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -85,6 +86,11 @@ struct Carrier<S> {
     socket: Socket<S>,
     reader: Reader,
     pushing: Option<Pushing>,
+    /// The number of the client's next message, counted from the facts. What a transport before brings late takes
+    /// numbers too, so the session's own count would make twins.
+    next: u64,
+    /// Everything below is told to the client to be safe.
+    safe: u64,
     /// The last number written.
     sent: u64,
     beat: Instant,
@@ -94,11 +100,11 @@ struct Carrier<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
-    fn new(socket: Socket<S>, reader: Reader, facts: String) -> Self {
+    fn new(socket: Socket<S>, reader: Reader, facts: String, next: u64) -> Self {
         let beat = Instant::now() + reader.cell().policy().probe;
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
-        let mut carrier = Self { socket, reader, pushing: None, sent, beat, parting: None, timer };
+        let mut carrier = Self { socket, reader, pushing: None, next, safe: next, sent, beat, parting: None, timer };
         carrier.write(&Frame::Facts(facts));
         carrier
     }
@@ -157,11 +163,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         if message.payload().len() > self.cell().policy().message {
             return self.part(1009, "message too large");
         }
-        let cell = Arc::clone(self.cell());
+        let (cell, number) = (Arc::clone(self.cell()), self.next);
+        self.next += 1;
         cell.tally().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
-                match cell.push(None, std::slice::from_ref(&message)).await {
+                match cell.push(Some(number), std::slice::from_ref(&message)).await {
                     Pushed::Busy { .. } => {}
                     pushed => return pushed,
                 }
@@ -175,6 +182,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         } else {
             self.part(1002, "a client may close with 1000 or 3000 to 4999 only");
         }
+    }
+
+    /// Tells the client what it need not keep any more. True when there was something.
+    fn reassure(&mut self) -> bool {
+        let safe = self.next - u64::from(self.pushing.is_some());
+        let news = safe > self.safe;
+        if news {
+            self.safe = safe;
+            self.write(&Frame::Ack(safe));
+        }
+        news
     }
 
     /// Writes what the session has, as fast as the socket takes it. True when there was something.
@@ -245,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => false,
             };
-            if flushed && this.parting.is_none() && this.down(cx) {
+            if flushed && this.parting.is_none() && (this.reassure() | this.down(cx)) {
                 continue;
             }
             let due = this.due();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// Something from outside that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
+    Chromium,
     Curl,
     Mosquitto,
     /// Node.js, and what `tests/real/package.json` names.
@@ -20,11 +21,13 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 5] = [Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Chromium, Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
 
     /// What cannot be found of it.
     pub(crate) fn missing(self) -> Option<String> {
         let commands: &[&str] = match self {
+            Self::Chromium => &["chromium"],
             Self::Curl => &["bash", "curl"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
             Self::Node => &["node"],
