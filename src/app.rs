@@ -149,8 +149,7 @@ impl App {
     fn open_doors(&self, doors: Vec<Door>) -> Result<(), StartError> {
         let client = Arc::new(self.config.client.clone());
         let house = House {
-            // Each door keeps one place ready, so there must be more places than doors.
-            permits: Arc::new(Semaphore::new(client.connections.max(2 * doors.len() * workers(&self.config)))),
+            permits: Arc::new(Semaphore::new(client.connections)),
             client,
             service: Service(Arc::clone(&self.gateway)),
             lifecycle: self.lifecycle.clone(),

@@ -45,7 +45,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Serves the connections of one listener with `handler`, until [`Phase::Draining`]; then the listener is closed. The
 /// connections live on in their own tasks: idle ones end at once, busy ones with their exchange, all of them at
 /// [`Phase::Closing`]. Each holds one of `permits`, which bounds the connections of all listeners that share them, and a
-/// guard of `lifecycle`; one more permit is kept ready by each listener for its next connection.
+/// guard of `lifecycle`; without one, the next connection waits accepted, and those behind it in the kernel's queue.
 pub async fn serve<H: Handler>(
     bound: BoundListener,
     tls: Option<Arc<TlsSource>>,
@@ -79,20 +79,20 @@ async fn next<H>(
     complaints: &mut Complaints,
 ) -> (Socket, PeerAddr, Hold) {
     loop {
-        // The place comes first: without one the connection waits in the kernel's queue, at no cost to us.
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-            // Nobody closes the semaphore; if somebody did, no connection is allowed.
-            return std::future::pending().await;
-        };
         match socket::accept(bound).await {
             Ok((socket, peer)) => {
+                // The place comes last. An idle listener that kept one ready would keep it from the others: the kernel
+                // gives each its own share of the connections, and those of a full share would wait beside a free place.
+                let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+                    // Nobody closes the semaphore; if somebody did, no connection is allowed.
+                    return std::future::pending().await;
+                };
                 let guard = shared.lifecycle.guard(What::Connection);
                 return (socket, peer, Hold { permit, guard, counted: shared.tally.connection() });
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
                 complaints.say(&error);
-                drop(permit);
                 sleep(REST).await;
             }
         }

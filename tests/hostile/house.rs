@@ -104,6 +104,10 @@ impl House {
         let answer = raw::ask(self.site.at, "GET", &poll, &[], b"").await;
         assert_eq!(answer.json()["messages"], serde_json::json!([down]), "{}", answer.json());
         self.cursor += 1;
+        // The poll lets go of the session in its own time, behind its answer.
+        while !self.standing().await["attached"].is_null() {
+            tokio::task::yield_now().await;
+        }
         self.nothing_more();
     }
 
