@@ -246,8 +246,9 @@ impl House {
                 }
             }
             self.lifecycle.reached(Phase::Closing).await;
-            // What is ended now still says so to its other side.
-            let _ = timeout(CLOSE_WAIT, self.lifecycle.emptied()).await;
+            // What is ended now still says so to its other side. Twice the drain's own wait, so that what does not end is
+            // still there to be named.
+            let _ = timeout(CLOSE_WAIT * 2, self.lifecycle.emptied()).await;
         });
     }
 }

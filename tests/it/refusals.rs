@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::plain::{canned, nowhere, silent};
-use crate::site::{Backend, Reply, Site};
+use crate::site::{Backend, Reply, Site, soon};
 
 const OPEN: &str = "/_underpass/open/chat";
 const SSE: &str = "/_underpass/sse/chat";
@@ -114,7 +114,12 @@ async fn a_full_house_says_when_to_come_back() {
     site.post(&format!("{}/close", opened.url), "").await.json();
     let gone = site.get(&format!("{}/poll?after=0", opened.url)).await.json();
     site.get(&format!("{}/poll?after={}", opened.url, gone["after"])).await;
-    site.open("/").await;
+    let freed = async {
+        while site.post(OPEN, "").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the seat", freed).await;
 }
 
 #[tokio::test]
