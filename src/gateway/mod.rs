@@ -142,6 +142,10 @@ impl Gateway {
         let origins = &live.config.origins;
         let verdict = origin::judge(origins, request.headers(), &peer.host);
         let mut response = match &verdict {
+            // Public, and asked for by script tags of other origins' pages, which do not name themselves.
+            Verdict::Refused(_) if matches!(endpoint, Endpoint::Client(_)) => {
+                self.dispatch(live, peer, request, endpoint).await
+            }
             Verdict::Refused(why) => self.refusal(Refusal::origin_refused(why.clone())),
             _ if request.method() == Method::OPTIONS => preflight(request.headers()),
             _ => self.dispatch(live, peer, request, endpoint).await,
@@ -185,7 +189,9 @@ impl Gateway {
             Endpoint::Open { target } => call.open(request, target).await,
             Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
+            Endpoint::Poll => call.poll_many(request, query).await,
             Endpoint::Info => Ok(call.info()),
+            Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
             Endpoint::Unknown => return Err(Refusal::not_found(request.uri().path())),
         };
         match answered {
@@ -212,10 +218,12 @@ impl Gateway {
     }
 }
 
-/// What every answer of ours carries: nobody may keep, change, guess at or leak it.
+/// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.
 fn protect(response: &mut Response<Body>) {
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    if let http::header::Entry::Vacant(unsaid) = headers.entry(CACHE_CONTROL) {
+        unsaid.insert(HeaderValue::from_static("no-store, no-transform"));
+    }
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

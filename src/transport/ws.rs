@@ -59,13 +59,14 @@ impl Handshake {
         Ok(Self { accept: HeaderValue::from_str(&accept).map_err(|_| missing("Sec-WebSocket-Key"))? })
     }
 
-    /// Answers 101; behind it the connection carries the session.
+    /// Answers 101; behind it the connection carries the session. `seq` is the number of the client's first message when
+    /// the client numbers them; those that were accepted before are then dropped, as in `send`.
     #[must_use]
-    pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
+    pub fn respond(self, reader: Reader, seq: Option<u64>, prefix: &str) -> Response<Body> {
         let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
         let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
-            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts)
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, seq, facts)
         }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -85,6 +86,8 @@ struct Carrier<S> {
     socket: Socket<S>,
     reader: Reader,
     pushing: Option<Pushing>,
+    /// The number of the client's next message, when it numbers them.
+    seq: Option<u64>,
     /// The last number written.
     sent: u64,
     beat: Instant,
@@ -94,11 +97,11 @@ struct Carrier<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
-    fn new(socket: Socket<S>, reader: Reader, facts: String) -> Self {
+    fn new(socket: Socket<S>, reader: Reader, seq: Option<u64>, facts: String) -> Self {
         let beat = Instant::now() + reader.cell().policy().probe;
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
-        let mut carrier = Self { socket, reader, pushing: None, sent, beat, parting: None, timer };
+        let mut carrier = Self { socket, reader, pushing: None, seq, sent, beat, parting: None, timer };
         carrier.write(&Frame::Facts(facts));
         carrier
     }
@@ -126,8 +129,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     fn up(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             if let Some(pushing) = &mut self.pushing {
-                let Poll::Ready(_) = pushing.as_mut().poll(cx) else { return false };
+                let Poll::Ready(pushed) = pushing.as_mut().poll(cx) else { return false };
                 self.pushing = None;
+                if matches!(pushed, Pushed::Gap { .. }) {
+                    self.part(1002, "messages are missing before this one");
+                }
             }
             let Poll::Ready(event) = self.socket.poll_next(cx) else { return false };
             match event {
@@ -148,14 +154,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         };
         match frame.and_then(ClientFrame::try_from) {
             Ok(ClientFrame::Message(message)) => self.push(message),
-            Ok(ClientFrame::Ack(cursor)) => {
-                if self.cell().ack(cursor).is_err() {
-                    self.part(1002, "the cursor is beyond what was sent");
-                }
-            }
+            Ok(ClientFrame::Ack(cursor)) => self.acknowledge(cursor),
             Ok(ClientFrame::Close(close)) => self.close(close),
             Err(error) => self.part(1002, &error.to_string()),
         }
+    }
+
+    /// An acknowledgement is answered with ours: it tells the client what is safe, and that both directions work.
+    fn acknowledge(&mut self, cursor: u64) {
+        if self.cell().ack(cursor).is_err() {
+            return self.part(1002, "the cursor is beyond what was sent");
+        }
+        let next = self.cell().standing().counts.next;
+        self.write(&Frame::Ack(next));
     }
 
     fn push(&mut self, message: Message) {
@@ -164,9 +175,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
         let cell = Arc::clone(self.cell());
         cell.tally().up(1, message.payload().len() as u64);
+        let seq = self.seq;
+        self.seq = seq.map(|seq| seq + 1);
         self.pushing = Some(Box::pin(async move {
             loop {
-                match cell.push(None, std::slice::from_ref(&message)).await {
+                match cell.push(seq, std::slice::from_ref(&message)).await {
                     Pushed::Busy { .. } => {}
                     pushed => return pushed,
                 }
