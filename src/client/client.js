@@ -13,12 +13,14 @@ var underpass = ((global, address, data) => {
   const options = {
     base,
     transports: (data.transports || "ws,sse,stream,poll").split(/[\s,]+/),
-    ws: data.ws || "session", // or "raw": a plain WebSocket to the backend first, which cannot be resumed
+    // Or "raw": a plain WebSocket to the backend first, which cannot be resumed.
+    ws: data.ws || "session",
     credentials: data.credentials || "same-origin",
     debug: "debug" in data,
   };
 
   const now = () => performance.now();
+  const backoff = tries => clamp(250, 250 * 2 ** tries, 5000);
   const clamp = (low, value, high) => Math.min(Math.max(value, low), high);
   const word = length => Array.from(crypto.getRandomValues(new Uint8Array(length)), byte => (byte % 36).toString(36)).join("");
   const encoder = new TextEncoder(), decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -70,14 +72,17 @@ var underpass = ((global, address, data) => {
 
   // ---- Sessions ----
 
-  const sessions = new Set();
+  const sessions = new Set(), roles = ["current", "trying", "late"];
 
   class Session {
-    queue = []; base = 1;         // up: not accepted yet; the number of the first
-    cursor = 0; unacked = 0;      // down: the last number received; bytes not acknowledged
-    rtt = 300; alive = now();     // round trip; when the sidecar was last heard
+    // Up: not accepted yet; the number of the first.
+    queue = []; base = 1;
+    // Down: the last number received; bytes not acknowledged.
+    cursor = 0; unacked = 0;
+    // Round trip; when the sidecar was last heard.
+    rtt = 300; alive = now();
     current = null; trying = null; late = null;
-    strikes = {}; failures = 0; turn = 0; busy = now(); limit = Infinity;
+    strikes = {}; failures = 0; missed = 0; turn = 0; busy = now(); limit = Infinity; wakes = [];
 
     // `page` is told: opened, message, drained, changed, closed.
     constructor(page, target, protocols) {
@@ -92,6 +97,7 @@ var underpass = ((global, address, data) => {
         const { status, body, took } = await ask(base + "open" + this.target, { body: asked, patience: 15000 });
         this.rtt = took;
         if (body?.session) {
+          if (this.suspect) verdicts.draw(this.suspect);
           this.facts = body.session;
           this.url = new URL(this.facts.url, base).href;
           break;
@@ -99,7 +105,7 @@ var underpass = ((global, address, data) => {
         if (this.over) return;
         // What the sidecar or the backend refuses is refused; what did not get through is tried again.
         if (tries === 3 || (body?.error && status !== 503)) return this.fail();
-        await this.pause(300 * 3 ** tries);
+        await this.pause(backoff(tries));
       }
       if (this.over) return void this.post("close", {});
       this.alive = now();
@@ -118,7 +124,8 @@ var underpass = ((global, address, data) => {
       const { next, sent, error } = answer.body || {};
       if (error ? error.code : next >= 0) this.alive = now();
       if (error?.code === "unknown_session" || error?.code === "bad_cursor") this.fail();
-      if (error?.code === "session_closed") this.mute = true; // how it ended comes down
+      // How it ended comes down.
+      if (error?.code === "session_closed") this.mute = true;
       if (next >= 0) this.accepted(next);
       if (sent >= 0) this.rtt += (answer.took - this.rtt) / 4, this.compare(sent);
       return answer;
@@ -127,8 +134,9 @@ var underpass = ((global, address, data) => {
     // How long a proof may take.
     get deadline() { return clamp(1500, 3 * this.rtt, 3000); }
 
+    wake() { for (const done of this.wakes.splice(0)) done(); }
     pause(time) {
-      return new Promise(done => { this.wake = done; setTimeout(done, time); });
+      return new Promise(done => { this.wakes.push(done); setTimeout(done, time); });
     }
 
     // -- choosing --
@@ -143,19 +151,27 @@ var underpass = ((global, address, data) => {
       return free || (streams || !known.length ? "poll" : known[known.length - 1]);
     }
 
+    // Lets go of all attachments but one.
+    drop(kept) {
+      for (const role of roles) {
+        if (this[role] !== kept) this[role]?.stop();
+        this[role] = null;
+      }
+    }
+
     // Nothing carries the session: see whether the sidecar is there, take what waits, attach the best transport.
     async next(why = "opened", time = 0, suspect) {
       const turn = ++this.turn;
       if (time) await this.pause(time);
       if (why !== "opened" && why !== "recycled") {
         for (; turn === this.turn && !this.over && !(await this.mop()); suspect = null) {
-          await this.pause(clamp(250, 250 * 2 ** this.failures++, 5000) * (1 + Math.random() / 4));
+          await this.pause(backoff(this.failures++) * (1 + Math.random() / 4));
         }
       }
       this.failures = 0;
-      if (!verdicts.against("ws") && options.transports.includes("ws")) { /* needs no place */ } else await hub.ready();
-      if (turn !== this.turn || this.over || this.asleep) return;
       if (suspect) verdicts.draw(suspect);
+      if (this.choose() !== "ws") await hub.ready();
+      if (turn !== this.turn || this.over || this.asleep) return;
       this.attach(this.choose(), why);
     }
 
@@ -170,12 +186,11 @@ var underpass = ((global, address, data) => {
       if (!attachment || attachment.good || attachment.dead) return;
       attachment.good = true;
       clearTimeout(attachment.timer);
-      const old = this.current, { name, cause } = attachment;
-      for (const other of [old, this.trying, this.late]) if (other !== attachment) other?.stop();
+      const { name, cause } = attachment;
+      this.drop(attachment);
       this.current = attachment;
-      this.trying = this.late = null;
       verdicts.lift(name);
-      if (name === "ws" || name === "poll") hub.want(this, false);
+      if (name === "ws") hub.want(this, false);
       if (this.shown !== name) this.page.changed({ transport: name, from: this.shown || null, cause });
       this.shown = name;
       this.pump();
@@ -191,7 +206,7 @@ var underpass = ((global, address, data) => {
       if (!young) this.strikes[name] = 0;
       const struck = why === "cut" && young && (this.strikes[name] = (this.strikes[name] || 0) + 1) >= 3;
       const guilty = name !== "poll" && (["silent", "held", "altered"].includes(why) || struck || (!good && ["cut", "refused"].includes(why)));
-      for (const role of ["current", "trying", "late"]) if (this[role] === attachment) this[role] = null;
+      for (const role of roles) if (this[role] === attachment) this[role] = null;
       if (guilty && this.current) verdicts.draw(name);
       if (!this.current && !this.trying) this.next(`${name} ${why}`, time || (why === "superseded" ? 200 : 0), guilty && name);
     }
@@ -253,7 +268,8 @@ var underpass = ((global, address, data) => {
       this.unacked = 0;
       const { current } = this;
       if (current?.acknowledge) return current.acknowledge();
-      if (!current || current.name === "poll") return; // the next poll presents the cursor
+      // The next poll presents the cursor.
+      if (!current || current.name === "poll") return;
       if (this.acking) return void (this.again = true);
       this.acking = true;
       this.post("ack", null).then(() => {
@@ -318,8 +334,9 @@ var underpass = ((global, address, data) => {
         const code = answer?.error?.code;
         if (status === 413 && count > 1) this.limit = Math.min(this.limit, size) / 2;
         else if (status === 413) this.fail(1009);
-        else if (!answer?.error && [400, 403, 406, 415, 501].includes(status)) this.form = !this.form; // a filter dislikes it
-        if (!answer || (code && code !== "too_large")) wait = clamp(200, 200 * 2 ** (this.missed = (this.missed || 0) + 1), 5000);
+        // A filter dislikes it.
+        else if (!answer?.error && [400, 403, 406, 415, 501].includes(status)) this.form = !this.form;
+        if (!answer || (code && code !== "too_large")) wait = backoff(this.missed++);
         else this.missed = 0;
       }
       if (wait) await this.pause(wait);
@@ -344,7 +361,7 @@ var underpass = ((global, address, data) => {
         const { body } = await this.post("close", { code, reason });
         // The backend's answer comes down behind its last messages; not for ever.
         if (body?.close) return void setTimeout(() => this.finish(body.close), 7000);
-        await this.pause(500 * 2 ** tries);
+        await this.pause(backoff(tries + 1));
       }
       this.fail();
     }
@@ -356,9 +373,9 @@ var underpass = ((global, address, data) => {
       if (this.over) return;
       this.over = true;
       this.turn++;
-      this.wake?.();
+      this.wake();
       sessions.delete(this);
-      for (const attachment of [this.current, this.trying, this.late]) attachment?.stop();
+      this.drop();
       hub.want(this, false);
       clearTimeout(this.timer);
       if (came) this.cursor++, ask(this.address("ack"), { body: null });
@@ -385,7 +402,8 @@ var underpass = ((global, address, data) => {
     sleep() {
       this.asleep = true;
       this.turn++;
-      for (const role of ["current", "trying", "late"]) this[role]?.stop(), this[role] = null;
+      this.drop();
+      hub.want(this, false);
     }
 
     // Something happened that makes it worth looking: the page is shown again, the network is back.
@@ -397,7 +415,7 @@ var underpass = ((global, address, data) => {
         this.pump();
         if (this.facts) this.next(cause);
       } else if (this.current && (always || now() - this.current.heard > this.patience)) this.ended(this.current, cause);
-      else this.wake?.();
+      else this.wake();
     }
 
     tick(time, slept) {
@@ -521,7 +539,8 @@ var underpass = ((global, address, data) => {
   class Ws extends Attachment {
     start() {
       const { session } = this;
-      this.next = session.base; // the number of the next message on this socket
+      // The number of the next message on this socket.
+      this.next = session.base;
       const url = this.address(`&seq=${this.next}`).replace(/^http/, "ws");
       const socket = this.socket = new Native(url, "underpass.v1");
       socket.binaryType = "arraybuffer";
@@ -547,7 +566,8 @@ var underpass = ((global, address, data) => {
       if (!session.current) session.next("ws silent");
     }
     begun(facts) { super.begun(facts); this.acknowledge(); }
-    beat() { this.session.acknowledge(); } // the proof is the answer to our acknowledgement: it made the round trip
+    // The proof is the answer to our acknowledgement: it made the round trip.
+    beat() { this.session.acknowledge(); }
     acknowledge() {
       if (this.asked) return void (this.again = true);
       this.asked = now();
@@ -597,12 +617,17 @@ var underpass = ((global, address, data) => {
   // all tabs may have a stream; the others share one poll, which the oldest tab that needs it holds for all. ----
 
   const hub = {
-    id: Date.now().toString(36) + word(8), // sorts by age
+    // Sorts by age.
+    id: Date.now().toString(36) + word(8),
     places: 3,
-    tabs: new Map(),       // the others: {wants, polls, fresh}
-    wants: new Set(),      // our sessions that have or would like a stream, oldest first
-    polls: new Map(),      // our polls, by token
-    carried: new Map(),    // polls that we hold for others: tab → {token: cursor}
+    // The others: {wants, polls, fresh}.
+    tabs: new Map(),
+    // Our sessions that have or would like a stream, oldest first.
+    wants: new Set(),
+    // Our polls, by token.
+    polls: new Map(),
+    // Polls that we hold for others: tab → {token: cursor}.
+    carried: new Map(),
     wait: 25, failures: 0, ticks: 0,
 
     ready() {
@@ -641,6 +666,7 @@ var underpass = ((global, address, data) => {
     },
     join(poll) {
       this.polls.set(poll.session.facts.token, poll);
+      this.wait = Math.min(this.wait, poll.session.facts.wait);
       this.here();
       this.arrange(10);
     },
@@ -676,7 +702,8 @@ var underpass = ((global, address, data) => {
     // Holds the poll, unless it is held for just these already.
     async hold() {
       const cursors = Object.assign({}, ...(this.polls.size ? this.carried.values() : []), this.ours());
-      const tokens = Object.keys(cursors), held = JSON.stringify(cursors);
+      // The sidecar takes 256; those that were answered go to the end.
+      const tokens = Object.keys(cursors).slice(0, 250), held = JSON.stringify(cursors);
       if (this.control && held === this.held) return;
       this.control?.abort();
       if (!tokens.length) return void (this.control = null);
@@ -685,13 +712,13 @@ var underpass = ((global, address, data) => {
       const patience = this.wait * 1000 + 10000;
       const { body, took } = tokens.length === 1
         ? await ask(new URL(`s/${tokens[0]}/poll?after=${cursors[tokens[0]]}&${query}`, base), { control, patience })
-        : await ask(`${base}poll?${query}`, { body: { sessions: cursors }, control, patience });
+        : await ask(`${base}poll?${query}`, { body: { sessions: tokens.length < 250 ? cursors : Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience });
       if (this.control !== control) return;
       this.control = null;
-      if (body?.n !== n) {
+      if (body?.n !== n || (body.error && tokens[1])) {
         // A box that does not wait so long answers with an error page: ask for less. Otherwise it is the network.
         if (took > 1500) this.wait = clamp(1, took / 2000, this.wait), this.failures = 0;
-        return this.arrange(took > 1500 ? 1 : clamp(250, 250 * 2 ** this.failures++, 5000));
+        return this.arrange(backoff(this.failures++));
       }
       this.failures = 0;
       const answers = body.sessions || { [tokens[0]]: body };
@@ -702,12 +729,16 @@ var underpass = ((global, address, data) => {
         this.say({ to: id, told });
       }
       this.deliver(answers);
-      this.arrange(others ? 15 : 0); // the others present their cursors meanwhile
+      // The others present their cursors meanwhile.
+      this.arrange(others ? 15 : 0);
     },
     deliver(answers) {
       for (const token in answers) {
         const poll = this.polls.get(token);
-        if (poll && !poll.dead) poll.session.told(answers[token], poll);
+        if (!poll || poll.dead) continue;
+        this.polls.delete(token);
+        this.polls.set(token, poll);
+        poll.session.told(answers[token], poll);
       }
       if (this.leader() !== this.id) this.arrange(0);
     },
@@ -732,7 +763,7 @@ var underpass = ((global, address, data) => {
     for (const session of sessions) session.tick(time, slept);
   }, 1000);
   const all = act => { for (const session of [...sessions]) act(session); };
-  const rest = () => { hub.say({ bye: true }); all(session => session.sleep()); };
+  const rest = () => { all(session => session.sleep()); hub.say({ bye: true }); };
   const network = () => { verdicts.clear(); all(session => session.rouse("network", true)); };
   const on = (target, type, act) => target?.addEventListener?.(type, act);
   on(global, "pagehide", event => { if (event.persisted) rest(); else hub.say({ bye: true }), all(session => session.leave()); });
@@ -786,7 +817,7 @@ var underpass = ((global, address, data) => {
         }),
         drained: size => { this.#buffered -= size; },
         changed: detail => {
-          if (options.debug) console.info(`underpass: ${this.#url} by ${detail.transport}`, detail.from ? `instead of ${detail.from}` : "", `(${detail.cause})`);
+          if (options.debug) console.info(`underpass: ${this.#url} by ${detail.transport}, before ${detail.from}: ${detail.cause}`);
           task(() => this.dispatchEvent(new CustomEvent("underpass", { detail })));
         },
         closed: ({ code, reason, clean }, failed) => task(() => {
@@ -807,14 +838,11 @@ var underpass = ((global, address, data) => {
     get protocol() { return this.#protocol; }
     get binaryType() { return this.#type; }
     set binaryType(type) { if (type === "blob" || type === "arraybuffer") this.#type = type; }
-    get onopen() { return this.#on.open?.act || null; }
-    set onopen(act) { this.#handle("open", act); }
-    get onmessage() { return this.#on.message?.act || null; }
-    set onmessage(act) { this.#handle("message", act); }
-    get onerror() { return this.#on.error?.act || null; }
-    set onerror(act) { this.#handle("error", act); }
-    get onclose() { return this.#on.close?.act || null; }
-    set onclose(act) { this.#handle("close", act); }
+    static #handlers = ["open", "message", "error", "close"].map(type => Object.defineProperty(this.prototype, "on" + type, {
+      get() { return this.#on[type]?.act || null; },
+      set(act) { this.#handle(type, act); },
+      configurable: true,
+    }));
 
     // A handler keeps its place among the listeners until it is taken away.
     #handle(type, act) {
@@ -830,7 +858,7 @@ var underpass = ((global, address, data) => {
     }
 
     send(data) {
-      if (!arguments.length) throw new TypeError("Failed to execute 'send' on 'WebSocket': 1 argument required, but only 0 present.");
+      if (!arguments.length) throw new TypeError("send takes what is to be sent");
       let item;
       if (data instanceof Blob) item = { later: data.arrayBuffer(), size: data.size };
       else if (data instanceof ArrayBuffer) item = { bytes: new Uint8Array(data.slice(0)) };
@@ -840,7 +868,7 @@ var underpass = ((global, address, data) => {
         // Lone surrogates are replaced, as in every USVString.
         item = { text: /[\ud800-\udfff]/.test(data) ? decoder.decode(bytes) : data, size: bytes.length };
       }
-      if (this.#state === 0) refuse("InvalidStateError", "Failed to execute 'send' on 'WebSocket': Still in CONNECTING state.");
+      if (this.#state === 0) refuse("InvalidStateError", "Still in CONNECTING state");
       item.size ??= item.bytes.length;
       this.#buffered += item.size;
       if (this.#state === 1) this.#session.send(item);
@@ -849,10 +877,10 @@ var underpass = ((global, address, data) => {
     close(code, reason) {
       if (code !== undefined) {
         code = clamp(0, Math.round(+code) || 0, 65535);
-        if (code !== 1000 && (code < 3000 || code > 4999)) refuse("InvalidAccessError", `Failed to execute 'close' on 'WebSocket': The close code must be either 1000, or between 3000 and 4999. ${code} is neither.`);
+        if (code !== 1000 && (code < 3000 || code > 4999)) refuse("InvalidAccessError", `The close code must be 1000 or 3000 to 4999, not ${code}`);
       }
       reason = reason === undefined ? "" : decoder.decode(encoder.encode(String(reason)));
-      if (encoder.encode(reason).length > 123) refuse("SyntaxError", "Failed to execute 'close' on 'WebSocket': The close reason must not be greater than 123 UTF-8 bytes.");
+      if (encoder.encode(reason).length > 123) refuse("SyntaxError", "The close reason must not be longer than 123 bytes");
       if (this.#state > 1) return;
       // A reason cannot stand without a code.
       if (reason && code === undefined) code = 1000;
@@ -886,8 +914,8 @@ var underpass = ((global, address, data) => {
         clearTimeout(timer);
         socket.onclose = socket.onmessage = socket.onopen = null;
         socket.close();
-        verdicts.draw("ws");
         const heir = session();
+        heir.suspect = "ws";
         if (open) heir.page = { ...page, opened() {} };
         for (const item of this.kept) heir.send(item);
       };
