@@ -49,7 +49,8 @@ var underpass = ((global, address, data) => {
       const response = await fetch(url, init);
       status = response.status;
       json = await response.json();
-    } catch { /* no answer, or nobody's that we know */ }
+    // No answer, or nobody's that we know.
+    } catch {}
     clearTimeout(timer);
     return { status, body: json && typeof json === "object" ? json : null, took: now() - begun };
   }
@@ -60,10 +61,11 @@ var underpass = ((global, address, data) => {
     key: "underpass:" + base,
     all: {},
     load() {
-      try { this.all = JSON.parse(localStorage.getItem(this.key)) || {}; } catch { /* no storage: for this page only */ }
+      // Without storage they hold for this page only.
+      try { this.all = JSON.parse(localStorage.getItem(this.key)) || {}; } catch {}
       return this.all;
     },
-    save() { try { localStorage.setItem(this.key, JSON.stringify(this.all)); } catch { /* the same */ } },
+    save() { try { localStorage.setItem(this.key, JSON.stringify(this.all)); } catch {} },
     against(name) { return this.load()[name] > Date.now(); },
     draw(name) { this.load()[name] = Date.now() + 600000; this.save(); },
     lift(name) { if (this.load()[name]) { delete this.all[name]; this.save(); } },
@@ -423,10 +425,12 @@ var underpass = ((global, address, data) => {
       if (slept) this.alive = time;
       if (time - this.alive > this.facts.grace * 1000 + 5000) return this.fail();
       const { current } = this;
-      if (!current || current.name === "poll") { /* the hub sees to it */ }
-      else if (time - current.heard > this.patience) return this.ended(current, slept ? "asleep" : "silent");
-      else if (current.asked && time - current.asked > 2 * this.deadline && !slept) return this.ended(current, "silent");
-      if (!current || this.trying || this.late) return;
+      if (!current) return;
+      // Polls are the hub's to watch.
+      const silent = current.name !== "poll" && time - current.heard > this.patience;
+      const unanswered = current.asked && time - current.asked > 2 * this.deadline && !slept;
+      if (silent || unanswered) return this.ended(current, slept ? "asleep" : "silent");
+      if (this.trying || this.late) return;
       // Better transports are tried again in a quiet moment.
       const best = this.choose(), rank = name => options.transports.indexOf(name);
       if (current.name !== best && hub.streams(current.name) && !hub.grants(this)) this.ended(current, "shared");
@@ -860,7 +864,7 @@ var underpass = ((global, address, data) => {
     send(data) {
       if (!arguments.length) throw new TypeError("send takes what is to be sent");
       let item;
-      if (data instanceof Blob) item = { later: data.arrayBuffer(), size: data.size };
+      if (data instanceof Blob) item = { blob: data, later: data.arrayBuffer(), size: data.size };
       else if (data instanceof ArrayBuffer) item = { bytes: new Uint8Array(data.slice(0)) };
       else if (ArrayBuffer.isView(data)) item = { bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() };
       else {
@@ -939,19 +943,12 @@ var underpass = ((global, address, data) => {
     send(item) {
       this.kept?.push(item);
       if (this.kept?.length > 1000) this.kept = null;
-      const pass = () => this.socket.send(item.text ?? item.bytes);
-      if (this.order || item.later) {
-        const turn = this.order = Promise.all([item.later, this.order]).then(([buffer]) => {
-          if (buffer) item.bytes = new Uint8Array(buffer);
-          pass();
-          if (this.order === turn) this.order = null;
-        });
-      } else pass();
+      this.socket.send(item.text ?? item.bytes ?? item.blob);
       queueMicrotask(() => this.page.drained(item.size));
     }
     close(code, reason) {
       this.closing = true;
-      Promise.resolve(this.order).then(() => code === undefined ? this.socket.close() : this.socket.close(code, reason));
+      if (code === undefined) this.socket.close(); else this.socket.close(code, reason);
     }
   }
 
