@@ -28,6 +28,7 @@ use crate::transport::source::Source;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
 use crate::transport::{Body, Fault, answer, multi, poll, send, sse, stream, ws};
+use crate::upstream::dial::fresh_key;
 use crate::upstream::headers::{self, wants_upgrade};
 
 /// The largest body of `open` and `close`, in bytes: a nonce and 32 names, or a code and a reason.
@@ -110,7 +111,8 @@ impl Call<'_> {
         let backend = self.live.routes.find(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
         let forwarded = forwarded(self.peer);
-        let handshake = headers::session_handshake(&head.headers, &target, &asked.protocols, &forwarded, &host);
+        let protocols = &asked.protocols;
+        let handshake = headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
         let origin = head.headers.get("origin").and_then(|origin| origin.to_str().ok()).map(str::to_owned);
         let opening = Opening {
             nonce: asked.nonce,

@@ -27,7 +27,7 @@ use self::route::{Endpoint, Place, Routes};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
-use crate::listener::handler::{Answering, Handler};
+use crate::listener::handler::{Answering, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::registry::Registry;
 use crate::registry::tally::Tally;
@@ -270,11 +270,13 @@ impl Handler for Service {
         })
     }
 
-    /// What may wait for long: attachments, one-request opens, tunnels.
-    fn waits(&self, request: &Request<Incoming>) -> bool {
+    fn wait(&self, request: &Request<Incoming>) -> Wait {
         let live = self.0.live.load();
-        request.method() == Method::GET
-            && (wants_upgrade(request.headers(), request.version())
-                || request.uri().path().starts_with(&live.config.prefix))
+        match route::place(request.uri().path(), &live.config.prefix) {
+            Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
+            Place::Ours(Endpoint::Session { verb, .. }) if verb.attaches() => Wait::ToTell,
+            Place::Beside if wants_upgrade(request.headers(), request.version()) => Wait::ToDial,
+            _ => Wait::No,
+        }
     }
 }

@@ -47,11 +47,20 @@ pub(super) enum Verb {
     Close,
 }
 
+impl Verb {
+    /// Whether it attaches a transport.
+    pub(super) fn attaches(self) -> bool {
+        matches!(self, Self::Sse | Self::Stream | Self::Poll | Self::Ws)
+    }
+}
+
 impl Endpoint<'_> {
     /// The methods it takes, as `Allow` lists them. `OPTIONS` is for preflight.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Open { .. } | Self::Poll | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => "POST, OPTIONS",
+            Self::Open { .. } | Self::Poll | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => {
+                "POST, OPTIONS"
+            }
             Self::Sse { .. } | Self::Session { .. } => "GET, OPTIONS",
             Self::Info | Self::Client(_) => "GET, HEAD, OPTIONS",
             Self::Unknown => "GET, POST, OPTIONS",

@@ -10,7 +10,7 @@ use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
@@ -24,8 +24,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::exchanges::{Counting, Exchanges};
 use super::guard::{Guarded, Hold, Traffic};
-use super::handler::{Answering, Handler};
-use super::held::{Answered, Held};
+use super::handler::{Answering, Handler, Wait};
+use super::held::{Answered, Carrying, Held};
 use super::peer::{ConnInfo, PeerAddr};
 use super::rewind::Rewind;
 use super::socket::Socket;
@@ -120,10 +120,10 @@ where
         Some(taken) => taken,
         None => return Ok(()),
     };
-    match held.answer(io).await {
+    match held.answer(&door.handler, io).await {
         Answered::Gone => {}
         Answered::Upgraded(carry) => drop(tokio::spawn(carry)),
-        Answered::Carrying(carrying) => drop(tokio::spawn(carry(door, carrying))),
+        Answered::Carrying(carrying) => drop(tokio::spawn(Carry { door, carrying })),
     }
     Ok(())
 }
@@ -175,23 +175,42 @@ where
     }))
 }
 
-/// Writes an answer to its end; then the connection goes on with the next request.
-fn carry<H, IO>(door: Door<H>, carrying: super::held::Carrying<IO>) -> Pin<Box<dyn Future<Output = ()> + Send>>
+/// Writes an answer to its end; then the connection goes on with the next request, in a task of its own. Written out
+/// and not `async`, which would keep room for the answer twice.
+struct Carry<H, IO> {
+    door: Door<H>,
+    carrying: Carrying<IO>,
+}
+
+impl<H, IO> Future for Carry<H, IO>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(io) = ready!(Pin::new(&mut self.carrying).poll(cx)) else { return Poll::Ready(()) };
+        if !self.door.lifecycle.is_draining() {
+            tokio::spawn(go_on(self.door.clone(), io));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<H, IO> Unpin for Carry<H, IO> {}
+
+/// The next request on a connection. Boxed, since a connection leads to an answer and an answer to a connection.
+fn go_on<H, IO>(door: Door<H>, io: Rewind<IO>) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     Box::pin(async move {
-        let Some(io) = carrying.await else { return };
-        if door.lifecycle.is_draining() {
-            return;
-        }
         let silence = door.client.idle;
-        tokio::spawn(async move {
-            if let Err(error) = http1(door, io, silence).await {
-                tracing::debug!(error = &*error as &dyn StdError, "connection ended");
-            }
-        });
+        if let Err(error) = http1(door, io, silence).await {
+            tracing::debug!(error = &*error as &dyn StdError, "connection ended");
+        }
     })
 }
 
@@ -212,15 +231,14 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
         request.extensions_mut().insert(self.door.info.clone());
         let alone = request.body().is_end_stream();
         let (version, keep_alive) = (request.version(), keeps_alive(&request));
-        let waits = self.slot.is_some() && alone && self.door.handler.waits(&request);
-        let answering = self.door.handler.handle(request);
+        let wait = if alone { self.door.handler.wait(&request) } else { Wait::No };
         match &self.slot {
-            Some(slot) if waits => {
-                let held = Held { answering, version, keep_alive };
+            Some(slot) if wait != Wait::No => {
+                let held = Held { request, dials: wait == Wait::ToDial, version, keep_alive };
                 slot.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
                 Box::pin(std::future::pending())
             }
-            _ => Box::pin(through_hyper(answering)),
+            _ => Box::pin(through_hyper(self.door.handler.handle(request))),
         }
     }
 }

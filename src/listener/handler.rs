@@ -17,7 +17,19 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers one.
     fn handle(&self, request: Request<Incoming>) -> Answering;
 
-    /// Whether its answer may be long in coming or long in ending. Such an exchange is taken out of hyper (see `held`),
+    /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
     /// whose buffers would wait as well. Only asked of HTTP/1 requests without a body.
-    fn waits(&self, request: &Request<Incoming>) -> bool;
+    fn wait(&self, request: &Request<Incoming>) -> Wait;
+}
+
+/// How an exchange waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// For what there is to tell.
+    ToTell,
+    /// For a backend to be dialled, before anything else. Few do so at once: the others wait without the memory that
+    /// dialling takes.
+    ToDial,
 }

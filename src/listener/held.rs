@@ -7,18 +7,21 @@
 //! most of its life, so none of them leaves hyper waiting: this costs a few hundred bytes instead.
 
 use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::io::Write as _;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderValue, TRANSFER_ENCODING};
-use http::{Response, StatusCode, Version, response};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode, Version, response};
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::handler::Answering;
+use super::handler::Handler;
 use super::rewind::Rewind;
 use crate::transport::Body;
 use crate::transport::body::Relay;
@@ -26,6 +29,11 @@ use crate::transport::source::{Chunk, Source};
 
 /// Room for the size line of a chunk: eight digits and its end.
 const SIZE_LINE: usize = 10;
+/// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
+/// `backend.dials`, so that one slow backend does not take all.
+static DIALLING: Semaphore = Semaphore::const_new(128);
+/// How long an exchange waits for its turn to dial; then it goes ahead, and the backend's own bound decides.
+const TURN_WAIT: Duration = Duration::from_secs(1);
 /// A scratch buffer that grew beyond this is let go.
 const SCRATCH: usize = 64 * 1024;
 
@@ -36,7 +44,9 @@ thread_local! {
 
 /// A request that was taken out of hyper.
 pub(super) struct Held {
-    pub(super) answering: Answering,
+    pub(super) request: Request<Incoming>,
+    /// It waits for a backend to be dialled.
+    pub(super) dials: bool,
     pub(super) version: Version,
     /// The client allows another request behind this one.
     pub(super) keep_alive: bool,
@@ -47,7 +57,8 @@ pub(super) struct Carrying<IO> {
     /// `None` once it was given back.
     io: Option<Rewind<IO>>,
     source: Box<dyn Source + Send>,
-    head: Option<Box<response::Parts>>,
+    /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
+    head: Option<Box<[u8]>>,
     framing: Framing,
     /// What the socket has not taken yet.
     waiting: Bytes,
@@ -79,12 +90,18 @@ pub(super) enum Answered<IO> {
 
 impl Held {
     /// Waits for the answer, as long as the client is there.
-    pub(super) async fn answer<IO>(mut self, mut io: Rewind<IO>) -> Answered<IO>
+    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Answered<IO>
     where
+        H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let Self { request, dials, version, keep_alive } = self;
+        let mut answering = pin!(async {
+            let _turn = if dials { timeout(TURN_WAIT, DIALLING.acquire()).await.ok() } else { None };
+            handler.handle(request).await
+        });
         let answer = poll_fn(|cx| {
-            if let Poll::Ready(response) = self.answering.as_mut().poll(cx) {
+            if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
             while let Poll::Ready(more) = io.poll_ahead(cx) {
@@ -96,41 +113,38 @@ impl Held {
         })
         .await;
         match answer {
-            Some(response) => self.begin(io, response).await,
+            Some(response) => begin(io, response, version, keep_alive).await,
             None => Answered::Gone,
         }
     }
+}
 
-    async fn begin<IO>(self, mut io: Rewind<IO>, response: Response<Body>) -> Answered<IO>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (head, body) = response.into_parts();
-        let (source, framing): (Box<dyn Source + Send>, _) = match body {
-            Body::Upgrade(upgrade) => {
-                let mut out = BytesMut::new();
-                write_head(&mut out, &head, Framing::None, None, true);
-                return match io.write_all(&out).await {
-                    Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
-                    Err(_) => Answered::Gone,
-                };
-            }
-            Body::Batch(source) => (source, Framing::Length),
-            Body::Stream(source) => (source, self.streaming()),
-            Body::Proxied(body) => (Box::new(Relay(body)), self.streaming()),
-            Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
-            Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
-            Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
-        };
-        let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
-        let keep_alive = self.keep_alive && framing != Framing::End && !closing;
-        let (head, waiting) = (Some(Box::new(head)), Bytes::new());
-        Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
-    }
-
-    fn streaming(&self) -> Framing {
-        if self.version == Version::HTTP_11 { Framing::Chunked } else { Framing::End }
-    }
+async fn begin<IO>(mut io: Rewind<IO>, response: Response<Body>, version: Version, keep_alive: bool) -> Answered<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
+    let (head, body) = response.into_parts();
+    let (source, framing): (Box<dyn Source + Send>, _) = match body {
+        Body::Upgrade(upgrade) => {
+            let mut out = BytesMut::from(&head_of(&head)[..]);
+            finish_head(&mut out, Framing::None, 0, true);
+            return match io.write_all(&out).await {
+                Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
+                Err(_) => Answered::Gone,
+            };
+        }
+        Body::Batch(source) => (source, Framing::Length),
+        Body::Stream(source) => (source, streaming),
+        Body::Proxied(body) => (Box::new(Relay(body)), streaming),
+        Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
+        Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
+        Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
+    };
+    let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
+    let keep_alive = keep_alive && framing != Framing::End && !closing;
+    let (head, waiting) = (Some(head_of(&head)), Bytes::new());
+    Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
@@ -178,9 +192,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         if matches!(self.framing, Framing::Length | Framing::None) {
             return self.fill_whole(cx, out);
         }
-        if let Some(head) = self.head.take() {
-            write_head(out, &head, self.framing, None, self.keep_alive);
-        }
+        self.put_head(out, 0);
         let body = out.len();
         let room = if self.framing == Framing::Chunked { SIZE_LINE } else { 0 };
         out.resize(body + room, 0);
@@ -198,6 +210,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         Poll::Ready(Ok(if room > 0 { frame_chunk(out, body, self.last) } else { 0 }))
     }
 
+    fn put_head(&mut self, out: &mut BytesMut, length: usize) {
+        if let Some(head) = self.head.take() {
+            out.extend_from_slice(&head);
+            finish_head(out, self.framing, length, self.keep_alive);
+        }
+    }
+
     fn fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
         let mut body = BytesMut::new();
         loop {
@@ -207,9 +226,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
                 Chunk::Broken => return Poll::Ready(Err(Gone)),
             }
         }
-        if let Some(head) = self.head.take() {
-            write_head(out, &head, self.framing, Some(body.len()), self.keep_alive);
-        }
+        self.put_head(out, body.len());
         out.extend_from_slice(&body);
         self.last = true;
         Poll::Ready(Ok(0))
@@ -268,15 +285,15 @@ fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
     if size == 0 {
         out.truncate(body);
     } else {
-        let mut line = [0; SIZE_LINE];
-        let mut rest = &mut line[..];
-        // Eight digits hold any size up to 4 GiB, far above the largest message.
-        let _ = write!(rest, "{size:x}\r\n");
-        let used = SIZE_LINE - rest.len();
-        let gap = SIZE_LINE - used;
+        let digits = hex_digits(size);
+        let gap = SIZE_LINE - 2 - digits;
         // The line goes right before the data, and what stands before it is moved up: nothing, or a head.
         out.copy_within(..body, gap);
-        out[body + gap..body + SIZE_LINE].copy_from_slice(&line[..used]);
+        let line = &mut out[body + gap..body + SIZE_LINE];
+        for (place, digit) in line[..digits].iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[size >> (4 * (digits - 1 - place)) & 0xf];
+        }
+        line[digits..].copy_from_slice(b"\r\n");
         out.extend_from_slice(b"\r\n");
         start = gap;
     }
@@ -286,43 +303,50 @@ fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
     start
 }
 
-fn write_head(out: &mut BytesMut, head: &response::Parts, framing: Framing, length: Option<usize>, keep_alive: bool) {
-    let reason = head.status.canonical_reason().unwrap_or("");
-    let mut line = |text: std::fmt::Arguments<'_>| {
-        // Writing to memory cannot fail.
-        let _ = std::fmt::Write::write_fmt(out, text);
-    };
-    line(format_args!("HTTP/1.1 {} {reason}\r\n", head.status.as_str()));
-    match framing {
-        Framing::None | Framing::End => {}
-        Framing::Length => line(format_args!("content-length: {}\r\n", length.unwrap_or_default())),
-        Framing::Chunked => line(format_args!("transfer-encoding: chunked\r\n")),
-    }
-    if !keep_alive && !head.headers.contains_key(CONNECTION) {
-        line(format_args!("connection: close\r\n"));
-    }
-    if !head.headers.contains_key(DATE) {
-        line(format_args!("date: {}\r\n", httpdate::HttpDate::from(SystemTime::now())));
-    }
+/// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
+fn hex_digits(size: usize) -> usize {
+    (size.max(1).ilog2() / 4 + 1) as usize
+}
+
+/// Status line and fields of a head, all but what [`finish_head`] adds.
+fn head_of(head: &response::Parts) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
     for (name, value) in &head.headers {
-        if framing_is_ours(name, framing) {
-            continue;
+        if !is_settled_later(name, head.status) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
         }
-        put_field(out, name.as_str(), value);
     }
-    out.extend_from_slice(b"\r\n");
+    out.into_boxed_slice()
 }
 
-/// Of a relayed head these describe the other side's framing.
-fn framing_is_ours(name: &http::HeaderName, framing: Framing) -> bool {
-    *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && framing != Framing::None)
+/// Adds what depends on the body, on the connection and on the time, and the end of the head.
+fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
+    // Writing to memory cannot fail.
+    let _ = match framing {
+        Framing::None | Framing::End => Ok(()),
+        Framing::Length => write!(out, "content-length: {length}\r\n"),
+        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
+    };
+    if !keep_alive {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    let _ = write!(out, "date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now()));
 }
 
-fn put_field(out: &mut BytesMut, name: &str, value: &HeaderValue) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
+/// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
+fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
+    match *name {
+        TRANSFER_ENCODING | DATE | CONTENT_LENGTH => true,
+        CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
+        _ => false,
+    }
 }
 
 /// Known bytes.

@@ -101,7 +101,9 @@ impl Polling {
         let budget = self.reader.cell().policy().batch;
         let gathered = &mut self.gathered;
         while gathered.size < budget {
-            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget - gathered.size) else { break };
+            let messages = &mut gathered.messages;
+            let keep = |_, message: &Message| messages.push(message.clone());
+            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget - gathered.size, keep) else { break };
             if gathered.take(pulled) {
                 break;
             }
@@ -140,10 +142,9 @@ impl Gathered {
     /// Adds what was pulled; true when nothing more can follow.
     fn take(&mut self, pulled: Pulled) -> bool {
         match pulled {
-            Pulled::Batch { first, messages, .. } => {
-                self.after = first + messages.len() as u64 - 1;
-                self.size += messages.iter().map(|message| message.payload().len()).sum::<usize>().max(1);
-                self.messages.extend(messages);
+            Pulled::Batch { first, count, bytes, .. } => {
+                self.after = first + count - 1;
+                self.size += bytes.max(1);
                 return false;
             }
             Pulled::Lost { from, to } => {

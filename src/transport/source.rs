@@ -88,14 +88,10 @@ impl<E: Encoding> Streaming<E> {
     /// Takes what the session has until `out` is `full`; true when the stream is to end behind it.
     fn pull(&mut self, cx: &Context<'_>, out: &mut BytesMut, full: usize) -> bool {
         while out.len() < full {
-            match self.reader.poll_pull(cx, CHUNK) {
+            let encoding = &self.encoding;
+            match self.reader.poll_pull(cx, CHUNK, |number, message| encoding.message(out, number, message)) {
                 Poll::Pending => return false,
-                Poll::Ready(Pulled::Batch { first, messages, .. }) => {
-                    for (number, message) in (first..).zip(&messages) {
-                        self.encoding.message(out, number, message);
-                        self.sent = number;
-                    }
-                }
+                Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
                 Poll::Ready(Pulled::Lost { from, to }) => {
                     self.encoding.lost(out, from, to);
                     self.sent = to;
@@ -157,8 +153,9 @@ impl<E: Encoding> Source for Streaming<E> {
                 self.beat = now + self.heartbeat();
                 return Poll::Ready(Chunk::More);
             }
+            // A timer that fires too early costs less than one that is moved at every message.
             let due = self.due();
-            if self.timer.deadline() != due {
+            if self.timer.deadline() <= now || due < self.timer.deadline() {
                 self.timer.as_mut().reset(due);
             }
             if self.timer.as_mut().poll(cx).is_pending() {

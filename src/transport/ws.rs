@@ -111,12 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     }
 
     fn write(&mut self, frame: &Frame) {
-        let message = match frame.to_ws() {
-            WsPayload::Text(text) => Message::text(text),
-            WsPayload::Binary(payload) => Message::binary(payload),
-        };
-        // Refused only when a close has begun; what is not delivered stays with the session.
-        let _ = self.socket.send(&message);
+        write(&mut self.socket, frame);
     }
 
     /// Ends the attachment, not the session.
@@ -197,14 +192,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
 
     /// Writes what the session has, as fast as the socket takes it. True when there was something.
     fn down(&mut self, cx: &Context<'_>) -> bool {
-        match self.reader.poll_pull(cx, CHUNK) {
+        let socket = &mut self.socket;
+        let each = |_, message: &Message| write(socket, &Frame::Message(message.clone()));
+        match self.reader.poll_pull(cx, CHUNK, each) {
             Poll::Pending => return false,
-            Poll::Ready(Pulled::Batch { first, messages, .. }) => {
-                for (number, message) in (first..).zip(messages) {
-                    self.write(&Frame::Message(message));
-                    self.sent = number;
-                }
-            }
+            Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
             Poll::Ready(Pulled::Lost { from, to }) => self.write(&Frame::Lost { from, to }),
             Poll::Ready(Pulled::Ended { close, .. }) => {
                 self.write(&Frame::Close(close));
@@ -233,6 +225,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     fn due(&self) -> Instant {
         self.parting.unwrap_or_else(|| self.reader.leave_at().map_or(self.beat, |at| at.min(self.beat)))
     }
+}
+
+fn write<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>, frame: &Frame) {
+    let message = match frame.to_ws() {
+        WsPayload::Text(text) => Message::text(text),
+        WsPayload::Binary(payload) => Message::binary(payload),
+    };
+    // Refused only when a close has begun; what is not delivered stays with the session.
+    let _ = socket.send(&message);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {

@@ -4,7 +4,7 @@ import net from "node:net";
 
 export class Box {
   // ws: pass, kill (403), swallow (no answer), mute (nothing comes down behind the 101), young (cut after 150 ms)
-  // sse, stream: pass, hold (until the end), late (each write when the next one comes)
+  // sse, stream: pass, hold (until the end), late (each write when the next one comes), mute (from now on)
   // poll: pass, portal (a page instead)      send: pass, twice, lost (the answer is)
   modes = {};
   sockets = new Set();
@@ -62,9 +62,11 @@ export class Box {
       const headers = { ...answer.headers };
       delete headers.connection;
       delete headers["transfer-encoding"];
+      const muted = () => (/event-stream/.test(type) && this.modes.sse === "mute") || (/octet-stream/.test(type) && this.modes.stream === "mute");
       const chunks = [];
       if (mode !== "hold") response.writeHead(answer.statusCode, headers), response.flushHeaders();
       answer.on("data", chunk => {
+        if (muted()) return;
         if (mode === "hold") chunks.push(chunk);
         else if (mode === "late") { if (chunks.length) response.write(chunks.shift()); chunks.push(chunk); }
         else response.write(chunk);

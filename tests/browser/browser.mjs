@@ -11,7 +11,7 @@ export class Browser {
   static async start() {
     const browser = new Browser();
     browser.home = mkdtempSync(join(tmpdir(), "underpass-chromium-"));
-    browser.process = spawn("/usr/bin/chromium", [...flags, `--user-data-dir=${browser.home}`, "about:blank"],
+    browser.process = spawn("chromium", [...flags, `--user-data-dir=${browser.home}`, "about:blank"],
       { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
     browser.waiting = new Map();
     browser.count = 0;

@@ -40,6 +40,25 @@ export const cases = {
   ...ends("stream when events come one late", { ws: "kill", sse: "late" }, "stream", 4000),
   ...ends("poll when all streams are held", { ws: "kill", sse: "hold", stream: "hold" }, "poll", 6000),
 
+  async "a stream that goes mute is left, and what it swallowed comes another way"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    await tab.run(async () => { window.socket = open_("/echo"); await on(socket, "sse"); });
+    box.modes = { ws: "kill", sse: "mute" };
+    const took = await tab.run(async () => {
+      const begun = performance.now();
+      socket.send("burst 50");
+      await until("what was swallowed", () => socket.got.length === 50);
+      const took = performance.now() - begun;
+      await on(socket, "stream");
+      return took;
+    });
+    assert.ok(took < 4000, `${took} ms`);
+    box.modes = { ws: "kill", sse: "mute", stream: "mute" };
+    // Nothing is said at all: the heartbeat is missed.
+    await tab.run(() => on(socket, "poll"));
+  },
+
   async "WebSockets that die young are given up"({ page, box }) {
     box.modes = { ws: "young" };
     const tab = await page();

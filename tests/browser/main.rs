@@ -1,7 +1,9 @@
 //! The browser client in a real browser: headless Chromium, driven by `run.mjs`, before a sidecar with a scripted
-//! backend and behind a box that breaks what the cases ask it to break. Left out, with a word, where there is no
-//! Chromium; `UNDERPASS_FULL=1` makes that a failure. `UNDERPASS_BROWSER=name` runs the cases of that name.
+//! backend and behind a box that breaks what the cases ask it to break. `UNDERPASS_BROWSER=name` runs the cases of that
+//! name only. Must not touch: fixed ports, the network beyond this machine.
 
+#[path = "../support/outside.rs"]
+mod outside;
 #[path = "../support/site.rs"]
 mod site;
 
@@ -11,19 +13,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use outside::Program;
 use site::{Backend, BackendSocket, Site};
 use tokio::process::Command;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-const TOOLS: [&str; 2] = ["/usr/bin/chromium", "/usr/bin/node"];
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_in_chromium() {
-    if let Some(missing) = TOOLS.iter().find(|tool| !Path::new(tool).exists()) {
-        assert!(std::env::var_os("UNDERPASS_FULL").is_none(), "{missing} is missing: install the package");
-        println!("left out: {missing} is missing");
+    if !outside::present(&[Program::Chromium]) {
         return;
     }
     let backend = backend().await;
@@ -33,7 +32,7 @@ async fn the_client_in_chromium() {
     );
     let site = Site::from_toml(&format!("listen = \"127.0.0.1:0\"\n{more}"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/run.mjs");
-    let status = Command::new("/usr/bin/node")
+    let status = Command::new("node")
         .arg(script)
         .arg(site.at.to_string())
         .arg(std::env::var("UNDERPASS_BROWSER").unwrap_or_default())

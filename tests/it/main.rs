@@ -3,4 +3,5 @@
 #[path = "../support/site.rs"]
 mod site;
 
+mod sharing;
 mod transports;

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +17,7 @@ use underpass::config::{Address, Client};
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
-use underpass::listener::handler::{Answering, Handler};
+use underpass::listener::handler::{Answering, Handler, Wait};
 use underpass::listener::tls::TlsSource;
 use underpass::transport::Body;
 
@@ -53,15 +51,9 @@ impl Handler for Answerer {
         (self.0)(request)
     }
 
-    fn waits(&self, _request: &Request<Incoming>) -> bool {
-        false
+    fn wait(&self, request: &Request<Incoming>) -> Wait {
+        if request.headers().contains_key("upgrade") { Wait::ToDial } else { Wait::No }
     }
-}
-
-async fn whole(response: Response<Full<Bytes>>) -> Response<Body> {
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.expect("known bytes").to_bytes();
-    Response::from_parts(head, Body::full(body))
 }
 
 /// A listener under test.
@@ -77,7 +69,7 @@ impl Edge {
     pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
     }
@@ -86,14 +78,14 @@ impl Edge {
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
     {
         let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
         let at = bound.local_addr().unwrap();
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
         let service = Answerer(Arc::new(move |request| {
             let response = handler(request);
-            Box::pin(async move { whole(response.await).await })
+            Box::pin(response)
         }));
         let client = Arc::new(client);
         let serving =
@@ -143,6 +135,6 @@ pub(crate) async fn one_ok(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// Answers `ok` to everything.
-pub(crate) async fn ok(_request: Request<Incoming>) -> Response<Full<Bytes>> {
-    Response::new(Full::from("ok"))
+pub(crate) async fn ok(_request: Request<Incoming>) -> Response<Body> {
+    Response::new(Body::full("ok"))
 }
