@@ -84,7 +84,7 @@ var underpass = ((global, address, data) => {
     // Round trip; when the sidecar was last heard.
     rtt = 300; alive = now();
     current = null; trying = null; late = null;
-    strikes = {}; failures = 0; missed = 0; turn = 0; busy = now(); limit = Infinity; wakes = [];
+    strikes = {}; failures = 0; missed = 0; waited = 0; turn = 0; busy = now(); limit = Infinity; wakes = [];
 
     // `page` is told: opened, message, drained, changed, closed.
     constructor(page, target, protocols) {
@@ -161,12 +161,12 @@ var underpass = ((global, address, data) => {
       }
     }
 
-    // Nothing carries the session: see whether the sidecar is there, take what waits, attach the best transport.
+    // Nothing carries the session: see whether the sidecar is there, attach the best transport.
     async next(why = "opened", time = 0, suspect) {
       const turn = ++this.turn;
       if (time) await this.pause(time);
       if (why !== "opened" && why !== "recycled") {
-        for (; turn === this.turn && !this.over && !(await this.mop()); suspect = null) {
+        for (; turn === this.turn && !this.over && !(await this.reach()); suspect = null) {
           await this.pause(backoff(this.failures++) * (1 + Math.random() / 4));
         }
       }
@@ -213,10 +213,16 @@ var underpass = ((global, address, data) => {
       if (!this.current && !this.trying) this.next(`${name} ${why}`, time || (why === "superseded" ? 200 : 0), guilty && name);
     }
 
-    // A poll that does not wait: whether the sidecar answers; what it has is taken.
+    // Whether the sidecar answers. What was written and did not arrive is taken at once.
+    async reach() {
+      const { body } = await this.post("ack", null);
+      return body?.sent > this.cursor || body?.error?.code === "session_closed" ? this.mop() : this.over || body?.next > 0;
+    }
+
+    // A poll that does not wait.
     async mop(attachment) {
-      const n = word(12);
-      const { body, took } = await ask(`${this.url}/poll?after=${this.cursor}&wait=0&n=${n}`);
+      const n = word(12), cause = encodeURIComponent(attachment?.cause || "mop");
+      const { body, took } = await ask(`${this.url}/poll?after=${this.cursor}&wait=0&cause=${cause}&n=${n}`);
       if (this.over || body?.n !== n) return this.over;
       this.rtt += (took - this.rtt) / 4;
       this.told(body, attachment);
@@ -434,7 +440,8 @@ var underpass = ((global, address, data) => {
       // Better transports are tried again in a quiet moment.
       const best = this.choose(), rank = name => options.transports.indexOf(name);
       if (current.name !== best && hub.streams(current.name) && !hub.grants(this)) this.ended(current, "shared");
-      else if (rank(best) < rank(current.name) && time - this.busy > 1000) this.attach(best, "better");
+      else if (rank(best) >= rank(current.name)) this.waited = 0;
+      else if (time - this.busy > 1000 || ++this.waited > 30) this.attach(best, "better");
     }
   }
 
@@ -571,7 +578,7 @@ var underpass = ((global, address, data) => {
     }
     begun(facts) { super.begun(facts); this.acknowledge(); }
     // The proof is the answer to our acknowledgement: it made the round trip.
-    beat() { this.session.acknowledge(); }
+    beat() { this.acknowledge(); }
     acknowledge() {
       if (this.asked) return void (this.again = true);
       this.asked = now();
@@ -682,14 +689,10 @@ var underpass = ((global, address, data) => {
       this.arrange(10);
     },
     leader() {
-      let leader = this.id;
-      for (const [id, tab] of this.tabs) if (tab.polls && id < leader) leader = id;
-      return leader;
+      return [this.id, ...[...this.tabs].filter(([, tab]) => tab.polls).map(([id]) => id)].sort()[0];
     },
     ours() {
-      const cursors = {};
-      for (const [token, poll] of this.polls) cursors[token] = poll.session.cursor;
-      return cursors;
+      return Object.fromEntries([...this.polls].map(([token, poll]) => [token, poll.session.cursor]));
     },
     arrange(time) {
       clearTimeout(this.timer);
@@ -716,7 +719,7 @@ var underpass = ((global, address, data) => {
       const patience = this.wait * 1000 + 10000;
       const { body, took } = tokens.length === 1
         ? await ask(new URL(`s/${tokens[0]}/poll?after=${cursors[tokens[0]]}&${query}`, base), { control, patience })
-        : await ask(`${base}poll?${query}`, { body: { sessions: tokens.length < 250 ? cursors : Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience });
+        : await ask(`${base}poll?${query}`, { body: { sessions: Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience });
       if (this.control !== control) return;
       this.control = null;
       if (body?.n !== n || (body.error && tokens[1])) {
@@ -862,7 +865,7 @@ var underpass = ((global, address, data) => {
     }
 
     send(data) {
-      if (!arguments.length) throw new TypeError("send takes what is to be sent");
+      if (!arguments.length) throw new TypeError("1 argument required");
       let item;
       if (data instanceof Blob) item = { blob: data, later: data.arrayBuffer(), size: data.size };
       else if (data instanceof ArrayBuffer) item = { bytes: new Uint8Array(data.slice(0)) };

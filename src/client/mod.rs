@@ -57,7 +57,7 @@ impl File {
     fn made(self) -> &'static Made {
         static MADE: LazyLock<[Made; 3]> = LazyLock::new(|| {
             let script = tight(SCRIPT);
-            let module = format!("{MODULE_HEAD}{}{MODULE_FOOT}", script.trim_start());
+            let module = format!("{MODULE_HEAD}{script}{MODULE_FOOT}");
             [Made::new(script.into()), Made::new(module.into()), Made::new(TYPES.into())]
         });
         &MADE[self as usize]
@@ -70,18 +70,11 @@ pub fn hash(file: File) -> &'static str {
     &file.made().hash
 }
 
-/// The script without lines that are comments and without indentation. Lines keep their numbers, so that an error in a
-/// browser's console is found in the source. No string of the script spans lines.
+/// The script without comments and indentation; nothing else of it changes. Comments have lines of their own, and no
+/// string spans lines.
 fn tight(script: &str) -> String {
-    let mut out = String::with_capacity(script.len());
-    for line in script.lines() {
-        let line = line.trim();
-        if !line.starts_with("//") {
-            out.push_str(line);
-        }
-        out.push('\n');
-    }
-    out
+    let lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// Answers a `GET` or `HEAD` for a file.
@@ -223,6 +216,6 @@ mod tests {
     fn the_module_is_the_script_and_its_exports() {
         let module = std::str::from_utf8(&File::Module.made().plain).expect("text");
         assert!(module.starts_with(MODULE_HEAD) && module.ends_with(MODULE_FOOT));
-        assert!(module.contains(tight(SCRIPT).trim()));
+        assert!(module.contains(&tight(SCRIPT)));
     }
 }
