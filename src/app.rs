@@ -4,18 +4,19 @@
 //! requests and sessions; it only introduces the rooms to each other.
 
 use std::future::Future;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::admin::metrics::Metrics;
 use crate::admin::{self, AdminListener, AdminState, Check};
-use crate::config::{Address, Config, Drain, Mistakes};
+use crate::config::{self, Address, Config, Drain, Mistakes};
 use crate::gateway::{Gateway, Service};
-use crate::lifecycle::drain::{self, Signal};
-use crate::lifecycle::sockets::{BindError, BoundListener, Sockets};
+use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
+use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
 use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
 use crate::listener;
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
@@ -94,7 +95,7 @@ impl App {
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
         let certificates = doors.iter().filter_map(|(_, tls)| tls.clone()).collect();
         let app = Self { config, addresses, admin: admin_address, gateway, tally, lifecycle, certificates };
-        app.open_doors(doors);
+        app.open_doors(doors)?;
         app.open_admin(admin);
         app.follow_drain(registry);
         Ok(app)
@@ -142,17 +143,29 @@ impl App {
         applied
     }
 
-    fn open_doors(&self, doors: Vec<(BoundListener, Option<Arc<TlsSource>>)>) {
+    /// Serves the doors on this runtime and on those of the other workers.
+    fn open_doors(&self, doors: Vec<(BoundListener, Option<Arc<TlsSource>>)>) -> Result<(), StartError> {
         let client = Arc::new(self.config.client.clone());
-        let permits = Arc::new(Semaphore::new(client.connections));
-        for (bound, tls) in doors {
-            if let Some(tls) = &tls {
-                tokio::spawn(Arc::clone(tls).watch(LOOK_EVERY));
-            }
-            let service = Service(Arc::clone(&self.gateway));
-            let (client, permits) = (Arc::clone(&client), Arc::clone(&permits));
-            tokio::spawn(listener::serve(bound, tls, service, client, permits, self.lifecycle.clone()));
+        let house = House {
+            permits: Arc::new(Semaphore::new(client.connections)),
+            client,
+            service: Service(Arc::clone(&self.gateway)),
+            lifecycle: self.lifecycle.clone(),
+        };
+        for worker in 1..workers(&self.config) {
+            let spare = |(bound, tls): &(BoundListener, Option<_>)| Ok((bound.another()?, tls.clone()));
+            let spares = doors.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
+            let house = house.clone();
+            let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
+            thread.spawn(move || house.work(spares))?;
         }
+        for tls in doors.iter().filter_map(|(_, tls)| tls.clone()) {
+            tokio::spawn(tls.watch(LOOK_EVERY));
+        }
+        for (bound, tls) in doors {
+            house.open(bound, tls);
+        }
+        Ok(())
     }
 
     fn open_admin(&self, bound: Vec<BoundListener>) {
@@ -189,6 +202,51 @@ impl App {
     }
 }
 
+/// What all workers share.
+#[derive(Clone)]
+struct House {
+    service: Service,
+    client: Arc<config::Client>,
+    permits: Arc<Semaphore>,
+    lifecycle: Lifecycle,
+}
+
+impl House {
+    /// Serves one door on the present runtime.
+    fn open(&self, bound: BoundListener, tls: Option<Arc<TlsSource>>) {
+        let (client, permits) = (Arc::clone(&self.client), Arc::clone(&self.permits));
+        tokio::spawn(listener::serve(bound, tls, self.service.clone(), client, permits, self.lifecycle.clone()));
+    }
+
+    /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core.
+    /// It ends with the process's last phase.
+    fn work(self, spares: Vec<(SpareListener, Option<Arc<TlsSource>>)>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
+        };
+        runtime.block_on(async {
+            for (spare, tls) in spares {
+                match spare.adopt() {
+                    Ok(bound) => self.open(bound, tls),
+                    Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
+                }
+            }
+            self.lifecycle.reached(Phase::Closing).await;
+            // What is ended now still says so to its other side.
+            let _ = timeout(CLOSE_WAIT, self.lifecycle.emptied()).await;
+        });
+    }
+}
+
+/// How many threads serve.
+fn workers(config: &Config) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+        workers => workers,
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
@@ -201,6 +259,7 @@ enum ReloadError {
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         ("node", old.node != new.node),
+        ("workers", old.workers != new.workers),
         ("listener", old.listeners != new.listeners),
         ("admin", old.admin != new.admin),
         ("[client]", old.client != new.client),

@@ -3,6 +3,7 @@
 //! Enters: arguments. Leaves: an exit code, and words to whoever started us. Must not touch: anything but the doors of
 //! the library.
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -164,8 +165,9 @@ async fn serve(app: App, source: Option<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
+/// Runs on a runtime of this thread alone, which is the first worker; the application starts the others.
 fn on_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("the runtime: {error}"))?;
     let done = runtime.block_on(work);
     runtime.shutdown_background();
@@ -175,6 +177,8 @@ fn on_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), Stri
 fn start_log(log: &Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people at a terminal, not for the journal.
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -33,6 +33,8 @@ pub struct Config {
     pub node: String,
     /// The path under which all requests of the protocol live; begins with `/`, does not end with it.
     pub prefix: String,
+    /// Threads that serve, each with its own runtime and listening sockets; zero is one for each core.
+    pub workers: usize,
     /// Where clients connect; at least one.
     pub listeners: Vec<Listener>,
     /// Which backend serves what; at least one.
@@ -65,7 +67,7 @@ impl Config {
         let name = path.display().to_string();
         let bytes = read(path).map_err(|error| {
             let what = format!("cannot be read: {error}");
-            let hint = "name another with --config, begin one from config.example.toml, or do without: \
+            let hint = "name another, begin one from config.example.toml, or do without: \
                         underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
             Mistakes::new(&name, "", vec![Found { span: None, what, hint: hint.to_owned() }])
         })?;

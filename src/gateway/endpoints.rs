@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::error::{Refusal, refuse};
 use super::route::{self, Ours, Verb};
@@ -53,7 +53,10 @@ impl Call<'_> {
         let (query, ours) = route::split_query(head.uri.query());
         let body = self.small_body(body).await?;
         let mut asked = OpenRequest::decode(&body)?;
-        asked.nonce = ours.nonce.or(asked.nonce);
+        if let Some(nonce) = ours.nonce {
+            check_nonce(&nonce)?;
+            asked.nonce = Some(nonce);
+        }
         let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
         let facts = serde_json::json!({ "session": facts::of_session(&cell, &self.live.config.prefix) });
         Ok(answer(StatusCode::OK, JSON, facts.to_string()))
@@ -140,7 +143,7 @@ impl Call<'_> {
         let cell = match (found, verb) {
             (Found::Here(cell), _) => cell,
             (Found::Ended(_), Verb::Sse) => return Ok(no_content()),
-            (Found::Ended(close), Verb::Close) => return Ok(answer(StatusCode::OK, JSON, send::closed(&close))),
+            (Found::Ended(close), Verb::Close) => return Ok(told(send::closed(&close), nonce)),
             (Found::Ended(close), _) => return Err(Fault::SessionClosed(close)),
             (Found::Unknown, _) => return Err(Fault::UnknownSession),
         };
@@ -152,11 +155,11 @@ impl Call<'_> {
             }
             Verb::Poll => self.poll(&cell, request.headers(), query, nonce),
             Verb::Ws => self.attach_ws(&cell, &request, query),
-            Verb::Send => self.send(&cell, request, query).await,
-            Verb::Ack => Ok(answer(StatusCode::OK, JSON, send::ack(&cell, query.number("after")?)?)),
+            Verb::Send => Ok(told(self.send(&cell, request, query).await?, nonce)),
+            Verb::Ack => Ok(told(send::ack(&cell, query.number("after")?)?, nonce)),
             Verb::Close => {
                 let close = decode_close(&self.small_body(request.into_body()).await?)?;
-                Ok(answer(StatusCode::OK, JSON, send::close(&cell, close)))
+                Ok(told(send::close(&cell, close), nonce))
             }
         }
     }
@@ -244,21 +247,23 @@ impl Call<'_> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
         }
+        if !request.body().is_end_stream() {
+            return Err(Fault::BadRequest("a WebSocket handshake has no body".into()));
+        }
         let handshake = ws::Handshake::check(request.headers())?;
         let seq = query.seq()?;
         let reader = self.attach(cell, Transport::Ws, query.number("after")?, query)?;
         Ok(handshake.respond(reader, seq, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: Request<Incoming>, query: &Query<'_>) -> Result<Response<Body>, Fault> {
+    async fn send(&self, cell: &Cell, request: Request<Incoming>, query: &Query<'_>) -> Result<String, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
         let form = Form::from_request(content_type, query.text("as"))?;
         let limit = cell.policy().body;
         let body = send::read_body(request.into_body(), limit, self.live.config.client.body).await?;
-        let standing = send::send(cell, send::Sending { form, seq, after }, body).await?;
-        Ok(answer(StatusCode::OK, JSON, standing))
+        send::send(cell, send::Sending { form, seq, after }, body).await
     }
 
     /// `GET client.js` and its kin.
@@ -281,6 +286,16 @@ impl Call<'_> {
         }
         response
     }
+}
+
+/// An answer that is a JSON object, with the request's nonce in it.
+fn told(mut object: String, nonce: Option<&str>) -> Response<Body> {
+    if let (Some(nonce), Some('}')) = (nonce, object.pop()) {
+        object.push_str(",\"n\":");
+        object.push_str(&serde_json::Value::from(nonce).to_string());
+    }
+    object.push('}');
+    answer(StatusCode::OK, JSON, object)
 }
 
 /// Whether the poll's answer is to be frames: `as=` wins over `Accept`.

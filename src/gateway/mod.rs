@@ -10,6 +10,7 @@ mod error;
 mod origin;
 mod route;
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
@@ -121,7 +122,12 @@ impl Gateway {
                 "the path leads to `{}` only when decoded or normalised: write it plainly",
                 live.config.prefix
             ))),
-            Place::Beside if wants_upgrade(request.headers(), request.version()) => {
+            // Only a GET without a body is a handshake (RFC 6455 section 4.1); other methods are requests like any other,
+            // which no backend must get to see as a GET.
+            Place::Beside if request.method() == Method::GET && wants_upgrade(request.headers(), request.version()) => {
+                if !request.body().is_end_stream() {
+                    return Err(Refusal::bad_request("a WebSocket handshake has no body"));
+                }
                 beside::tunnel(self, live, &peer, request).await
             }
             Place::Beside if request.method() == Method::GET && lost_upgrade(request.headers(), request.version()) => {
@@ -146,7 +152,10 @@ impl Gateway {
             Verdict::Refused(_) if matches!(endpoint, Endpoint::Client(_)) => {
                 self.dispatch(live, peer, request, endpoint).await
             }
-            Verdict::Refused(why) => self.refusal(Refusal::origin_refused(why.clone())),
+            Verdict::Refused(why) => {
+                let query = Query::parse(request.uri().query());
+                self.refusal(Refusal::origin_refused(why.clone()).echo(query.nonce().ok().flatten()))
+            }
             _ if request.method() == Method::OPTIONS => preflight(request.headers()),
             _ => self.dispatch(live, peer, request, endpoint).await,
         };
@@ -192,7 +201,7 @@ impl Gateway {
             Endpoint::Poll => call.poll_many(request, query).await,
             Endpoint::Info => Ok(call.info()),
             Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
-            Endpoint::Unknown => return Err(Refusal::not_found(request.uri().path())),
+            Endpoint::Unknown => return Err(Refusal::not_found(&without_token(request.uri().path(), live))),
         };
         match answered {
             Ok(response) => Ok(response),
@@ -204,9 +213,9 @@ impl Gateway {
     fn refusal(&self, refusal: Refusal) -> Response<Body> {
         self.tally.refused(refusal.code);
         if refusal.status.is_server_error() {
-            tracing::warn!(code = refusal.code, what = refusal.json(), "request refused");
+            tracing::warn!(code = refusal.code, what = refusal.message(), "request refused");
         } else {
-            tracing::debug!(code = refusal.code, what = refusal.json(), "request refused");
+            tracing::debug!(code = refusal.code, what = refusal.message(), "request refused");
         }
         let mut response = refusal.respond();
         protect(&mut response);
@@ -216,6 +225,13 @@ impl Gateway {
     fn tunnel_key(&self) -> u64 {
         self.tunnels.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// A path of ours that leads nowhere, fit for a log line: what may be a token is left out.
+fn without_token<'a>(path: &'a str, live: &Live) -> Cow<'a, str> {
+    let prefix = &live.config.prefix;
+    let secret = path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with("/s/"));
+    if secret { format!("{prefix}/s/…").into() } else { path.into() }
 }
 
 /// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.

@@ -5,13 +5,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::{fs, net, os};
 
 use listenfd::ListenFd;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Address;
@@ -160,6 +161,25 @@ impl BoundListener {
         }
     }
 
+    /// One more listener at the same address, to be driven by another runtime: the kernel spreads connections over the
+    /// two (SO_REUSEPORT) where we may bind the address again, otherwise both accept from one queue.
+    ///
+    /// # Errors
+    /// When the system gives no further descriptor.
+    pub fn another(&self) -> io::Result<SpareListener> {
+        match self {
+            Self::Tcp(listener) => {
+                let twin = listener.local_addr().and_then(|at| bind_twin(listener, at));
+                let copy = || listener.as_fd().try_clone_to_owned().map(net::TcpListener::from);
+                twin.or_else(|_| copy()).map(SpareListener::Tcp)
+            }
+            Self::Unix(listener) => {
+                let copy = listener.as_fd().try_clone_to_owned()?;
+                Ok(SpareListener::Unix(os::unix::net::UnixListener::from(copy)))
+            }
+        }
+    }
+
     fn tcp(listener: net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener).map(Self::Tcp)
@@ -169,6 +189,40 @@ impl BoundListener {
         listener.set_nonblocking(true)?;
         UnixListener::from_std(listener).map(Self::Unix)
     }
+}
+
+/// A listener that no runtime drives yet.
+#[derive(Debug)]
+pub enum SpareListener {
+    /// TCP.
+    Tcp(net::TcpListener),
+    /// A unix socket.
+    Unix(os::unix::net::UnixListener),
+}
+
+impl SpareListener {
+    /// Gives it to the runtime on which this is called.
+    ///
+    /// # Errors
+    /// When the runtime cannot register it.
+    pub fn adopt(self) -> io::Result<BoundListener> {
+        match self {
+            Self::Tcp(listener) => BoundListener::tcp(listener),
+            Self::Unix(listener) => BoundListener::unix(listener),
+        }
+    }
+}
+
+/// Binds the address of a listener of ours once more. The listener was bound without SO_REUSEPORT, so that a second
+/// process is told that the address is in use; only now it is marked as willing to share.
+fn bind_twin(listener: &TcpListener, at: SocketAddr) -> io::Result<net::TcpListener> {
+    SockRef::from(listener).set_reuse_port(true)?;
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn bind_tcp(at: SocketAddr) -> io::Result<BoundListener> {

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode, Version, response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -95,7 +95,10 @@ impl Held {
         H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { request, dials, version, keep_alive } = self;
+        let Self { mut request, dials, version, keep_alive } = self;
+        if dials {
+            compact(&mut request);
+        }
         let mut answering = pin!(async {
             let _turn = if dials { timeout(TURN_WAIT, DIALLING.acquire()).await.ok() } else { None };
             handler.handle(request).await
@@ -125,6 +128,7 @@ where
 {
     let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
     let (head, body) = response.into_parts();
+    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let (source, framing): (Box<dyn Source + Send>, _) = match body {
         Body::Upgrade(upgrade) => {
             let mut out = BytesMut::from(&head_of(&head)[..]);
@@ -134,11 +138,12 @@ where
                 Err(_) => Answered::Gone,
             };
         }
+        // Not even the end of an empty body: it would be taken for the beginning of the next answer.
+        Body::Empty | Body::Proxied(_) if bodiless => (Box::new(Once(Bytes::new())), Framing::None),
         Body::Batch(source) => (source, Framing::Length),
         Body::Stream(source) => (source, streaming),
         Body::Proxied(body) => (Box::new(Relay(body)), streaming),
         Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
-        Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
         Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
     };
     let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
@@ -301,6 +306,19 @@ fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
         out.extend_from_slice(b"0\r\n\r\n");
     }
     start
+}
+
+/// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
+fn compact(request: &mut Request<Incoming>) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
 }
 
 /// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.

@@ -148,6 +148,9 @@ impl Registry {
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let target = opening.handshake.uri.path().to_owned();
         let upgraded = opening.dialer.upgrade(opening.handshake).await?;
+        if let Some(what) = unasked(&upgraded.head, &opening.protocols) {
+            return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
+        }
         let protocol = protocol_of(&upgraded.head);
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
@@ -195,6 +198,16 @@ impl Registry {
 fn protocol_of(head: &http::response::Parts) -> String {
     let chosen = head.headers.get(http::header::SEC_WEBSOCKET_PROTOCOL);
     chosen.and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned()
+}
+
+/// What the backend has chosen without its being offered, which fails the handshake (RFC 6455 section 4.1).
+fn unasked(head: &http::response::Parts, offered: &[String]) -> Option<&'static str> {
+    let chosen = protocol_of(head);
+    if head.headers.contains_key(http::header::SEC_WEBSOCKET_EXTENSIONS) {
+        return Some("it has an extension, and none was offered");
+    }
+    let known = chosen.is_empty() || offered.contains(&chosen);
+    (!known).then_some("its subprotocol was not offered")
 }
 
 fn limits(policy: &config::Session) -> Limits {

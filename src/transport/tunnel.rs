@@ -134,6 +134,9 @@ where
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Spliced> {
         loop {
             self.poll_lanes(cx);
+            if self.timed_out() {
+                return Poll::Ready(self.result());
+            }
             if self.up.phase == Phase::Done && self.down.phase == Phase::Done {
                 return Poll::Ready(self.result());
             }
@@ -167,6 +170,19 @@ where
         if self.idle.is_some() && before != (self.up.bytes, self.down.bytes) {
             self.moved = Instant::now();
         }
+    }
+
+    /// Whether a stream has given up a write by itself, after a limit of its own. Its reading side may go on for ever, and
+    /// the lane that was abandoned is read no more, so nothing else would end the tunnel.
+    fn timed_out(&mut self) -> bool {
+        let gave_up = |lane: &Lane| lane.stop == Some(Stop::Unwritable(io::ErrorKind::TimedOut));
+        let receiver = match (gave_up(&self.up), gave_up(&self.down)) {
+            (false, false) => return false,
+            (true, _) => Side::Backend,
+            (_, true) => Side::Client,
+        };
+        self.end = Some(TunnelEnd::Stalled(receiver));
+        true
     }
 
     /// The earliest date at which something has to be done although nothing moves.

@@ -207,7 +207,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     fn poll_codec(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
         let most = self.codec.get_config().max_message_size.unwrap_or(usize::MAX);
         loop {
-            match self.wire.poll_plain(cx, most, plain_message) {
+            // What a client sends is masked, or a breach that the codec has to find (RFC 6455 section 5.1).
+            let plain = match self.role {
+                Role::Client => self.wire.poll_plain(cx, most, plain_message),
+                Role::Server => Poll::Ready(None),
+            };
+            match plain {
                 Poll::Ready(Some(message)) => return Poll::Ready(SocketEvent::Message(message)),
                 Poll::Ready(None) => {}
                 Poll::Pending => {

@@ -1,134 +1,105 @@
-//! The browser client in a real browser: headless Chromium, driven by `run.mjs`, before a sidecar with a scripted
-//! backend and behind a box that breaks what the cases ask it to break. `UNDERPASS_BROWSER=name` runs the cases of that
-//! name only. Must not touch: fixed ports, the network beyond this machine.
+//! The demo page in a real browser: four columns, one conversation, and nothing lost when a connection is cut.
+//!
+//! Left out, aloud, where there is no Chromium, and fails for it under `tests/run`.
 
+mod chromium;
 #[path = "../support/outside.rs"]
 mod outside;
-#[path = "../support/site.rs"]
-mod site;
 
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use outside::Program;
-use site::{Backend, BackendSocket, Site};
-use tokio::process::Command;
-use tokio::time::sleep;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use underpass::app::App;
+use underpass::config::{Address, Config};
+use underpass::demo;
+use underpass::lifecycle::sockets::Sockets;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_client_in_chromium() {
-    if !outside::present(&[Program::Chromium]) {
-        return;
-    }
-    let backend = backend().await;
-    let more = format!(
-        "[session]\nheartbeat = \"2s\"\nwait = \"5s\"\nwait_max = \"5s\"\nrecycle = \"9s\"\ngrace = \"20s\"\n\
-         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/dead\"\nupstream = \"ws://127.0.0.1:1\"\n"
-    );
-    let site = Site::from_toml(&format!("listen = \"127.0.0.1:0\"\n{more}"));
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/run.mjs");
-    let status = Command::new("node")
-        .arg(script)
-        .arg(site.at.to_string())
-        .arg(std::env::var("UNDERPASS_BROWSER").unwrap_or_default())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .expect("node runs");
-    assert!(status.success(), "cases failed: they are named above");
-}
+use chromium::{Chromium, Page};
+use outside::{Program, present};
 
-/// What the backend saw, one line for each opening and ending.
-type Log = Arc<Mutex<Vec<String>>>;
+/// What the columns show of the conversation from the first line of this test's own on.
+const SAID: &str = "[...document.querySelectorAll('.columns .log')].map(log => {
+    const lines = [...log.querySelectorAll('li:not(.seam) .what')].map(line => line.textContent);
+    return lines.slice(lines.findIndex(line => line.endsWith('first of all')));
+})";
 
-async fn backend() -> std::net::SocketAddr {
-    let mut backend = Backend::start().await;
-    let (at, log) = (backend.at, Log::default());
+/// The demo as `underpass demo` puts it together.
+async fn demo() -> SocketAddr {
+    let backend = demo::start().await.expect("a free port");
+    let config = Config::from_flags("127.0.0.1:0", &format!("ws://{backend}")).expect("two addresses");
+    let app = App::start(config, Sockets::none()).expect("it starts");
+    let Address::Tcp(at) = app.addresses[0] else { panic!("a TCP listener was asked for") };
+    let (signals, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        loop {
-            // Not `accept`: that one gives up when nobody comes for a while.
-            match backend.try_accept() {
-                Some(socket) => drop(tokio::spawn(talk(socket, Arc::clone(&log)))),
-                None => sleep(Duration::from_millis(2)).await,
-            }
-        }
+        let _signals = signals;
+        app.run(receiver, None).await
     });
     at
 }
 
-async fn talk(mut socket: BackendSocket, log: Log) {
-    let path = socket.path.clone();
-    let write = |line: String| log.lock().expect("no panic").push(line);
-    if !path.starts_with("/log") {
-        write(format!("open {path}"));
-    }
-    if let Some(count) = path.strip_prefix("/count?") {
-        return count_both_ways(socket, count.parse().expect("a number")).await;
-    }
-    loop {
-        let Some(Ok(message)) = socket.ws.next().await else { return write(format!("lost {path}")) };
-        match message {
-            Message::Text(text) if path.starts_with("/log") => {
-                let lines = log.lock().expect("no panic").clone();
-                let lines: Vec<String> = lines.into_iter().filter(|line| line.contains(text.as_str())).collect();
-                let lines = lines.join("\n");
-                let _ = socket.ws.send(Message::text(lines)).await;
-            }
-            Message::Text(text) if text.starts_with("close ") => {
-                let mut words = text.splitn(3, ' ').skip(1);
-                let code: u16 = words.next().and_then(|code| code.parse().ok()).expect("a code");
-                let reason = words.next().unwrap_or_default().to_owned();
-                let frame = (code != 1005).then(|| CloseFrame { code: code.into(), reason: reason.into() });
-                let _ = socket.ws.close(frame).await;
-            }
-            Message::Text(text) if text == "drop" => return,
-            Message::Text(text) if text.starts_with("burst ") => {
-                for number in 1..=text[6..].parse().expect("a number") {
-                    let _ = socket.ws.send(Message::text(format!("b{number}"))).await;
-                }
-            }
-            Message::Text(_) | Message::Binary(_) => {
-                let _ = socket.ws.send(message).await;
-            }
-            Message::Close(frame) => {
-                let (code, reason) = frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
-                write(format!("closed {path} {code} {reason}"));
-                // Our own close frame goes out with the next read.
-                while let Some(Ok(_)) = socket.ws.next().await {}
-                return;
-            }
-            _ => {}
-        }
-    }
+async fn say(page: &mut Page, via: &str, text: &str) {
+    let text = json!(text);
+    page.evaluate(&format!(
+        "document.querySelector('[name=via][value={via}]').click(); \
+         document.getElementById('text').value = {text}; document.getElementById('form').requestSubmit()"
+    ))
+    .await;
 }
 
-/// Sends numbers at a steady pace, at most 200 ahead of those that came, and expects numbers; tells the first that is wrong, or that all came, by the close.
-async fn count_both_ways(mut socket: BackendSocket, count: u64) {
-    let (mut sent, mut received) = (0, 0);
-    let mut pace = tokio::time::interval(Duration::from_micros(3000));
-    while sent < count || received < count {
-        tokio::select! {
-            _ = pace.tick(), if sent < count.min(received + 200) => {
-                sent += 1;
-                let _ = socket.ws.send(Message::text(sent.to_string())).await;
-            }
-            message = socket.ws.next() => {
-                let Some(Ok(Message::Text(text))) = message else { return };
-                received += 1;
-                if text != received.to_string() {
-                    let reason = format!("{text} came for {received}").into();
-                    let _ = socket.ws.close(Some(CloseFrame { code: 4500.into(), reason })).await;
-                    return;
-                }
-            }
-        }
+fn texts(value: &Value) -> Vec<&str> {
+    value.as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect()
+}
+
+#[tokio::test]
+async fn four_columns_show_one_conversation_and_a_cut_loses_nothing() {
+    if !present(&[Program::Chromium]) {
+        return;
     }
-    let _ = socket.ws.close(Some(CloseFrame { code: 4200.into(), reason: "all came".into() })).await;
-    while let Some(Ok(_)) = socket.ws.next().await {}
+    let mut chromium = Chromium::start().await;
+    let page = &mut chromium.page;
+    page.open(&format!("http://{}/", demo().await)).await;
+    page.until("[...document.querySelectorAll('.columns .state')].every(state => state.textContent === 'live')").await;
+    page.until("document.getElementById('bare-state').textContent === 'live'").await;
+    for (via, text) in [("ws", "first of all"), ("sse", "by SSE"), ("stream", "by stream"), ("poll", "by poll")] {
+        say(page, via, text).await;
+        page.until(&format!("{SAID}.every(said => said.some(line => line.endsWith({})))", json!(text))).await;
+    }
+
+    page.evaluate(
+        "document.querySelectorAll('.sse > button, .stream > button, .poll > button').forEach(b => b.click())",
+    )
+    .await;
+    say(page, "ws", "said while they were cut").await;
+    say(page, "sse", "said by one that was cut").await;
+    page.until(&format!("{SAID}.every(said => said.some(line => line.endsWith('said by one that was cut')))")).await;
+    page.until(
+        "[...document.querySelectorAll('.seam')].filter(seam => seam.textContent.includes('at once')).length === 3",
+    )
+    .await;
+
+    let said = page.evaluate(SAID).await;
+    let said: Vec<_> = said.as_array().expect("a list").iter().map(texts).collect();
+    assert_eq!(said.len(), 4);
+    let spoken: Vec<_> = said[0].iter().map(|line| line.split_once(' ').map_or(*line, |(_, text)| text)).collect();
+    let expected =
+        ["first of all", "by SSE", "by stream", "by poll", "said while they were cut", "said by one that was cut"];
+    assert_eq!(spoken, expected);
+    assert!(said.iter().all(|column| *column == said[0]), "{said:#?}");
+
+    let audits = page.evaluate("[...document.querySelectorAll('[data-of=audit]')].map(one => one.textContent)").await;
+    assert_eq!(texts(&audits), ["lost 0 / doubled 0"; 4]);
+    let seams = page.evaluate("[...document.querySelectorAll('.seam')].map(seam => seam.textContent)").await;
+    let resumed = texts(&seams).into_iter().filter(|seam| seam.starts_with("resumed after ")).collect::<Vec<_>>();
+    assert!(resumed.len() == 3 && resumed.iter().all(|seam| seam.ends_with(" 0 lost")), "{seams}");
+    let bare =
+        page.evaluate("['lost', 'doubled'].map(what => document.getElementById('bare-' + what).textContent)").await;
+    assert_eq!(texts(&bare), ["0", "0"]);
+
+    page.resize(360, 780).await;
+    let wider = page.evaluate("document.documentElement.scrollWidth - innerWidth").await;
+    assert!(wider.as_i64() <= Some(0), "on a phone the page is {wider} pixels too wide");
+    assert_eq!(page.exceptions, Vec::<String>::new());
+    chromium.stop(Duration::from_secs(10)).await;
 }

@@ -3,5 +3,6 @@
 #[path = "../support/site.rs"]
 mod site;
 
+mod contract;
 mod sharing;
 mod transports;

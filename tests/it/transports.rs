@@ -123,3 +123,20 @@ async fn a_clients_close_reaches_the_backend_behind_its_messages() {
     let late = site.post(&format!("{}/send?as=text", opened.url), "late").await;
     assert_eq!((late.error().as_str(), late.json()["close"]["code"].as_u64()), ("session_closed", Some(4000)));
 }
+
+#[tokio::test]
+async fn a_session_is_found_from_every_worker() {
+    let mut backend = Backend::start().await;
+    let site = Site::start(backend.at, "workers = 3\n");
+    let opened = site.open("/").await;
+    let mut socket = backend.accept().await;
+    // Each request is a connection of its own, which the kernel gives to one of the three.
+    for number in 1..=30 {
+        let sent = site.post(&format!("{}/send?seq={number}&as=text", opened.url), "up").await;
+        assert_eq!(sent.json()["next"], number + 1);
+        assert_eq!(socket.next_text().await, "up");
+        socket.send("down").await;
+        let got = site.get(&format!("{}/poll?after={}", opened.url, number - 1)).await.json();
+        assert_eq!((got["messages"][0].as_str(), got["after"].as_u64()), (Some("down"), Some(number)));
+    }
+}

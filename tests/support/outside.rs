@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 /// Something from outside that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// And a Node.js to drive it, without any package.
     Chromium,
     Curl,
     Mosquitto,
@@ -28,7 +27,7 @@ impl Program {
     /// What cannot be found of it.
     pub(crate) fn missing(self) -> Option<String> {
         let commands: &[&str] = match self {
-            Self::Chromium => &["chromium", "node"],
+            Self::Chromium => &["chromium"],
             Self::Curl => &["bash", "curl"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
             Self::Node => &["node"],
