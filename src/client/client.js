@@ -550,9 +550,7 @@ var underpass = ((global, address, data) => {
   class Ws extends Attachment {
     start() {
       const { session } = this;
-      // The number of the next message on this socket.
-      this.next = session.base;
-      const url = this.address(`&seq=${this.next}`).replace(/^http/, "ws");
+      const url = this.address().replace(/^http/, "ws");
       const socket = this.socket = new Native(url, "underpass.v1");
       socket.binaryType = "arraybuffer";
       socket.onopen = () => { if (session.late === this) this.expect(session.deadline); };
@@ -576,7 +574,12 @@ var underpass = ((global, address, data) => {
       this.expect(15000);
       if (!session.current) session.next("ws silent");
     }
-    begun(facts) { super.begun(facts); this.acknowledge(); }
+    begun(facts) {
+      super.begun(facts);
+      // The number of the next message on this socket.
+      this.next = facts.next;
+      this.acknowledge();
+    }
     // The proof is the answer to our acknowledgement: it made the round trip.
     beat() { this.acknowledge(); }
     acknowledge() {
@@ -589,7 +592,7 @@ var underpass = ((global, address, data) => {
     }
     accepted(next) {
       const { session } = this, again = this.again;
-      session.rtt += (now() - this.asked - session.rtt) / 4;
+      if (this.asked) session.rtt += (now() - this.asked - session.rtt) / 4;
       this.asked = this.again = 0;
       session.accepted(next);
       session.proved(this);

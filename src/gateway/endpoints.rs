@@ -251,9 +251,8 @@ impl Call<'_> {
             return Err(Fault::BadRequest("a WebSocket handshake has no body".into()));
         }
         let handshake = ws::Handshake::check(request.headers())?;
-        let seq = query.seq()?;
         let reader = self.attach(cell, Transport::Ws, query.number("after")?, query)?;
-        Ok(handshake.respond(reader, seq, &self.live.config.prefix))
+        Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
     async fn send(&self, cell: &Cell, request: Request<Incoming>, query: &Query<'_>) -> Result<String, Fault> {

@@ -21,8 +21,6 @@ use crate::upstream::proxy::ProxyError;
 const REFUSAL_BODY: usize = 4096;
 /// How long such a body is waited for; it is only an explanation.
 const REFUSAL_WAIT: Duration = Duration::from_secs(2);
-/// The longest segment of a path that is shown whole, in characters: no token is that short.
-const MOST_SHOWN: usize = 24;
 /// When to try again, in seconds, what was refused because there was no room.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
@@ -56,8 +54,14 @@ impl Refusal {
     }
 
     pub(super) fn not_found(path: &str) -> Self {
-        let shown: String = without_tokens(path).chars().take(100).collect();
+        let shown: String = path.chars().take(100).collect();
         Self::new("not_found", StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
+    }
+
+    /// Names no path: under the prefix it may hold a token, and this is logged.
+    pub(super) fn no_endpoint() -> Self {
+        let message = "there is no such path under this prefix: `info` there tells what this server can do";
+        Self::new("not_found", StatusCode::NOT_FOUND, message)
     }
 
     pub(super) fn method_not_allowed(allowed: &'static str) -> Self {
@@ -174,15 +178,6 @@ pub(super) fn from_dial(error: DialError) -> Refusal {
 
 fn unreachable_backend(message: String) -> Refusal {
     Refusal::new("backend_unreachable", StatusCode::BAD_GATEWAY, message)
-}
-
-/// A path for the log: of a segment that could be a token, the beginning alone.
-fn without_tokens(path: &str) -> String {
-    let shorten = |segment: &str| match segment.chars().count() {
-        0..=MOST_SHOWN => segment.to_owned(),
-        _ => segment.chars().take(8).chain(['…']).collect(),
-    };
-    path.split('/').map(shorten).collect::<Vec<_>>().join("/")
 }
 
 /// The backend answered, but not 101: a 4xx and a 503 are passed on, everything else is a bad gateway.

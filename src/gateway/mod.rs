@@ -10,7 +10,6 @@ mod error;
 mod origin;
 mod route;
 
-use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -100,6 +99,8 @@ impl Gateway {
         if version == Version::HTTP_10 {
             // What has no length is delimited by the end of the connection, whatever the client hoped for.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // In an answer of a newer version hyper would add that it keeps the connection.
+            *response.version_mut() = version;
         }
         response
     }
@@ -201,7 +202,7 @@ impl Gateway {
             Endpoint::Poll => call.poll_many(request, query).await,
             Endpoint::Info => Ok(call.info()),
             Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
-            Endpoint::Unknown => return Err(Refusal::not_found(&without_token(request.uri().path(), live))),
+            Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match answered {
             Ok(response) => Ok(response),
@@ -225,13 +226,6 @@ impl Gateway {
     fn tunnel_key(&self) -> u64 {
         self.tunnels.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-/// A path of ours that leads nowhere, fit for a log line: what may be a token is left out.
-fn without_token<'a>(path: &'a str, live: &Live) -> Cow<'a, str> {
-    let prefix = &live.config.prefix;
-    let secret = path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with("/s/"));
-    if secret { format!("{prefix}/s/…").into() } else { path.into() }
 }
 
 /// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::reader::Reader;
-use super::tally::{Ending, Resume, Tally, Transport};
+use super::tally::{Ending, Tally, Transport};
 use super::token::Token;
 use crate::config;
 use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment, Pushed, Session};
@@ -48,6 +48,15 @@ pub(super) struct State {
     pub(super) active: bool,
     /// When the driver lets time pass next.
     armed: Moment,
+}
+
+impl State {
+    /// Notes why the session ends, unless it ends already: a backend that answers our close has not closed itself.
+    fn note_ending(&mut self, ending: Ending) {
+        if self.session.closed_for_sending().is_none() {
+            self.ending = Some(ending);
+        }
+    }
 }
 
 /// What the driver is to do.
@@ -144,7 +153,7 @@ impl Cell {
         attach: Attach,
         cause: Option<&str>,
     ) -> Result<Reader, AttachError> {
-        let resumed = attach.after.is_some_and(|after| after > 0);
+        let presented = attach.after.is_some();
         let (attachment, from, rival, newest) = self.act(|state, now| {
             let (attachment, from) = state.session.attach(now, attach)?;
             let rival = state.attached.replace(transport);
@@ -153,11 +162,9 @@ impl Cell {
             }
             Ok((attachment, from, rival, state.newest.replace(transport)))
         })?;
-        if resumed && transport != Transport::Poll {
-            self.tally.resumed(Resume::Resumed);
-        }
+        let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader::new(Arc::clone(self), attachment, transport, from, newest.is_some()))
+        Ok(Reader::new(Arc::clone(self), attachment, transport, from, newest.is_some(), comes_back))
     }
 
     fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
@@ -194,9 +201,7 @@ impl Cell {
     /// Closes for the client; returns the close that counts, which is the first one's.
     pub fn close(&self, close: Close) -> Close {
         self.act(|state, now| {
-            if state.session.closed_for_sending().is_none() {
-                state.ending = Some(Ending::ClientClosed);
-            }
+            state.note_ending(Ending::ClientClosed);
             state.session.close(now, close)
         })
     }
@@ -204,7 +209,7 @@ impl Cell {
     /// Ends the session towards both sides.
     pub fn end(&self, close: Close, ending: Ending) {
         self.act(|state, now| {
-            state.ending.get_or_insert(ending);
+            state.note_ending(ending);
             state.session.end(now, close);
         });
     }
@@ -243,7 +248,7 @@ impl Cell {
 
     pub(super) fn upstream_closed(&self, close: Close, ending: Ending) {
         self.act(|state, now| {
-            state.ending.get_or_insert(ending);
+            state.note_ending(ending);
             state.session.upstream_closed(now, close);
         });
     }

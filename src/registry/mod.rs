@@ -20,7 +20,7 @@ pub use self::cell::{Cell, Standing};
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
-use self::nonces::{NoPlace, Nonces, Purpose};
+use self::nonces::{NoPlace, Nonces, Place, Purpose};
 pub use self::reader::Reader;
 use self::tally::{Ending, Tally};
 use self::token::Token;
@@ -130,6 +130,15 @@ impl Registry {
                 NoPlace::Full => OpenError::Full { max: self.max },
             },
         )?;
+        // In a task of its own, so that a client which is cut off while we dial finds at its next try what this one
+        // opened, and the backend sees one WebSocket.
+        let registry = Arc::clone(self);
+        let opened = tokio::spawn(async move { registry.open_at(place, opening).await }).await;
+        // The task is not aborted by anybody, so it can only have panicked: that goes on to this request.
+        opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    async fn open_at(self: &Arc<Self>, place: Place, opening: Opening) -> Result<Arc<Cell>, OpenError> {
         let mut place = place.lock().await;
         if let Some(cell) = &*place {
             return Ok(Arc::clone(cell));
@@ -160,7 +169,8 @@ impl Registry {
         tracing::info!(
             session = cell.id(),
             client = opening.client,
-            target,
+            // Not `target`: every line has one of its own.
+            path = target,
             protocol = cell.protocol(),
             "session opened"
         );

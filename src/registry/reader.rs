@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::cell::{Cell, register};
-use super::tally::Transport;
+use super::tally::{Resume, Transport};
 use crate::session::{Attachment, Message, Pulled};
 
 /// The right to read a session's down channel; dropping it detaches.
@@ -20,11 +20,20 @@ pub struct Reader {
     transport: Transport,
     from: u64,
     resumed: bool,
+    /// A client that came back, until its first read tells whether messages are gone.
+    comes_back: bool,
 }
 
 impl Reader {
-    pub(super) fn new(cell: Arc<Cell>, attachment: Attachment, transport: Transport, from: u64, resumed: bool) -> Self {
-        Self { cell, attachment, transport, from, resumed }
+    pub(super) fn new(
+        cell: Arc<Cell>,
+        attachment: Attachment,
+        transport: Transport,
+        from: u64,
+        resumed: bool,
+        comes_back: bool,
+    ) -> Self {
+        Self { cell, attachment, transport, from, resumed, comes_back }
     }
 
     /// The session.
@@ -55,6 +64,10 @@ impl Reader {
             }
             pulled
         });
+        if std::mem::take(&mut self.comes_back) {
+            let lost = matches!(pulled, Pulled::Lost { .. });
+            self.cell.tally.resumed(if lost { Resume::Lost } else { Resume::Resumed });
+        }
         match pulled {
             Pulled::Wait => Poll::Pending,
             pulled => {

@@ -29,13 +29,13 @@ pub fn of_session(cell: &Cell, prefix: &str) -> Map<String, Value> {
     }
 }
 
-/// What a client is told when a stream of its session begins.
+/// What a client is told when a stream of its session begins. `next` is the up number expected.
 #[must_use]
-pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival) -> String {
+pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival, next: u64) -> String {
     let mut facts = of_session(reader.cell(), prefix);
     facts.insert("resumed".into(), (reader.resumed() && arrival != Arrival::Forgotten).into());
     facts.insert("from".into(), reader.from().into());
-    facts.insert("next".into(), reader.cell().standing().counts.next.into());
+    facts.insert("next".into(), next.into());
     if arrival == Arrival::Forgotten {
         facts.insert("lost".into(), true.into());
     }

@@ -36,7 +36,8 @@ struct Events(IdForm);
 /// Streams the session.
 #[must_use]
 pub fn respond(reader: Reader, ids: IdForm, arrival: Arrival, prefix: &str) -> Response<Body> {
-    let facts = facts::of_attachment(&reader, prefix, arrival);
+    let next = reader.cell().standing().counts.next;
+    let facts = facts::of_attachment(&reader, prefix, arrival, next);
     let source = Streaming::new(reader, Events(ids), facts);
     event_stream(Body::Stream(Box::new(source)))
 }

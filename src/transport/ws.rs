@@ -59,14 +59,14 @@ impl Handshake {
         Ok(Self { accept: HeaderValue::from_str(&accept).map_err(|_| missing("Sec-WebSocket-Key"))? })
     }
 
-    /// Answers 101; behind it the connection carries the session. `seq` is the number of the client's first message when
-    /// the client numbers them; those that were accepted before are then dropped, as in `send`.
+    /// Answers 101; behind it the connection carries the session.
     #[must_use]
-    pub fn respond(self, reader: Reader, seq: Option<u64>, prefix: &str) -> Response<Body> {
-        let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
+    pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
+        let next = reader.cell().standing().counts.next;
+        let facts = facts::of_attachment(&reader, prefix, Arrival::Known, next);
         let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
-            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, seq, facts)
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts, next)
         }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -86,8 +86,13 @@ struct Carrier<S> {
     socket: Socket<S>,
     reader: Reader,
     pushing: Option<Pushing>,
-    /// The number of the client's next message, when it numbers them.
-    seq: Option<u64>,
+    /// The number of the client's next message, counted from the facts. What a transport before brings late takes
+    /// numbers too, so the session's own count would make twins.
+    next: u64,
+    /// Everything below is told to the client to be safe.
+    safe: u64,
+    /// The client acknowledged: it is told again, which shows it that both directions work.
+    asked: bool,
     /// The last number written.
     sent: u64,
     beat: Instant,
@@ -97,11 +102,12 @@ struct Carrier<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
-    fn new(socket: Socket<S>, reader: Reader, seq: Option<u64>, facts: String) -> Self {
+    fn new(socket: Socket<S>, reader: Reader, facts: String, next: u64) -> Self {
         let beat = Instant::now() + reader.cell().policy().probe;
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
-        let mut carrier = Self { socket, reader, pushing: None, seq, sent, beat, parting: None, timer };
+        let mut carrier =
+            Self { socket, reader, pushing: None, next, safe: next, asked: false, sent, beat, parting: None, timer };
         carrier.write(&Frame::Facts(facts));
         carrier
     }
@@ -124,11 +130,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     fn up(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             if let Some(pushing) = &mut self.pushing {
-                let Poll::Ready(pushed) = pushing.as_mut().poll(cx) else { return false };
+                let Poll::Ready(_) = pushing.as_mut().poll(cx) else { return false };
                 self.pushing = None;
-                if matches!(pushed, Pushed::Gap { .. }) {
-                    self.part(1002, "messages are missing before this one");
-                }
             }
             let Poll::Ready(event) = self.socket.poll_next(cx) else { return false };
             match event {
@@ -149,32 +152,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         };
         match frame.and_then(ClientFrame::try_from) {
             Ok(ClientFrame::Message(message)) => self.push(message),
-            Ok(ClientFrame::Ack(cursor)) => self.acknowledge(cursor),
+            Ok(ClientFrame::Ack(cursor)) => match self.cell().ack(cursor) {
+                Ok(()) => self.asked = true,
+                Err(_) => self.part(1002, "the cursor is beyond what was sent"),
+            },
             Ok(ClientFrame::Close(close)) => self.close(close),
             Err(error) => self.part(1002, &error.to_string()),
         }
-    }
-
-    /// An acknowledgement is answered with ours: it tells the client what is safe, and that both directions work.
-    fn acknowledge(&mut self, cursor: u64) {
-        if self.cell().ack(cursor).is_err() {
-            return self.part(1002, "the cursor is beyond what was sent");
-        }
-        let next = self.cell().standing().counts.next;
-        self.write(&Frame::Ack(next));
     }
 
     fn push(&mut self, message: Message) {
         if message.payload().len() > self.cell().policy().message {
             return self.part(1009, "message too large");
         }
-        let cell = Arc::clone(self.cell());
+        let (cell, number) = (Arc::clone(self.cell()), self.next);
+        self.next += 1;
         cell.tally().up(1, message.payload().len() as u64);
-        let seq = self.seq;
-        self.seq = seq.map(|seq| seq + 1);
         self.pushing = Some(Box::pin(async move {
             loop {
-                match cell.push(seq, std::slice::from_ref(&message)).await {
+                match cell.push(Some(number), std::slice::from_ref(&message)).await {
                     Pushed::Busy { .. } => {}
                     pushed => return pushed,
                 }
@@ -188,6 +184,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         } else {
             self.part(1002, "a client may close with 1000 or 3000 to 4999 only");
         }
+    }
+
+    /// Tells the client what it need not keep any more, when that is news or it acknowledged. True when there was something.
+    fn reassure(&mut self) -> bool {
+        let safe = self.next - u64::from(self.pushing.is_some());
+        let news = safe > self.safe || std::mem::take(&mut self.asked);
+        if news {
+            self.safe = safe;
+            self.write(&Frame::Ack(safe));
+        }
+        news
     }
 
     /// Writes what the session has, as fast as the socket takes it. True when there was something.
@@ -258,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => false,
             };
-            if flushed && this.parting.is_none() && this.down(cx) {
+            if flushed && this.parting.is_none() && (this.reassure() | this.down(cx)) {
                 continue;
             }
             let due = this.due();

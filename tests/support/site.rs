@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -24,6 +24,12 @@ use underpass::config::{Address, Config};
 use underpass::lifecycle::Alive;
 use underpass::lifecycle::drain::Signal;
 use underpass::lifecycle::sockets::Sockets;
+
+#[path = "streaming.rs"]
+mod streaming;
+
+#[allow(unused_imports, reason = "each test binary uses its part")]
+pub(crate) use self::streaming::{Event, Streaming, parse_event};
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -135,7 +141,10 @@ impl BackendSocket {
 
     /// The close frame that ends the conversation, as code and reason.
     pub(crate) async fn closed(&mut self) -> (u16, String) {
-        match self.next().await {
+        let close = self.next().await;
+        // Reading a close only prepares the answer to it.
+        let _ = self.ws.flush().await;
+        match close {
             Message::Close(Some(frame)) => (frame.code.into(), frame.reason.to_string()),
             Message::Close(None) => (1005, String::new()),
             other => panic!("not a close: {other:?}"),
@@ -152,8 +161,7 @@ impl BackendSocket {
 pub(crate) struct Site {
     pub(crate) at: SocketAddr,
     pub(crate) admin: Option<SocketAddr>,
-    signals: mpsc::Sender<Signal>,
-    running: tokio::task::JoinHandle<Alive>,
+    running: Option<(mpsc::Sender<Signal>, tokio::task::JoinHandle<Alive>)>,
 }
 
 impl Site {
@@ -173,17 +181,48 @@ impl Site {
         let admin = app.admin.as_ref().and_then(tcp);
         let (signals, receiver) = mpsc::channel(4);
         let running = tokio::spawn(async move { app.run(receiver, None).await });
-        Self { at, admin, signals, running }
+        Self { at, admin, running: Some((signals, running)) }
+    }
+
+    /// One that runs in another process.
+    pub(crate) fn elsewhere(at: SocketAddr, admin: Option<SocketAddr>) -> Self {
+        Self { at, admin, running: None }
     }
 
     /// Sends SIGTERM, so to speak.
     pub(crate) async fn stop(&self) {
-        self.signals.send(Signal::Stop).await.expect("it runs");
+        let (signals, _) = self.running.as_ref().expect("it runs here");
+        signals.send(Signal::Stop).await.expect("it runs");
     }
 
     /// What was still alive when the drain was over.
     pub(crate) async fn ended(self) -> Alive {
-        soon("the end of the drain", self.running).await.expect("no panic")
+        let (_signals, running) = self.running.expect("it runs here");
+        soon("the end of the drain", running).await.expect("no panic")
+    }
+
+    /// One request to the admin listener.
+    pub(crate) async fn ask_admin(&self, path: &str) -> Reply {
+        Reply::to(self.admin.expect("an admin listener"), Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// The value of a sample, by its name with its labels.
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
+        let text = self.ask_admin("/metrics").await.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().expect("a number")
+    }
+
+    /// Waits until a sample has this value.
+    pub(crate) async fn counts(&self, sample: &str, expected: f64) {
+        let waiting = async {
+            while self.metric(sample).await != expected {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(FOREVER, waiting).await.is_err() {
+            panic!("{sample} is {}, not {expected}", self.metric(sample).await);
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
@@ -202,35 +241,14 @@ impl Site {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Reply {
-        let response = self.begin(method, path, headers, body).await;
-        let (head, body) = response.into_parts();
-        let body = soon("the end of a body", body.collect()).await.expect("a whole body").to_bytes();
-        Reply { status: head.status, headers: head.headers, body }
+        Reply::to(self.at, method, path, headers, body.into()).await
     }
 
     /// One request whose answer streams.
     pub(crate) async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Streaming {
-        let response = self.begin(Method::GET, path, headers, "").await;
+        let response = begin(self.at, Method::GET, path, headers, Bytes::new()).await;
         let (head, body) = response.into_parts();
-        Streaming { status: head.status, headers: head.headers, body, buffer: BytesMut::new() }
-    }
-
-    async fn begin(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> hyper::Response<Incoming> {
-        let socket = TcpStream::connect(self.at).await.expect("it listens");
-        let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("HTTP");
-        tokio::spawn(conn);
-        let mut request = hyper::Request::builder().method(method).uri(path).header("host", self.at.to_string());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).expect("a request");
-        soon("an answer", sender.send_request(request)).await.expect("an answer")
+        Streaming::new(head, body)
     }
 
     /// Opens a session; the path under which it is reached, and what was answered.
@@ -254,6 +272,25 @@ impl Site {
     }
 }
 
+/// Sends a request on a connection of its own; its answer, as soon as the head has come.
+async fn begin(
+    at: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> hyper::Response<Incoming> {
+    let socket = TcpStream::connect(at).await.expect("it listens");
+    let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.expect("HTTP");
+    tokio::spawn(conn);
+    let mut request = hyper::Request::builder().method(method).uri(path).header("host", at.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body)).expect("a request");
+    soon("an answer", sender.send_request(request)).await.expect("an answer")
+}
+
 /// An opened session.
 pub(crate) struct Opened {
     pub(crate) url: String,
@@ -269,6 +306,12 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    async fn to(at: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Self {
+        let (head, body) = begin(at, method, path, headers, body).await.into_parts();
+        let body = soon("the end of a body", body.collect()).await.expect("a whole body").to_bytes();
+        Self { status: head.status, headers: head.headers, body }
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -288,107 +331,4 @@ impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
-}
-
-/// An answer that streams.
-pub(crate) struct Streaming {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    body: Incoming,
-    buffer: BytesMut,
-}
-
-/// One server-sent event, as the fields stand.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) event: String,
-    pub(crate) id: String,
-    pub(crate) data: String,
-}
-
-impl Event {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error} in {self:?}"))
-    }
-}
-
-impl Streaming {
-    /// More bytes; false at a clean end.
-    pub(crate) async fn more(&mut self) -> bool {
-        match soon("more of a stream", self.body.frame()).await {
-            Some(frame) => {
-                if let Ok(data) = frame.expect("no error").into_data() {
-                    self.buffer.extend_from_slice(&data);
-                }
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// The next event that has data; `None` at the end.
-    pub(crate) async fn event(&mut self) -> Option<Event> {
-        loop {
-            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let block = self.buffer.split_to(end + 2);
-                let event = parse_event(std::str::from_utf8(&block).expect("UTF-8"));
-                if let Some(event) = event {
-                    return Some(event);
-                }
-            }
-            if !self.more().await {
-                return None;
-            }
-        }
-    }
-
-    /// The next event that is no heartbeat.
-    pub(crate) async fn told(&mut self) -> Event {
-        loop {
-            let event = self.event().await.expect("the stream goes on");
-            if event.event != "heartbeat" {
-                return event;
-            }
-        }
-    }
-
-    /// The next frame of an octet stream, as kind and payload.
-    pub(crate) async fn frame(&mut self) -> Option<(u8, Bytes)> {
-        loop {
-            if self.buffer.len() >= 5 {
-                let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]);
-                let whole = 5 + length as usize;
-                if self.buffer.len() >= whole {
-                    let mut frame = self.buffer.split_to(whole).freeze();
-                    return Some((frame[0], frame.split_off(5)));
-                }
-            }
-            if !self.more().await {
-                return None;
-            }
-        }
-    }
-}
-
-fn parse_event(block: &str) -> Option<Event> {
-    let mut event = Event::default();
-    let mut data: Option<String> = None;
-    for line in block.lines() {
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "event" => event.event = value.to_owned(),
-            "id" => event.id = value.to_owned(),
-            "data" => match &mut data {
-                Some(data) => {
-                    data.push('\n');
-                    data.push_str(value);
-                }
-                None => data = Some(value.to_owned()),
-            },
-            _ => {}
-        }
-    }
-    event.data = data?;
-    Some(event)
 }
