@@ -34,6 +34,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod demo;

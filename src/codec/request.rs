@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::DecodeError;
-use super::sse::is_url_safe;
+use super::sse::{MAX_NUMBER, is_url_safe};
 use crate::session::event::Close;
 
 /// The most subprotocols that a client may offer.
@@ -14,6 +14,50 @@ pub const MAX_PROTOCOLS: usize = 32;
 
 /// The most bytes of one subprotocol's name.
 pub const MAX_PROTOCOL: usize = 128;
+
+/// The most sessions that one `poll` may ask for.
+pub const MAX_POLLED: usize = 256;
+
+/// What `poll` is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PollRequest {
+    /// Tokens, each once, with the cursor to present; none is: from what is acknowledged.
+    pub sessions: Vec<(String, Option<u64>)>,
+}
+
+impl PollRequest {
+    /// Reads a body: `{"sessions":{"<token>":17,"<token>":null}}`. Other fields are passed over.
+    ///
+    /// # Errors
+    /// Not such an object, none or too many sessions, or the token or cursor that is wrong.
+    pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let wrong = || DecodeError::malformed("`sessions` must be an object: of each token its cursor");
+        let mut fields = object(body)?;
+        let Some(Value::Object(named)) = fields.remove("sessions") else { return Err(wrong()) };
+        if named.is_empty() || named.len() > MAX_POLLED {
+            let message = format!("`sessions` holds {}: it must be 1 to {MAX_POLLED}", named.len());
+            return Err(DecodeError::malformed(message));
+        }
+        let sessions = named.into_iter().map(|(token, cursor)| polled(token, &cursor));
+        Ok(Self { sessions: sessions.collect::<Result<_, _>>()? })
+    }
+}
+
+fn polled(token: String, cursor: &Value) -> Result<(String, Option<u64>), DecodeError> {
+    if token.is_empty() || token.len() > 256 || !token.bytes().all(is_url_safe) {
+        return Err(DecodeError::malformed("`sessions` names what is no token"));
+    }
+    let cursor = match cursor {
+        Value::Null => None,
+        cursor => Some(
+            cursor
+                .as_u64()
+                .filter(|cursor| *cursor <= MAX_NUMBER)
+                .ok_or_else(|| DecodeError::malformed("a cursor in `sessions` must be a number, or null"))?,
+        ),
+    };
+    Ok((token, cursor))
+}
 
 /// What `open` is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

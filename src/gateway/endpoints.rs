@@ -4,6 +4,7 @@
 //! how sessions are carried.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -13,8 +14,9 @@ use hyper::body::{Body as _, Incoming};
 use super::error::{Refusal, refuse};
 use super::route::{self, Ours, Verb};
 use super::{Gateway, Live, forwarded};
+use crate::client;
 use crate::codec::batch::Form;
-use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list, decode_close};
+use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
 use crate::listener::peer::Peer;
 use crate::registry::tally::{Resume, Transport};
@@ -22,14 +24,17 @@ use crate::registry::{Cell, Found, Opening, Reader};
 use crate::session::Attach;
 use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
+use crate::transport::source::Source;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
-use crate::transport::{Body, Fault, answer, poll, send, sse, stream, ws};
+use crate::transport::{Body, Fault, answer, multi, poll, send, sse, stream, ws};
 use crate::upstream::dial::fresh_key;
 use crate::upstream::headers::{self, wants_upgrade};
 
 /// The largest body of `open` and `close`, in bytes: a nonce and 32 names, or a code and a reason.
 const SMALL_BODY: usize = 8 * 1024;
+/// The largest body of `poll`, in bytes: the most sessions, with their tokens and cursors.
+const POLL_BODY: usize = 64 * 1024;
 const JSON: &str = "application/json";
 /// An event id that a browser sends back.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -196,6 +201,43 @@ impl Call<'_> {
         Ok(poll::respond(reader, poll::Asked { wait, frames, nonce: nonce.map(str::to_owned) }))
     }
 
+    /// `POST poll`: one answer for several sessions. A fault of one of them is its part of the answer.
+    pub(super) async fn poll_many(
+        &self,
+        request: Request<Incoming>,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Fault> {
+        let nonce = query.nonce()?.map(str::to_owned);
+        let wait = query.wait()?.unwrap_or(self.live.session.wait).min(self.live.session.wait_max);
+        let body = send::read_body(request.into_body(), POLL_BODY, self.live.config.client.body).await?;
+        let mut members = Vec::new();
+        for (token, after) in PollRequest::decode(&body)?.sessions {
+            let part = match self.poll_one(&token, after, wait, query) {
+                Ok(source) => multi::Part::Waiting(source),
+                Err(fault) => multi::Part::Known(refuse(fault).await.json()),
+            };
+            members.push((token, part));
+        }
+        Ok(multi::respond(members, nonce))
+    }
+
+    fn poll_one(
+        &self,
+        token: &str,
+        after: Option<u64>,
+        wait: Duration,
+        query: &Query<'_>,
+    ) -> Result<Box<dyn Source + Send>, Fault> {
+        match self.gateway.registry.find(token) {
+            Found::Here(cell) => {
+                let reader = self.attach(&cell, Transport::Poll, after, query)?;
+                Ok(poll::source(reader, poll::Asked { wait, frames: false, nonce: None }))
+            }
+            Found::Ended(close) => Err(Fault::SessionClosed(close)),
+            Found::Unknown => Err(Fault::UnknownSession),
+        }
+    }
+
     fn attach_ws(
         &self,
         cell: &Arc<Cell>,
@@ -221,6 +263,11 @@ impl Call<'_> {
         let limit = cell.policy().body;
         let body = send::read_body(request.into_body(), limit, self.live.config.client.body).await?;
         send::send(cell, send::Sending { form, seq, after }, body).await
+    }
+
+    /// `GET client.js` and its kin.
+    pub(super) fn client(&self, head: &request::Parts, file: client::File) -> Response<Body> {
+        client::respond(file, &head.method, &head.headers, head.uri.query()).map(Body::full)
     }
 
     /// `GET info`.

@@ -149,6 +149,10 @@ impl Gateway {
         let origins = &live.config.origins;
         let verdict = origin::judge(origins, request.headers(), &peer.host);
         let mut response = match &verdict {
+            // Public, and asked for by script tags of other origins' pages, which do not name themselves.
+            Verdict::Refused(_) if matches!(endpoint, Endpoint::Client(_)) => {
+                self.dispatch(live, peer, request, endpoint).await
+            }
             Verdict::Refused(why) => {
                 let query = Query::parse(request.uri().query());
                 self.refusal(Refusal::origin_refused(why.clone()).echo(query.nonce().ok().flatten()))
@@ -195,7 +199,9 @@ impl Gateway {
             Endpoint::Open { target } => call.open(request, target).await,
             Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
+            Endpoint::Poll => call.poll_many(request, query).await,
             Endpoint::Info => Ok(call.info()),
+            Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
             Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match answered {
@@ -222,10 +228,12 @@ impl Gateway {
     }
 }
 
-/// What every answer of ours carries: nobody may keep, change, guess at or leak it.
+/// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.
 fn protect(response: &mut Response<Body>) {
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    if let http::header::Entry::Vacant(unsaid) = headers.entry(CACHE_CONTROL) {
+        unsaid.insert(HeaderValue::from_static("no-store, no-transform"));
+    }
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

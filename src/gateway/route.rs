@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
+use crate::client;
 use crate::codec::sse::parse_id;
 use crate::config::{self, Config};
 use crate::upstream::dial::Dialer;
@@ -24,8 +25,12 @@ pub(super) enum Endpoint<'a> {
     Sse { target: &'a str },
     /// `s/{token}/{verb}`.
     Session { token: &'a str, verb: Verb },
+    /// `poll`: of several sessions.
+    Poll,
     /// `info`.
     Info,
+    /// `client.js` and its kin.
+    Client(client::File),
     /// Under the prefix, but none of them.
     Unknown,
 }
@@ -53,9 +58,11 @@ impl Endpoint<'_> {
     /// The methods it takes, as `Allow` lists them. `OPTIONS` is for preflight.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Open { .. } | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => "POST, OPTIONS",
+            Self::Open { .. } | Self::Poll | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => {
+                "POST, OPTIONS"
+            }
             Self::Sse { .. } | Self::Session { .. } => "GET, OPTIONS",
-            Self::Info => "GET, HEAD, OPTIONS",
+            Self::Info | Self::Client(_) => "GET, HEAD, OPTIONS",
             Self::Unknown => "GET, POST, OPTIONS",
         }
     }
@@ -91,6 +98,8 @@ fn endpoint(rest: &str) -> Endpoint<'_> {
         ("sse", _) => Endpoint::Sse { target: target() },
         ("s", Some(tail)) => session(tail),
         ("info", None) => Endpoint::Info,
+        ("poll", None) => Endpoint::Poll,
+        (name, None) => client::File::named(name).map_or(Endpoint::Unknown, Endpoint::Client),
         _ => Endpoint::Unknown,
     }
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `sse`, `stream` | down, as events or frames, for as long as the response lives; both are a `source` |
 //! | `poll` | down, one batch per request |
+//! | `multi` | the polls of several sessions in one request |
 //! | `ws` | both ways over a WebSocket of ours |
 //! | `send` | up, and acknowledgements, and the close |
 //! | `tunnel` | a WebSocket that is passed through, no session |
@@ -14,6 +15,7 @@
 pub mod body;
 pub mod facts;
 pub mod fault;
+pub mod multi;
 pub mod poll;
 pub mod query;
 pub mod send;

@@ -58,17 +58,22 @@ struct Gathered {
 #[must_use]
 pub fn respond(reader: Reader, asked: Asked) -> Response<Body> {
     let content_type = if asked.frames { OCTET_STREAM } else { "application/json" };
-    let polling = Polling {
+    let mut response = Response::new(Body::Batch(source(reader, asked)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// The body of the answer, as a source of one chunk.
+#[must_use]
+pub fn source(reader: Reader, asked: Asked) -> Box<dyn Source + Send> {
+    Box::new(Polling {
         gathered: Gathered { after: reader.from(), ..Gathered::default() },
         reader,
         frames: asked.frames,
         nonce: asked.nonce,
         deadline: Instant::now() + asked.wait,
         timer: None,
-    };
-    let mut response = Response::new(Body::Batch(Box::new(polling)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    })
 }
 
 impl Source for Polling {

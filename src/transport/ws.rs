@@ -91,6 +91,8 @@ struct Carrier<S> {
     next: u64,
     /// Everything below is told to the client to be safe.
     safe: u64,
+    /// The client acknowledged: it is told again, which shows it that both directions work.
+    asked: bool,
     /// The last number written.
     sent: u64,
     beat: Instant,
@@ -105,7 +107,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         let beat = Instant::now() + policy.probe.min(policy.heartbeat);
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
-        let mut carrier = Self { socket, reader, pushing: None, next, safe: next, sent, beat, parting: None, timer };
+        let mut carrier =
+            Self { socket, reader, pushing: None, next, safe: next, asked: false, sent, beat, parting: None, timer };
         carrier.write(&Frame::Facts(facts));
         carrier
     }
@@ -150,11 +153,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         };
         match frame.and_then(ClientFrame::try_from) {
             Ok(ClientFrame::Message(message)) => self.push(message),
-            Ok(ClientFrame::Ack(cursor)) => {
-                if self.cell().ack(cursor).is_err() {
-                    self.part(1002, "the cursor is beyond what was sent");
-                }
-            }
+            Ok(ClientFrame::Ack(cursor)) => match self.cell().ack(cursor) {
+                Ok(()) => self.asked = true,
+                Err(_) => self.part(1002, "the cursor is beyond what was sent"),
+            },
             Ok(ClientFrame::Close(close)) => self.close(close),
             Err(error) => self.part(1002, &error.to_string()),
         }
@@ -185,10 +187,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
     }
 
-    /// Tells the client what it need not keep any more. True when there was something.
+    /// Tells the client what it need not keep any more, when that is news or it acknowledged. True when there was something.
     fn reassure(&mut self) -> bool {
         let safe = self.next - u64::from(self.pushing.is_some());
-        let news = safe > self.safe;
+        let news = safe > self.safe || std::mem::take(&mut self.asked);
         if news {
             self.safe = safe;
             self.write(&Frame::Ack(safe));

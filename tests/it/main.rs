@@ -27,5 +27,6 @@ mod refusals;
 mod routes;
 mod secure;
 mod sessions;
+mod sharing;
 mod streams;
 mod transports;

@@ -1,0 +1,81 @@
+//! `POST poll`: one answer for several sessions, so that a page needs one connection however many it has (PROTOCOL 4.3).
+//!
+//! Enters: the polls of the sessions, and what is known of those that cannot be polled. Leaves: one answer, as soon as
+//! one of them has something to tell. Must not touch: what a poll says.
+
+use std::task::{Context, Poll};
+
+use bytes::{BufMut as _, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use serde_json::Value;
+
+use super::body::Body;
+use super::source::{Chunk, Source};
+
+/// One session's part.
+pub enum Part {
+    /// A poll that waits; its answer is JSON.
+    Waiting(Box<dyn Source + Send>),
+    /// JSON that is there already: an error.
+    Known(String),
+}
+
+struct Polling {
+    /// By token, which is URL-safe and needs no escaping.
+    parts: Vec<(String, Part)>,
+    nonce: Option<String>,
+}
+
+/// Answers `{"sessions":{token: answer, …},"n":…}` with those that have something to tell, once there are any; when the
+/// time of the polls is up they all answer.
+#[must_use]
+pub fn respond(parts: Vec<(String, Part)>, nonce: Option<String>) -> Response<Body> {
+    let mut response = Response::new(Body::Batch(Box::new(Polling { parts, nonce })));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+impl Source for Polling {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        let start = out.len();
+        out.put_slice(b"{\"sessions\":{");
+        let first = out.len();
+        for (token, part) in &mut self.parts {
+            let before = out.len();
+            if before > first {
+                out.put_u8(b',');
+            }
+            out.put_u8(b'"');
+            out.put_slice(token.as_bytes());
+            out.put_slice(b"\":");
+            if part.poll(cx, out).is_pending() {
+                out.truncate(before);
+            }
+        }
+        if out.len() == first {
+            out.truncate(start);
+            return Poll::Pending;
+        }
+        out.put_u8(b'}');
+        if let Some(nonce) = &self.nonce {
+            out.put_slice(b",\"n\":");
+            out.put_slice(Value::from(nonce.as_str()).to_string().as_bytes());
+        }
+        out.put_u8(b'}');
+        Poll::Ready(Chunk::Last)
+    }
+}
+
+impl Part {
+    /// Appends the answer when there is one. A poll appends nothing before that.
+    fn poll(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<()> {
+        match self {
+            Self::Waiting(source) => source.poll_chunk(cx, out).map(|_| ()),
+            Self::Known(json) => {
+                out.put_slice(json.as_bytes());
+                Poll::Ready(())
+            }
+        }
+    }
+}

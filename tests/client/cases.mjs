@@ -1,0 +1,347 @@
+// What the client must do, in a real browser. Functions given to `run` are executed in the page.
+import assert from "node:assert/strict";
+import { asked, conversed } from "./conformance.mjs";
+
+export const cases = {
+  async "the same as the native one: what is refused, and what it looks like"({ page }) {
+    const tab = await page();
+    for (const name of ["Native", "WebSocket"]) await tab.run(`async name => { window["table" + name] = await (${asked})(window[name], Native); }`, name);
+    const [native, ours] = [await tab.run("() => tableNative"), await tab.run("() => tableWebSocket")];
+    assert.ok(Object.keys(native).length > 40);
+    assert.deepEqual(ours, native);
+  },
+
+  async "the same as the native one: conversations"({ page }) {
+    let native;
+    for (const transports of ["ws", "sse", "stream", "poll"]) {
+      const tab = await page({ "data-transports": transports });
+      native ??= await tab.run(`() => (${conversed})(Native)`);
+      const ours = await tab.run(`() => (${conversed})(WebSocket)`);
+      assert.deepEqual(ours, native, transports);
+      await tab.close();
+    }
+  },
+
+  async "ws when everything passes"({ page }) {
+    const tab = await page();
+    await tab.run(async () => {
+      const socket = open_("/echo/plain");
+      await on(socket, "ws");
+      socket.send("x");
+      await until("echo", () => socket.got[0] === "x");
+    });
+    assert.match(tab.console.join("\n"), /underpass: ws:\/\/[^ ]*\/echo\/plain by ws, before null: opened/);
+  },
+
+  ...ends("sse when WebSockets are refused", { ws: "kill" }, "sse", 2500),
+  ...ends("sse when the handshake is swallowed", { ws: "swallow" }, "sse", 4000),
+  ...ends("sse when nothing comes down a WebSocket", { ws: "mute" }, "sse", 5000),
+  ...ends("stream when event streams are held", { ws: "kill", sse: "hold" }, "stream", 4000),
+  ...ends("stream when events come one late", { ws: "kill", sse: "late" }, "stream", 4000),
+  ...ends("poll when all streams are held", { ws: "kill", sse: "hold", stream: "hold" }, "poll", 6000),
+
+  async "a stream that goes mute is left, and what it swallowed comes another way"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    await tab.run(async () => { window.socket = open_("/echo"); await on(socket, "sse"); });
+    box.modes = { ws: "kill", sse: "mute" };
+    const took = await tab.run(async () => {
+      const begun = performance.now();
+      socket.send("burst 50");
+      await until("what was swallowed", () => socket.got.length === 50);
+      const took = performance.now() - begun;
+      await on(socket, "stream");
+      return took;
+    });
+    assert.ok(took < 4000, `${took} ms`);
+    box.modes = { ws: "kill", sse: "mute", stream: "mute" };
+    // Nothing is said at all: the heartbeat is missed.
+    await tab.run(() => on(socket, "poll"));
+  },
+
+  async "WebSockets that die young are given up"({ page, box }) {
+    box.modes = { ws: "young" };
+    const tab = await page();
+    await tab.run(async () => {
+      const socket = open_("/echo");
+      await on(socket, "sse");
+      socket.send("x");
+      await until("echo", () => socket.got[0] === "x");
+    });
+  },
+
+  async "3,000 numbered messages each way while the box changes"({ page, box }) {
+    const tab = await page();
+    await tab.run(async () => {
+      window.socket = open_("/count?3000");
+      await opened(socket);
+    });
+    const stages = [["ws", {}], ["sse", { ws: "kill" }], ["stream", { ws: "kill", sse: "hold", send: "twice" }],
+      ["poll", { ws: "kill", sse: "hold", stream: "hold", send: "lost" }], ["sse", { ws: "mute" }], ["ws", {}]];
+    for (const [stage, [transport, modes]] of stages.entries()) {
+      box.modes = modes;
+      if (stage) {
+        box.cut();
+        // As if another network were joined: verdicts are void.
+        await tab.run(() => window.dispatchEvent(new Event("online")));
+      }
+      await tab.run(async (stage, transport) => {
+        for (let sent = stage * 500 + 1; sent <= stage * 500 + 500; sent++) {
+          socket.send(String(sent));
+          if (sent % 5 === 0) await wait(10);
+        }
+        if (stage < 5) await on(socket, transport);
+      }, stage, transport);
+    }
+    const { wrong, got, ended } = await tab.run(async () => {
+      await until("the end", () => socket.ended);
+      return { wrong: socket.got.findIndex((text, at) => text !== String(at + 1)), got: socket.got.length, ended: socket.ended };
+    });
+    assert.deepEqual({ wrong, got, ended }, { wrong: -1, got: 3000, ended: { code: 4200, reason: "all came", wasClean: true } });
+  },
+
+  async "binary and blobs keep their order and their bytes on every transport"({ page }) {
+    for (const transports of ["ws", "sse", "stream", "poll"]) {
+      const tab = await page({ "data-transports": transports });
+      const got = await tab.run(async () => {
+        const socket = open_("/echo");
+        await opened(socket);
+        const big = Uint8Array.from({ length: 200000 }, (_, at) => at % 251);
+        socket.send("one");
+        socket.send(new Blob(["two"]));
+        socket.send("three\r\nfour\u2028");
+        socket.send(big);
+        socket.send(new Blob([big, "end"]));
+        socket.send("");
+        socket.send(new ArrayBuffer(0));
+        socket.send("ä€😀\ud800");
+        await until("8 echoes", () => socket.got.length === 8);
+        await until("all accepted", () => socket.bufferedAmount === 0);
+        const same = (a, b) => a.length === b.length && a.every((byte, at) => byte === b[at]);
+        const { got } = socket, text = data => typeof data === "string" ? data : "bytes " + new TextDecoder().decode(data);
+        return [text(got[0]), text(got[1]), text(got[2]), same(new Uint8Array(got[3]), big), same(new Uint8Array(got[4]).subarray(0, 200000), big), got[4].byteLength, text(got[5]), text(got[6]), text(got[7])];
+      });
+      assert.deepEqual(got, ["one", "bytes two", "three\r\nfour\u2028", true, true, 200003, "", "bytes ", "ä€😀\ufffd"], transports);
+      await tab.close();
+    }
+  },
+
+  async "25 sockets in one page, with no more than four requests held"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    await tab.run(async () => {
+      window.sockets = Array.from({ length: 25 }, (_, at) => open_("/echo/" + at));
+      await Promise.all(sockets.map(opened));
+      for (const round of [1, 2, 3]) {
+        sockets.forEach((socket, at) => socket.send(`${at}.${round}`));
+        await until("25 echoes", () => sockets.every((socket, at) => socket.got.at(-1) === `${at}.${round}`));
+      }
+    });
+    await tab.run(() => until("three streams and a poll", () => sockets.filter(socket => socket.moves.at(-1)?.transport === "sse").length === 3));
+    box.most = 0;
+    await tab.run(async () => {
+      await wait(1500);
+      sockets.forEach(socket => socket.send("burst 20"));
+      await until("bursts", () => sockets.every(socket => socket.got.at(-1) === "b20" && socket.got.length === 23));
+      sockets.forEach(socket => socket.close(1000));
+      await until("closes", () => sockets.every(socket => socket.ended?.code === 1000));
+    });
+    assert.ok(box.most <= 5, `${box.most} held at once`);
+  },
+
+  async "seven tabs with a socket each, also when the first ones go"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tabs = [];
+    for (let at = 0; at < 7; at++) tabs.push(await page());
+    const talk = (tab, what) => tab.run(async what => {
+      window.socket ??= open_("/echo");
+      await opened(socket);
+      socket.send(what);
+      await until("echo of " + what, () => socket.got.at(-1) === what);
+    }, what);
+    await Promise.all(tabs.map(tab => talk(tab, "one")));
+    await Promise.all(tabs.map(tab => talk(tab, "two")));
+    const transports = await Promise.all(tabs.map(tab => tab.run(() => socket.moves.at(-1).transport)));
+    assert.deepEqual(transports.filter(name => name === "sse").length, 3, transports.join());
+    // The fourth tab holds the poll for those behind it.
+    await Promise.all([tabs[0], tabs[3]].map(tab => tab.close()));
+    const left = tabs.filter((_, at) => at !== 0 && at !== 3);
+    await Promise.all(left.map(tab => talk(tab, "three")));
+    await left.at(-1).run(async () => {
+      await until("a place of its own or still the poll", () => socket.readyState === 1);
+    });
+  },
+
+  async "offline for a while, then online: nothing is lost"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    await tab.run(async () => {
+      window.socket = open_("/echo");
+      await on(socket, "sse");
+      socket.send("one");
+      await until("echo", () => socket.got.length === 1);
+    });
+    box.modes = { ws: "kill", offline: true };
+    box.cut();
+    await tab.call("Network.emulateNetworkConditions", { offline: true, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+    await tab.run(async () => { socket.send("two"); await wait(1500); if (socket.got.length !== 1) throw new Error("not offline"); });
+    box.modes = { ws: "kill" };
+    await tab.call("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+    const transport = await tab.run(async () => {
+      await until("echo", () => socket.got[1] === "two", 4000);
+      await wait(1000);
+      return socket.moves.at(-1).transport;
+    });
+    assert.equal(transport, "sse", "no verdict is drawn while the sidecar cannot be reached");
+  },
+
+  async "a page that leaves closes its session"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const [tab, witness] = [await page(), await page()];
+    // A page with this listener is not kept for going back.
+    await tab.run(async () => {
+      addEventListener("unload", () => {});
+      const lock = await new Promise(got => navigator.locks.request("stay", () => new Promise(() => got(true))));
+      window.socket = open_("/echo/leaving");
+      await on(socket, "sse");
+      return lock;
+    });
+    await tab.go("about:blank");
+    await witness.run(() => until("the close", async () => (await log("/echo/leaving")).some(line => line.startsWith("closed /echo/leaving 1000")), 3000));
+  },
+
+  async "back from the back/forward cache a socket goes on"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    await tab.run(async () => {
+      addEventListener("pageshow", event => { window.shown = event.persisted; });
+      window.socket = open_("/echo");
+      await on(socket, "sse");
+      socket.send("one");
+      await until("echo", () => socket.got.length === 1);
+    });
+    await tab.go(`${box.url}/page?other`);
+    const shown = tab.next("Page.frameNavigated");
+    await tab.back();
+    await shown;
+    const { kept, got } = await tab.run(async () => {
+      await wait(300);
+      if (!window.socket) return { kept: false };
+      socket.send("two");
+      await until("echo", () => socket.got[1] === "two");
+      return { kept: true, persisted: window.shown, got: socket.got };
+    });
+    if (kept) assert.deepEqual(got, ["one", "two"]);
+    else console.log("       (this browser did not keep the page: nothing was tested)");
+  },
+
+  async "a portal that answers in the sidecar's place is no verdict"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page({ "data-transports": "poll" });
+    await tab.run(async () => { window.socket = open_("/echo"); await on(socket, "poll"); });
+    box.modes = { ws: "kill", poll: "portal" };
+    box.cut();
+    await tab.run(async () => { socket.send("burst 3"); await wait(1200); });
+    box.modes = { ws: "kill" };
+    await tab.run(() => until("what waited", () => socket.got.join() === "b1,b2,b3"));
+  },
+
+  async "a better transport is taken when it works again, and the page is told"({ page, box }) {
+    box.modes = { ws: "kill", sse: "hold", stream: "hold" };
+    const tab = await page();
+    await tab.run(async () => { window.socket = open_("/echo"); await on(socket, "poll"); });
+    box.modes = {};
+    const moves = await tab.run(async () => {
+      localStorage.clear(); // as after ten minutes
+      await on(socket, "ws");
+      socket.send("x");
+      await until("echo", () => socket.got[0] === "x");
+      return socket.moves;
+    });
+    const last = moves.at(-1);
+    assert.deepEqual([last.transport, last.cause], ["ws", "better"]);
+  },
+
+  async "a closed backend, a lost backend and a dead one end the socket as they should"({ page, box }) {
+    for (const modes of [{}, { ws: "kill" }]) {
+      box.modes = modes;
+      const tab = await page();
+      const ends = await tab.run(async () => {
+        const dead = open_("/dead"), lost = open_("/echo"), closed = open_("/echo");
+        dead.onerror = () => { dead.failed = true; };
+        await Promise.all([lost, closed].map(opened));
+        lost.send("drop");
+        closed.send("close 4001 kicked");
+        await until("three ends", () => dead.ended && lost.ended && closed.ended);
+        return [dead.failed, dead.ended, lost.ended, closed.ended];
+      });
+      assert.deepEqual(ends, [true, { code: 1006, reason: "", wasClean: false }, { code: 1006, reason: "", wasClean: false }, { code: 4001, reason: "kicked", wasClean: true }]);
+      await tab.close();
+    }
+  },
+
+  async "raw: a plain WebSocket where it works, a session where not"({ page, box }) {
+    let tab = await page({ "data-ws": "raw" });
+    const talk = () => tab.run(async () => {
+      const socket = open_("/echo/raw");
+      await opened(socket);
+      socket.send("a");
+      socket.send(new Blob(["b"]));
+      socket.send("c");
+      await until("echoes", () => socket.got.length === 3);
+      const { moves, got } = socket;
+      socket.close(4002, "bye");
+      await until("the end", () => socket.ended);
+      return [moves[0].transport, got[0], got[2], socket.ended];
+    });
+    const end = { code: 4002, reason: "bye", wasClean: true };
+    assert.deepEqual(await talk(), ["raw", "a", "c", end]);
+    assert.ok(!box.requests.some(line => /open/.test(line)), "no session");
+    box.modes = { ws: "kill" };
+    tab = await page({ "data-ws": "raw" });
+    assert.deepEqual(await talk(), ["sse", "a", "c", end]);
+  },
+
+  async "as a module it replaces nothing"({ page }) {
+    const tab = await page();
+    const [same, other, echo] = await tab.run(async () => {
+      const frame = document.body.appendChild(document.createElement("iframe"));
+      frame.srcdoc = `<script type="module">
+        const native = WebSocket;
+        const { WebSocket: Ours, options } = await import("${location.origin}/_underpass/client.mjs");
+        const socket = new Ours("${location.origin.replace("http", "ws")}/echo");
+        socket.onopen = () => socket.send("hello");
+        socket.onmessage = ({ data }) => parent.postMessage([WebSocket === native, Ours !== native, data]);
+      </script>`;
+      return await new Promise(done => { window.onmessage = ({ data }) => done(data); });
+    });
+    assert.deepEqual([same, other, echo], [true, true, "hello"]);
+  },
+};
+
+// A case: behind a box with these modes a new socket ends up on this transport, and its first message comes in time.
+function ends(name, modes, transport, within) {
+  return {
+    async [name]({ page, box }) {
+      box.modes = modes;
+      const tab = await page();
+      const took = await tab.run(async transport => {
+        const begun = performance.now(), socket = open_("/echo");
+        await opened(socket);
+        socket.send("first");
+        await until("the first message", () => socket.got[0] === "first");
+        const took = performance.now() - begun;
+        await on(socket, transport);
+        for (let at = 0; at < 50; at++) socket.send("n" + at);
+        await until("50 more", () => socket.got.length === 51);
+        await wait(2500);
+        if (socket.moves.at(-1).transport !== transport) throw new Error("it moved on: " + JSON.stringify(socket.moves));
+        socket.close(4321, "enough");
+        await until("the close", () => socket.ended);
+        if (socket.ended.code !== 4321 || socket.ended.reason !== "enough") throw new Error(JSON.stringify(socket.ended));
+        return took;
+      }, transport);
+      assert.ok(took < Math.min(within, 4000), `the first message took ${took} ms`);
+    },
+  };
+}
