@@ -116,7 +116,7 @@ class Lab:
             command += [f"--{name}", value]
         if self.realtime:
             command = ["chrt", "--rr", "1", *command]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=90)
         if done.returncode != 0:
             raise RuntimeError(done.stderr.strip() or f"the driver ended with {done.returncode}")
         return done.stdout

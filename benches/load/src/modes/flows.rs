@@ -52,19 +52,20 @@ pub async fn tick(options: &Options) -> Result<String> {
 pub async fn flood(options: &Options) -> Result<String> {
     let path = format!("/flood-{}-{}", options.messages, options.size);
     let sessions = open(&options.site()?, &path, options.count, options.count).await?;
-    let (cpu, start) = (options.peer.cpu()?, Instant::now());
+    let cpu = options.peer.cpu()?;
     let mut readers = JoinSet::new();
     for session in sessions {
         readers.spawn(timeout(Duration::from_secs(120), drain(session, options.messages)));
     }
-    let mut lost = 0;
+    let (mut lost, mut start) = (0, u64::MAX);
     while let Some(reader) = readers.join_next().await {
-        lost += match reader? {
-            Ok(lost) => lost?,
-            Err(_) => bail!("a flood did not end in two minutes"),
-        };
+        let Ok(drained) = reader? else { bail!("a flood did not end in two minutes") };
+        let drained = drained?;
+        lost += drained.lost;
+        start = start.min(drained.began);
     }
-    let (cpu, wall) = (options.peer.cpu()? - cpu, start.elapsed().as_secs_f64());
+    let wall = clock::now().saturating_sub(start) as f64 / 1e9;
+    let cpu = options.peer.cpu()? - cpu;
     let total = options.messages as f64 * options.count as f64;
     Ok(format!(
         r#"{{"s_per_million":{:.4},"messages_per_s":{:.0},"lost":{lost}}}"#,
@@ -73,12 +74,23 @@ pub async fn flood(options: &Options) -> Result<String> {
     ))
 }
 
-/// Reads until the last message has come or the session ends. How many did not come, or not in order.
-async fn drain(mut session: Session, messages: u64) -> Result<u64> {
-    let (mut expected, mut wrong) = (0, 0);
+/// What became of one client's flood.
+struct Drained {
+    /// When the backend began with it.
+    began: u64,
+    /// How many messages did not come, or not in order.
+    lost: u64,
+}
+
+/// Reads until the last message has come or the session ends.
+async fn drain(mut session: Session, messages: u64) -> Result<Drained> {
+    let (mut expected, mut wrong, mut began) = (0, 0, u64::MAX);
     while expected < messages {
         let mut each = |message: &[u8]| {
             let number = stamp::number(message).unwrap_or(u64::MAX);
+            if number == 0 {
+                began = stamp::time(message).unwrap_or(u64::MAX);
+            }
             wrong += u64::from(number != expected);
             expected += 1;
         };
@@ -86,7 +98,7 @@ async fn drain(mut session: Session, messages: u64) -> Result<u64> {
             break;
         }
     }
-    Ok(wrong + messages - expected.min(messages))
+    Ok(Drained { began, lost: wrong + messages - expected.min(messages) })
 }
 
 /// Closed loop: a message up, its echo down, again.

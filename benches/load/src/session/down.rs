@@ -96,16 +96,21 @@ impl Down {
 }
 
 async fn frames(conn: &mut Conn, carried: bool, each: Each<'_>) -> Result<Next> {
-    if !conn.fill().await? {
-        return Ok(Next::Ended);
-    }
-    while let Some((opcode, payload)) = websocket::take(&mut conn.buffer) {
-        match opcode {
-            TEXT if carried => each(&payload[1..]),
-            TEXT => each(&payload),
-            PING => conn.write(&websocket::frame(PONG, &payload, true)).await?,
-            CLOSE => return Ok(Next::Ended),
-            _ => {}
+    let mut came = false;
+    // What came with the answer to the handshake is there before the first read.
+    while !came {
+        while let Some((opcode, payload)) = websocket::take(&mut conn.buffer) {
+            came = true;
+            match opcode {
+                TEXT if carried => each(&payload[1..]),
+                TEXT => each(&payload),
+                PING => conn.write(&websocket::frame(PONG, &payload, true)).await?,
+                CLOSE => return Ok(Next::Ended),
+                _ => {}
+            }
+        }
+        if !came && !conn.fill().await? {
+            return Ok(Next::Ended);
         }
     }
     Ok(Next::More)
