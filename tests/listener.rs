@@ -10,11 +10,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
@@ -22,6 +19,7 @@ use tokio::time::timeout;
 use underpass::config::{Address, Client, Trusted};
 use underpass::lifecycle::Phase;
 use underpass::listener::peer::{ConnInfo, Peer, PeerAddr};
+use underpass::transport::Body;
 
 use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 
@@ -94,7 +92,7 @@ async fn a_long_answer_is_not_cut_by_limits_on_headers() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_dropped() {
-    let endless = |_| async { Response::new(Full::from(vec![b'x'; 64 * 1024 * 1024])) };
+    let endless = |_| async { Response::new(Body::full(vec![b'x'; 64 * 1024 * 1024])) };
     let edge = Edge::tcp(Client { write: SHORT, ..client() }, None, endless);
     let mut stream = edge.connect().await;
     stream.write_all(GET).await.unwrap();
@@ -141,12 +139,12 @@ async fn connections_above_the_bound_wait_for_a_place() {
 // === who is there ===
 
 /// Answers with who the client is.
-async fn who(request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn who(request: Request<Incoming>) -> Response<Body> {
     let info = request.extensions().get::<ConnInfo>().unwrap();
     let peer = Peer::of(info, request.headers(), request.uri().authority(), &Trusted::default());
     let kind = if info.peer == PeerAddr::Unix { "unix" } else { "tcp" };
     let text = format!("{kind} {:?} {} {} {}", peer.client, peer.proto, peer.host, info.bytes.read() > 0);
-    Response::new(Full::from(text))
+    Response::new(Body::full(text))
 }
 
 #[tokio::test]
@@ -222,15 +220,13 @@ async fn closing_ends_what_does_not_end_by_itself() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_counted_until_its_socket_ends() {
-    let edge = Edge::tcp(client(), None, |mut request: Request<Incoming>| async move {
-        let upgrade = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            let mut stream = TokioIo::new(upgrade.await.unwrap());
-            let (mut read, mut write) = tokio::io::split(&mut stream);
+    let edge = Edge::tcp(client(), None, |_request: Request<Incoming>| async move {
+        let echo = Body::upgrade(|stream| async move {
+            let (mut read, mut write) = tokio::io::split(stream);
             let _ = tokio::io::copy(&mut read, &mut write).await;
         });
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
-        response.body(Full::default()).unwrap()
+        response.body(echo).unwrap()
     });
     let mut stream = edge.connect().await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nok").await.unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass::config::{Client, TlsFiles};
 use underpass::listener::tls::TlsSource;
+use underpass::transport::Body;
 
 use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 
@@ -81,8 +82,8 @@ impl Drop for Pair {
 }
 
 /// Answers with the version it was asked in.
-async fn version(request: Request<Incoming>) -> Response<Full<Bytes>> {
-    Response::new(Full::from(format!("{:?}", request.version())))
+async fn version(request: Request<Incoming>) -> Response<Body> {
+    Response::new(Body::full(format!("{:?}", request.version())))
 }
 
 async fn ask_http2(stream: TlsStream<TcpStream>) -> String {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
@@ -17,6 +16,7 @@ use crate::lifecycle::{Phase, What};
 use crate::listener::peer::Peer;
 use crate::registry::tally::Direction;
 use crate::transport::Body;
+use crate::transport::body::Duplex;
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Upgraded};
 use crate::upstream::headers::{end_to_end, tunnel_handshake};
@@ -60,17 +60,15 @@ pub(super) async fn tunnel(
         }
         Err(error) => return Err(from_dial(error)),
     };
-    let response = switching(&upgraded);
-    let request = Request::from_parts(head, ());
-    tokio::spawn(carry(Arc::clone(gateway), hyper::upgrade::on(request), upgraded, options(live)));
-    Ok(response)
+    Ok(switching(Arc::clone(gateway), upgraded, options(live)))
 }
 
-fn switching(upgraded: &Upgraded) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
+fn switching(gateway: Arc<Gateway>, mut upgraded: Upgraded, options: Options) -> Response<Body> {
+    let backends = std::mem::take(&mut upgraded.head.headers);
+    let mut response = Response::new(Body::upgrade(move |client| carry(gateway, client, upgraded, options)));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    *headers = upgraded.head.headers.clone();
+    *headers = backends;
     end_to_end(headers);
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -88,9 +86,7 @@ fn options(live: &Live) -> Options {
     Options { idle: client.tunnel_idle, write: client.write, spread: live.config.drain.spread }
 }
 
-async fn carry(gateway: Arc<Gateway>, upgrade: hyper::upgrade::OnUpgrade, upgraded: Upgraded, options: Options) {
-    // An upgrade that fails has lost its client: dropping the backend's connection tells it.
-    let Ok(client) = upgrade.await else { return };
+async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgraded, options: Options) {
     let _guard = gateway.lifecycle.guard(What::Tunnel);
     let _counted = gateway.tally.tunnel();
     let lifecycle = gateway.lifecycle.clone();
@@ -104,7 +100,7 @@ async fn carry(gateway: Arc<Gateway>, upgrade: hyper::upgrade::OnUpgrade, upgrad
     };
     let idle = (!options.idle.is_zero()).then_some(options.idle);
     let splicing = SpliceOptions { idle, write: options.write, drain };
-    let spliced = splice(TokioIo::new(client), bytes::Bytes::new(), upgraded.io, upgraded.unread, splicing).await;
+    let spliced = splice(client, bytes::Bytes::new(), upgraded.io, upgraded.unread, splicing).await;
     gateway.tally.tunnelled(Direction::Up, spliced.up);
     gateway.tally.tunnelled(Direction::Down, spliced.down);
     tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "tunnel ended");

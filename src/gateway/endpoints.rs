@@ -25,6 +25,7 @@ use crate::transport::query::Query;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
 use crate::transport::{Body, Fault, answer, poll, send, sse, stream, ws};
+use crate::upstream::dial::fresh_key;
 use crate::upstream::headers::{self, wants_upgrade};
 
 /// The largest body of `open` and `close`, in bytes: a nonce and 32 names, or a code and a reason.
@@ -105,7 +106,8 @@ impl Call<'_> {
         let backend = self.live.routes.find(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
         let forwarded = forwarded(self.peer);
-        let handshake = headers::session_handshake(&head.headers, &target, &asked.protocols, &forwarded, &host);
+        let protocols = &asked.protocols;
+        let handshake = headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
         let origin = head.headers.get("origin").and_then(|origin| origin.to_str().ok()).map(str::to_owned);
         let opening = Opening {
             nonce: asked.nonce,
@@ -124,7 +126,7 @@ impl Call<'_> {
     /// A request on a session. `query` was parsed before, so that its nonce is echoed in errors too.
     pub(super) async fn session(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         (token, verb): (&str, Verb),
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
@@ -143,8 +145,8 @@ impl Call<'_> {
                 let reader = self.attach(&cell, Transport::Stream, query.number("after")?, query)?;
                 Ok(self.streaming(stream::respond(reader, &self.live.config.prefix)))
             }
-            Verb::Poll => self.poll(&cell, request.headers(), query, nonce).await,
-            Verb::Ws => self.attach_ws(&cell, &mut request, query),
+            Verb::Poll => self.poll(&cell, request.headers(), query, nonce),
+            Verb::Ws => self.attach_ws(&cell, &request, query),
             Verb::Send => self.send(&cell, request, query).await,
             Verb::Ack => Ok(answer(StatusCode::OK, JSON, send::ack(&cell, query.number("after")?)?)),
             Verb::Close => {
@@ -177,7 +179,7 @@ impl Call<'_> {
         }
     }
 
-    async fn poll(
+    fn poll(
         &self,
         cell: &Arc<Cell>,
         headers: &HeaderMap,
@@ -188,13 +190,13 @@ impl Call<'_> {
         let wait = query.wait()?.unwrap_or(policy.wait).min(policy.wait_max);
         let frames = wants_frames(headers, query)?;
         let reader = self.attach(cell, Transport::Poll, query.number("after")?, query)?;
-        Ok(poll::respond(reader, poll::Asked { wait, frames, nonce }).await)
+        Ok(poll::respond(reader, poll::Asked { wait, frames, nonce: nonce.map(str::to_owned) }))
     }
 
     fn attach_ws(
         &self,
         cell: &Arc<Cell>,
-        request: &mut Request<Incoming>,
+        request: &Request<Incoming>,
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
@@ -202,7 +204,7 @@ impl Call<'_> {
         }
         let handshake = ws::Handshake::check(request.headers())?;
         let reader = self.attach(cell, Transport::Ws, query.number("after")?, query)?;
-        Ok(handshake.respond(hyper::upgrade::on(request), reader, &self.live.config.prefix))
+        Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
     async fn send(&self, cell: &Cell, request: Request<Incoming>, query: &Query<'_>) -> Result<Response<Body>, Fault> {

@@ -10,10 +10,7 @@ mod error;
 mod origin;
 mod route;
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,6 +27,7 @@ use self::route::{Endpoint, Place, Routes};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
+use crate::listener::handler::{Answering, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::registry::Registry;
 use crate::registry::tally::Tally;
@@ -250,20 +248,27 @@ fn forwarded(peer: &Peer) -> Forwarded {
     }
 }
 
-/// The gateway as hyper calls it. A panic in a request ends that request with a 500, not its connection's neighbours.
+/// The gateway as listeners call it.
 #[derive(Clone)]
 pub struct Service(pub Arc<Gateway>);
 
-impl hyper::service::Service<Request<Incoming>> for Service {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+impl Handler for Service {
+    /// A panic in a request ends that request with a 500, not its connection's neighbours.
+    fn handle(&self, request: Request<Incoming>) -> Answering {
         let gateway = Arc::clone(&self.0);
         Box::pin(async move {
             let answered = AssertUnwindSafe(gateway.handle(request)).catch_unwind().await;
-            Ok(answered.unwrap_or_else(|_| panicked()))
+            answered.unwrap_or_else(|_| panicked())
         })
+    }
+
+    fn wait(&self, request: &Request<Incoming>) -> Wait {
+        let live = self.0.live.load();
+        match route::place(request.uri().path(), &live.config.prefix) {
+            Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
+            Place::Ours(Endpoint::Session { verb, .. }) if verb.attaches() => Wait::ToTell,
+            Place::Beside if wants_upgrade(request.headers(), request.version()) => Wait::ToDial,
+            _ => Wait::No,
+        }
     }
 }

@@ -42,6 +42,13 @@ pub(super) enum Verb {
     Close,
 }
 
+impl Verb {
+    /// Whether it attaches a transport.
+    pub(super) fn attaches(self) -> bool {
+        matches!(self, Self::Sse | Self::Stream | Self::Poll | Self::Ws)
+    }
+}
+
 impl Endpoint<'_> {
     /// The methods it takes, as `Allow` lists them. `OPTIONS` is for preflight.
     pub(super) fn methods(&self) -> &'static str {

@@ -1,36 +1,42 @@
 //! One connection: TLS, then HTTP/1.1 or HTTP/2, until its end or the process's.
 //!
-//! Enters: an accepted socket. Leaves: requests for the service, each with its [`ConnInfo`]. Must not touch: paths,
+//! Enters: an accepted socket. Leaves: requests for the handler, each with its [`ConnInfo`]. Must not touch: paths,
 //! sessions, statuses (but those with which hyper refuses what is not HTTP).
 //!
-//! The HTTP/1 connection is hyper's concrete type and is driven here, not by a helper of some crate: while a
-//! long-waiting response is pending, its socket can be taken back with `into_parts` and written by hand, which frees
-//! some 12 KiB a client. That door is used by nobody yet.
+//! HTTP/1: hyper reads a request; when its answer may take long, the socket is taken back from hyper and the exchange
+//! goes on in `held`. Behind it, when the client may send another request, everything starts anew.
 
 use std::error::Error as StdError;
-use std::pin::pin;
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
-use hyper::rt::{Read, Write};
+use http::header::{CONNECTION, HeaderValue};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::exchanges::{Counting, Exchanges};
 use super::guard::{Guarded, Hold, Traffic};
+use super::handler::{Answering, Handler, Wait};
+use super::held::{Answered, Carrying, Held};
 use super::peer::{ConnInfo, PeerAddr};
+use super::rewind::Rewind;
 use super::socket::Socket;
 use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::transport::Body;
+use crate::upstream::headers::has_token;
 
-/// Any error of a service or a body.
+/// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
 
 /// hyper's read buffer grows up to this with large bodies; its default is about 400 KiB a connection.
@@ -41,87 +47,217 @@ const PING: Duration = Duration::from_secs(20);
 
 /// What all connections of a listener share.
 #[derive(Clone)]
-pub(super) struct Shared<S> {
-    pub(super) service: S,
+pub(super) struct Shared<H> {
+    pub(super) handler: H,
     pub(super) tls: Option<Arc<TlsSource>>,
     pub(super) client: Arc<Client>,
     pub(super) lifecycle: Lifecycle,
 }
 
 /// Drives one connection to its end; says why it ended when that was not by agreement.
-pub(super) async fn drive<S, B>(shared: Shared<S>, socket: Socket, peer: PeerAddr, hold: Hold) -> Result<(), Failure>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Failure>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Failure>,
-{
-    let Shared { service, tls, client, lifecycle } = shared;
+pub(super) async fn drive<H: Handler>(
+    shared: Shared<H>,
+    socket: Socket,
+    peer: PeerAddr,
+    hold: Hold,
+) -> Result<(), Failure> {
+    let Shared { handler, tls, client, lifecycle } = shared;
     socket.prepare(client.write)?;
     let traffic = Arc::new(Traffic::default());
     let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::clone(&traffic) };
     let stream = Guarded::new(socket, client.write, traffic, Some(hold));
-    let service = Informed { inner: service, info };
+    let door = Door { handler, info, client, lifecycle };
     match tls {
-        None => serve_http1(TokioIo::new(stream), service, &client, &lifecycle).await,
-        // Boxed, so that connections without TLS do not carry the room for it; so are the two below.
-        Some(tls) => Box::pin(drive_tls(tls, stream, service, &client, &lifecycle)).await,
+        None => {
+            let silence = door.client.handshake;
+            http1(door, Rewind::new(stream), silence).await
+        }
+        // Boxed, so that connections without TLS do not carry the room for it.
+        Some(tls) => Box::pin(drive_tls(tls, stream, door)).await,
     }
 }
 
-async fn drive_tls<S, B>(
-    tls: Arc<TlsSource>,
-    stream: Guarded<Socket>,
-    service: Informed<S>,
-    client: &Client,
-    lifecycle: &Lifecycle,
-) -> Result<(), Failure>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Failure>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Failure>,
-{
-    let accept = Box::pin(timeout(client.handshake, TlsAcceptor::from(tls.config()).accept(stream)));
+/// Where the requests of one connection go, and what bounds it.
+#[derive(Clone)]
+struct Door<H> {
+    handler: H,
+    info: ConnInfo,
+    client: Arc<Client>,
+    lifecycle: Lifecycle,
+}
+
+async fn drive_tls<H: Handler>(tls: Arc<TlsSource>, stream: Guarded<Socket>, door: Door<H>) -> Result<(), Failure> {
+    let silence = door.client.handshake;
+    let accept = Box::pin(timeout(silence, TlsAcceptor::from(tls.config()).accept(stream)));
     let stream = tokio::select! {
         stream = accept => stream.map_err(|_| "TLS handshake took too long")??,
-        () = lifecycle.reached(Phase::Closing) => return Ok(()),
+        () = door.lifecycle.reached(Phase::Closing) => return Ok(()),
     };
     // The protocol is settled by ALPN, so nothing has to be guessed from the first bytes.
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        Box::pin(serve_http2(TokioIo::new(stream), service, client, lifecycle)).await
+        http2(door, stream).await
     } else {
-        Box::pin(serve_http1(TokioIo::new(stream), service, client, lifecycle)).await
+        http1(door, Rewind::new(stream), silence).await
     }
 }
 
-async fn serve_http1<I, S, B>(
-    io: I,
-    service: Informed<S>,
-    client: &Client,
-    lifecycle: &Lifecycle,
-) -> Result<(), Failure>
+/// What hyper hands on of a request whose answer may take long.
+type Slot = Arc<Mutex<Option<Held>>>;
+
+/// Serves requests until the connection ends, or until an exchange is taken out and goes on in a task of its own.
+/// `silence` is how long nothing at all may come.
+async fn http1<H, IO>(door: Door<H>, mut io: Rewind<IO>, silence: Duration) -> Result<(), Failure>
 where
-    I: Read + Write + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>>,
-    S::Error: Into<Failure>,
-    B: Body + 'static,
-    B::Error: Into<Failure>,
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let timer = HeadTimer::new(client, Arc::clone(&service.info.bytes));
-    let mut conn = pin!(http1_settings(client, timer).serve_connection(io, service).with_upgrades());
-    tokio::select! {
-        ended = conn.as_mut() => return Ok(ended?),
-        () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
+    // A silent connection costs no buffer; and with the whole request there, hyper is not kept waiting for it.
+    if io.is_fresh() && !begins(&door, &mut io, silence).await? {
+        return Ok(());
     }
-    tokio::select! {
-        ended = conn => Ok(ended?),
-        () = lifecycle.reached(Phase::Closing) => Ok(()),
+    let slot = Slot::default();
+    let (io, held) = match Box::pin(until_held(&door, io, &slot)).await? {
+        Some(taken) => taken,
+        None => return Ok(()),
+    };
+    match held.answer(&door.handler, io).await {
+        Answered::Gone => {}
+        Answered::Upgraded(carry) => drop(tokio::spawn(carry)),
+        Answered::Carrying(carrying) => drop(tokio::spawn(Carry { door, carrying })),
     }
+    Ok(())
+}
+
+/// Waits for the first byte; false when there will be none.
+async fn begins<H, IO: AsyncRead + Unpin>(
+    door: &Door<H>,
+    io: &mut Rewind<IO>,
+    silence: Duration,
+) -> Result<bool, Failure> {
+    tokio::select! {
+        began = timeout(silence, poll_fn(|cx| io.poll_ahead(cx))) => Ok(began.map_err(|_| "no request came")?),
+        () = door.lifecycle.reached(Phase::Draining) => Ok(false),
+    }
+}
+
+/// Lets hyper serve until it ends, or until a request is in the slot: then the socket is taken back.
+async fn until_held<H, IO>(door: &Door<H>, io: Rewind<IO>, slot: &Slot) -> Result<Option<(Rewind<IO>, Held)>, Failure>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = Service { door: door.clone(), slot: Some(Arc::clone(slot)) };
+    let timer = HeadTimer::new(&door.client, Arc::clone(&door.info.bytes));
+    let mut conn = http1_settings(&door.client, timer).serve_connection(TokioIo::new(io), service);
+    let mut drain = pin!(door.lifecycle.reached(Phase::Draining));
+    let mut close = pin!(door.lifecycle.reached(Phase::Closing));
+    let mut draining = false;
+    let held = poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
+            return Poll::Ready(ended.map(|()| None));
+        }
+        if let Some(held) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Poll::Ready(Ok(Some(held)));
+        }
+        if !draining && drain.as_mut().poll(cx).is_ready() {
+            draining = true;
+            Pin::new(&mut conn).graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        close.as_mut().poll(cx).map(|()| Ok(None))
+    })
+    .await?;
+    Ok(held.map(|held| {
+        let parts = conn.into_parts();
+        let mut io = parts.io.into_inner();
+        io.put_back(&parts.read_buf);
+        (io, held)
+    }))
+}
+
+/// Writes an answer to its end; then the connection goes on with the next request, in a task of its own. Written out
+/// and not `async`, which would keep room for the answer twice.
+struct Carry<H, IO> {
+    door: Door<H>,
+    carrying: Carrying<IO>,
+}
+
+impl<H, IO> Future for Carry<H, IO>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(io) = ready!(Pin::new(&mut self.carrying).poll(cx)) else { return Poll::Ready(()) };
+        if !self.door.lifecycle.is_draining() {
+            tokio::spawn(go_on(self.door.clone(), io));
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<H, IO> Unpin for Carry<H, IO> {}
+
+/// The next request on a connection. Boxed, since a connection leads to an answer and an answer to a connection.
+fn go_on<H, IO>(door: Door<H>, io: Rewind<IO>) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(async move {
+        let silence = door.client.idle;
+        if let Err(error) = http1(door, io, silence).await {
+            tracing::debug!(error = &*error as &dyn StdError, "connection ended");
+        }
+    })
+}
+
+/// A handler as hyper calls it.
+#[derive(Clone)]
+struct Service<H> {
+    door: Door<H>,
+    /// Where requests go whose answer may take long; `None` where the connection is not one exchange at a time.
+    slot: Option<Slot>,
+}
+
+impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Self::Error>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.door.info.clone());
+        let alone = request.body().is_end_stream();
+        let (version, keep_alive) = (request.version(), keeps_alive(&request));
+        let wait = if alone { self.door.handler.wait(&request) } else { Wait::No };
+        match &self.slot {
+            Some(slot) if wait != Wait::No => {
+                let held = Held { request, dials: wait == Wait::ToDial, version, keep_alive };
+                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
+                Box::pin(std::future::pending())
+            }
+            _ => Box::pin(through_hyper(self.door.handler.handle(request))),
+        }
+    }
+}
+
+/// An answer that hyper writes.
+async fn through_hyper(answering: Answering) -> Result<Response<Body>, std::convert::Infallible> {
+    let response = answering.await;
+    if !matches!(response.body(), Body::Upgrade(_)) {
+        return Ok(Body::settle(response).await);
+    }
+    // A handshake with a body, or over HTTP/2: neither is one (RFC 6455 section 4.1).
+    let mut refusal = Response::new(Body::full("a WebSocket handshake has no body\n"));
+    *refusal.status_mut() = StatusCode::BAD_REQUEST;
+    refusal.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(refusal)
+}
+
+fn keeps_alive(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
 }
 
 fn http1_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
@@ -139,25 +275,14 @@ fn http1_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
     builder
 }
 
-async fn serve_http2<I, S, B>(
-    io: I,
-    service: Informed<S>,
-    client: &Client,
-    lifecycle: &Lifecycle,
-) -> Result<(), Failure>
+async fn http2<H: Handler, IO>(door: Door<H>, io: IO) -> Result<(), Failure>
 where
-    I: Read + Write + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Failure>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Failure>,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let traffic = Arc::clone(&service.info.bytes);
+    let (client, lifecycle, traffic) = (door.client.clone(), door.lifecycle.clone(), door.info.bytes.clone());
     let exchanges = Arc::new(Exchanges::new());
-    let service = Counting::new(service, Arc::clone(&exchanges));
-    let mut conn = pin!(http2_settings(client).serve_connection(io, service));
+    let service = Counting::new(Service { door, slot: None }, Arc::clone(&exchanges));
+    let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
     tokio::select! {
         ended = conn.as_mut() => return Ok(ended?),
         () = stays_silent(&traffic, client.handshake) => return Err("no first byte after the TLS handshake".into()),
@@ -194,70 +319,5 @@ async fn stays_silent(traffic: &Traffic, limit: Duration) {
     sleep(limit).await;
     if traffic.read() != before {
         std::future::pending().await
-    }
-}
-
-/// A service that tells each request which connection it came by.
-#[derive(Clone, Debug)]
-struct Informed<S> {
-    inner: S,
-    info: ConnInfo,
-}
-
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Informed<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(self.info.clone());
-        self.inner.call(request)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-    use std::future::{Ready, ready};
-
-    use http_body_util::Empty;
-    use hyper::service::service_fn;
-    use tokio::net::UnixStream;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::lifecycle::What;
-
-    fn limits() -> Client {
-        let second = Duration::from_secs(1);
-        Client {
-            connections: 1,
-            header_bytes: 16 * 1024,
-            header_fields: 100,
-            handshake: second,
-            header: second,
-            body: second,
-            write: second,
-            idle: second,
-            streams: 128,
-            stream_window: 64 * 1024,
-            connection_window: 1024 * 1024,
-            tunnel_idle: second,
-        }
-    }
-
-    /// Each connection has one such task, TLS or not; what TLS needs besides is boxed.
-    #[tokio::test]
-    async fn the_task_of_a_connection_is_small() {
-        let (near, _far) = UnixStream::pair().unwrap();
-        let lifecycle = Lifecycle::new();
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let hold = Hold { permit, guard: lifecycle.guard(What::Connection) };
-        let service =
-            service_fn(|_| -> Ready<Result<_, Infallible>> { ready(Ok(Response::new(Empty::<&[u8]>::new()))) });
-        let shared = Shared { service, tls: None, client: Arc::new(limits()), lifecycle };
-        let task = drive(shared, Socket::Unix(near), PeerAddr::Unix, hold);
-        let size = size_of_val(&task);
-        assert!(size < 2048, "{size} bytes");
     }
 }

@@ -1,7 +1,7 @@
-//! The doors: accepts connections, one task each, and hands their requests to a service.
+//! The doors: accepts connections, one task each, and hands their requests to a handler.
 //!
 //! Enters: listening sockets. Leaves: requests, each with a [`peer::ConnInfo`] in its extensions. Must not touch: what is
-//! behind the service.
+//! behind the handler.
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
@@ -9,7 +9,10 @@ mod conn;
 mod exchanges;
 pub mod framing;
 pub mod guard;
+pub mod handler;
+mod held;
 pub mod peer;
+mod rewind;
 mod socket;
 mod timer;
 pub mod tls;
@@ -19,14 +22,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
-use hyper::service::Service;
-use hyper::{Request, Response};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use self::conn::Shared;
 use self::guard::Hold;
+use self::handler::Handler;
 use self::peer::PeerAddr;
 use self::socket::Socket;
 use self::tls::TlsSource;
@@ -40,26 +41,19 @@ const REST: Duration = Duration::from_millis(100);
 /// At most one complaint about accepting in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Serves the connections of one listener with `service`, until [`Phase::Draining`]; then the listener is closed. The
+/// Serves the connections of one listener with `handler`, until [`Phase::Draining`]; then the listener is closed. The
 /// connections live on in their own tasks: idle ones end at once, busy ones with their exchange, all of them at
 /// [`Phase::Closing`]. Each holds one of `permits`, which bounds the connections of all listeners that share them, and a
 /// guard of `lifecycle`; one more permit is kept ready by each listener for its next connection.
-pub async fn serve<S, B>(
+pub async fn serve<H: Handler>(
     bound: BoundListener,
     tls: Option<Arc<TlsSource>>,
-    service: S,
+    handler: H,
     client: Arc<Client>,
     permits: Arc<Semaphore>,
     lifecycle: Lifecycle,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
-{
-    let shared = Shared { service, tls, client, lifecycle: lifecycle.clone() };
+) {
+    let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone() };
     let mut complaints = Complaints::default();
     loop {
         let (socket, peer, hold) = tokio::select! {

@@ -7,46 +7,45 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::reader::Reader;
 use super::tally::{Ending, Resume, Tally, Transport};
 use super::token::Token;
 use crate::config;
-use crate::session::{
-    Action, Attach, AttachError, Attachment, Close, Counts, Message, Moment, Pulled, Pushed, Session,
-};
+use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment, Pushed, Session};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
 pub struct Cell {
     token: Token,
     protocol: String,
     policy: Arc<config::Session>,
-    epoch: Instant,
-    tally: Arc<Tally>,
+    pub(super) epoch: Instant,
+    pub(super) tally: Arc<Tally>,
     /// When streams are asked to leave, as microseconds of the epoch; zero is not at all.
-    leave: AtomicU64,
+    pub(super) leave: AtomicU64,
     room: Notify,
     state: Mutex<State>,
 }
 
 /// What the mutex protects.
-struct State {
-    session: Session,
-    reader: Option<Waker>,
+pub(super) struct State {
+    pub(super) session: Session,
+    pub(super) reader: Option<Waker>,
     driver: Option<Waker>,
     orders: Orders,
     /// The transport of the current attachment.
-    attached: Option<Transport>,
+    pub(super) attached: Option<Transport>,
     /// The transport of the newest attachment, current or not.
     newest: Option<Transport>,
     /// Why the session ended, by whoever saw it first.
     ending: Option<Ending>,
     /// Counted among the active sessions.
-    active: bool,
+    pub(super) active: bool,
     /// When the driver lets time pass next.
     armed: Moment,
 }
@@ -158,7 +157,7 @@ impl Cell {
             self.tally.resumed(Resume::Resumed);
         }
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader { cell: Arc::clone(self), attachment, transport, from, resumed: newest.is_some() })
+        Ok(Reader::new(Arc::clone(self), attachment, transport, from, newest.is_some()))
     }
 
     fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
@@ -228,9 +227,14 @@ impl Cell {
 
     // === for the driver ===
 
-    /// A message came; returns whether the backend is to be left unread now.
-    pub(super) fn upstream_message(&self, message: Message) -> bool {
-        self.step(|state, now| state.session.upstream_message(now, message)).1
+    /// Messages came; returns whether the backend is to be left unread now.
+    pub(super) fn upstream_messages(&self, messages: Vec<Message>) -> bool {
+        let push = |state: &mut State, now| {
+            for message in messages {
+                state.session.upstream_message(now, message);
+            }
+        };
+        self.step(push).1
     }
 
     pub(super) fn upstream_took(&self) {
@@ -281,7 +285,7 @@ impl Cell {
 
     // === below: how ===
 
-    fn moment(&self, at: Instant) -> Moment {
+    pub(super) fn moment(&self, at: Instant) -> Moment {
         Moment(u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX))
     }
 
@@ -291,7 +295,7 @@ impl Cell {
     }
 
     /// Reports an event to the core and carries out what follows from it.
-    fn act<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> R {
+    pub(super) fn act<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> R {
         self.step(event).0
     }
 
@@ -345,94 +349,8 @@ fn settle(state: &mut State, tally: &Tally) -> Wakes {
     wakes
 }
 
-fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+pub(super) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         *slot = Some(cx.waker().clone());
-    }
-}
-
-/// The right to read a session's down channel; dropping it detaches.
-pub struct Reader {
-    cell: Arc<Cell>,
-    attachment: Attachment,
-    transport: Transport,
-    from: u64,
-    resumed: bool,
-}
-
-impl Reader {
-    /// The session.
-    #[must_use]
-    pub fn cell(&self) -> &Arc<Cell> {
-        &self.cell
-    }
-
-    /// The cursor at which reading started.
-    #[must_use]
-    pub fn from(&self) -> u64 {
-        self.from
-    }
-
-    /// True when the session was attached before.
-    #[must_use]
-    pub fn resumed(&self) -> bool {
-        self.resumed
-    }
-
-    /// What comes next: payloads up to `budget` bytes together, but at least one message. Pending registers the waker.
-    pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize) -> Poll<Pulled> {
-        let pulled = self.cell.act(|state, now| {
-            let pulled = state.session.pull(now, self.attachment, budget);
-            if pulled == Pulled::Wait {
-                register(&mut state.reader, cx);
-            }
-            pulled
-        });
-        match pulled {
-            Pulled::Wait => Poll::Pending,
-            pulled => {
-                self.count(&pulled);
-                Poll::Ready(pulled)
-            }
-        }
-    }
-
-    fn count(&self, pulled: &Pulled) {
-        let Pulled::Batch { messages, arrived, .. } = pulled else { return };
-        let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-        self.cell.tally.down(self.transport, messages.len() as u64, bytes as u64);
-        if let Some(arrived) = arrived {
-            let delay = self.cell.moment(Instant::now()).since(*arrived);
-            self.cell.tally.delivered(self.transport, delay);
-        }
-    }
-
-    /// The stream took a write that carried no message.
-    pub fn wrote(&self) {
-        self.cell.act(|state, now| state.session.wrote(now, self.attachment));
-    }
-
-    /// When the process wants this client to leave, if it does.
-    #[must_use]
-    pub fn leave_at(&self) -> Option<Instant> {
-        match self.cell.leave.load(Ordering::Acquire) {
-            0 => None,
-            at => Some(self.cell.epoch + Duration::from_micros(at)),
-        }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.cell.act(|state, now| {
-            let current = state.session.is_current(self.attachment);
-            state.session.detach(now, self.attachment);
-            if current {
-                let left = state.attached.take();
-                if state.active {
-                    self.cell.tally.moved(left, None);
-                }
-            }
-        });
     }
 }

@@ -10,23 +10,30 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Registry;
 use super::cell::Cell;
 use super::tally::Ending;
 use crate::config;
-use crate::lifecycle::Guard;
+use crate::lifecycle::{Guard, What};
 use crate::session::Close;
 use crate::upstream::socket::{Socket, SocketEvent};
 
-/// Messages taken from the socket before other tasks get a turn; arbitrary, a few dozen keep the batch warm.
-const TURN: usize = 64;
+/// What is taken from the socket before the session is told, and other tasks get a turn, in bytes as bounds count them.
+/// As much as one read of the socket brings: a pause is heeded behind it.
+const TURN: usize = 16 * 1024;
 /// A session without any deadline looks again after this long; it has one as long as it lives, so this is arbitrary.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Drives one session; resolves to its close when the session may be forgotten.
+/// Drives one session until it may be forgotten, and then forgets it. Written out and not `async`, which would keep room
+/// for it twice.
 pub(super) struct Driver<S> {
     cell: Arc<Cell>,
+    registry: Arc<Registry>,
+    /// The session's place among those that may live at once.
+    _seat: OwnedSemaphorePermit,
     socket: Option<Socket<S>>,
     paused: bool,
     /// The socket has a message of ours that it has not written yet.
@@ -48,10 +55,19 @@ struct Pulse {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    pub(super) fn new(cell: Arc<Cell>, socket: Socket<S>, backend: &config::Backend, guard: Guard) -> Self {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        cell: Arc<Cell>,
+        socket: Socket<S>,
+        backend: &config::Backend,
+        seat: OwnedSemaphorePermit,
+    ) -> Self {
         let now = Instant::now();
+        let guard = registry.lifecycle.guard(What::Session);
         Self {
             cell,
+            registry,
+            _seat: seat,
             socket: Some(socket),
             paused: false,
             sending: false,
@@ -111,24 +127,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         took | self.read(cx)
     }
 
+    /// Reads a turn's worth, and hands it to the session in one go. True when something came.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        for turn in 0..=TURN {
-            if self.paused || self.parting.is_some() {
-                return turn > 0;
+        if self.paused || self.parting.is_some() {
+            return false;
+        }
+        let Some(socket) = &mut self.socket else { return false };
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        let other = loop {
+            match socket.poll_next(cx) {
+                Poll::Pending => break None,
+                Poll::Ready(SocketEvent::Message(message)) => {
+                    bytes += message.cost();
+                    messages.push(message);
+                    if bytes >= TURN {
+                        // Other tasks get their turn; the socket may have more.
+                        cx.waker().wake_by_ref();
+                        break None;
+                    }
+                }
+                Poll::Ready(other) => break Some(other),
             }
-            let Some(socket) = &mut self.socket else { return true };
-            let Poll::Ready(event) = socket.poll_next(cx) else { return false };
+        };
+        let came = !messages.is_empty() || other.is_some();
+        if came {
             self.pulse.hear();
+        }
+        if !messages.is_empty() {
+            self.paused = self.cell.upstream_messages(messages);
+        }
+        if let Some(event) = other {
             self.hear(event);
         }
-        cx.waker().wake_by_ref();
-        false
+        came
     }
 
     fn hear(&mut self, event: SocketEvent) {
         match event {
-            SocketEvent::Message(message) => self.paused = self.cell.upstream_message(message),
-            SocketEvent::Pong => {}
+            SocketEvent::Message(_) | SocketEvent::Pong => {}
             SocketEvent::Closed(close) => self.closed(close, Ending::BackendClosed),
             SocketEvent::Failed(close) => self.closed(close, Ending::BackendLost),
             SocketEvent::TooLarge => {
@@ -218,13 +254,14 @@ impl Pulse {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
-    type Output = Close;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Close> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
             if let Some(close) = this.obey(cx) {
-                return Poll::Ready(close);
+                this.registry.forget(&this.cell, close);
+                return Poll::Ready(());
             }
             let moved = this.exchange(cx);
             if !(moved | this.tick(cx)) {

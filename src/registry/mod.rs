@@ -6,25 +6,27 @@ mod cell;
 mod directory;
 mod driver;
 mod nonces;
+mod reader;
 pub mod tally;
 mod token;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use self::cell::{Cell, Reader, Standing};
+pub use self::cell::{Cell, Standing};
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
 use self::nonces::{NoPlace, Nonces, Purpose};
+pub use self::reader::Reader;
 use self::tally::{Ending, Tally};
 use self::token::Token;
 use crate::config;
+use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
-use crate::lifecycle::{Lifecycle, What};
 use crate::session::{Close, Limits, Moment, Session};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::socket::Socket;
@@ -160,25 +162,13 @@ impl Registry {
             "session opened"
         );
         self.directory.insert(&cell);
-        self.drive(&cell, socket, opening.backend, seat);
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&cell), socket, &opening.backend, seat));
         Ok(cell)
     }
 
-    fn drive(
-        self: &Arc<Self>,
-        cell: &Arc<Cell>,
-        socket: Socket<crate::upstream::dial::Io>,
-        backend: Arc<config::Backend>,
-        seat: OwnedSemaphorePermit,
-    ) {
-        let guard = self.lifecycle.guard(What::Session);
-        let driver = Driver::new(Arc::clone(cell), socket, &backend, guard);
-        let (registry, cell) = (Arc::clone(self), Arc::clone(cell));
-        tokio::spawn(async move {
-            let close = driver.await;
-            registry.directory.retire(&cell, close, registry.memory);
-            drop(seat);
-        });
+    /// Forgets a finished session, all but its end.
+    fn forget(&self, cell: &Cell, close: Close) {
+        self.directory.retire(cell, close, self.memory);
     }
 
     /// Asks every client that is attached to leave, spread over `spread`.

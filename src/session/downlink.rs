@@ -39,6 +39,16 @@ struct Kept {
     arrived: Moment,
 }
 
+/// What [`Downlink::pull`] handed over.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) first: u64,
+    pub(super) count: u64,
+    pub(super) bytes: usize,
+    /// When the first one came, unless a reader was given it before.
+    pub(super) arrived: Option<Moment>,
+}
+
 impl Kept {
     fn cost(&self) -> usize {
         self.message.cost()
@@ -90,28 +100,27 @@ impl Downlink {
         Some(lost)
     }
 
-    /// The next messages for the reader, with the number of the first and, unless a reader was given it before, the
-    /// time when it came: payloads up to `budget` bytes together, but at least one message.
-    pub(super) fn pull(&mut self, budget: usize) -> Option<(u64, Vec<Message>, Option<Moment>)> {
+    /// Hands the next messages to the reader: payloads up to `budget` bytes together, but at least one message.
+    pub(super) fn pull(&mut self, budget: usize, mut each: impl FnMut(u64, &Message)) -> Option<Batch> {
         let start = self.index(self.read);
         let arrived = self.kept.get(start)?.arrived;
-        let mut size = 0;
-        let mut cost = 0;
-        let mut messages = Vec::new();
-        for kept in self.kept.iter().skip(start) {
-            size += kept.message.payload().len();
-            if size > budget && !messages.is_empty() {
+        let first = self.read + 1;
+        let (mut number, mut bytes, mut cost) = (self.read, 0, 0);
+        for kept in self.kept.range(start..) {
+            let size = kept.message.payload().len();
+            if bytes + size > budget && number >= first {
                 break;
             }
+            number += 1;
+            bytes += size;
             cost += kept.cost();
-            messages.push(kept.message.clone());
+            each(number, &kept.message);
         }
-        let first = self.read + 1;
         let fresh = first > self.sent;
-        self.read += messages.len() as u64;
-        self.sent = self.sent.max(self.read);
+        self.read = number;
+        self.sent = self.sent.max(number);
         self.unread_cost -= cost;
-        Some((first, messages, fresh.then_some(arrived)))
+        Some(Batch { first, count: number + 1 - first, bytes, arrived: fresh.then_some(arrived) })
     }
 
     /// The reader was given the close, which takes the number after the last message.

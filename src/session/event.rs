@@ -177,12 +177,14 @@ pub enum AttachError {
 /// What a reader gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pulled {
-    /// Messages, the first of which has the number `first`.
+    /// Messages were handed over, the first of which has the number `first`.
     Batch {
         /// Number of the first message.
         first: u64,
-        /// At least one.
-        messages: Vec<Message>,
+        /// How many; at least one.
+        count: u64,
+        /// Bytes of their payloads.
+        bytes: usize,
         /// When the first one came from the backend, unless a reader was given it before.
         arrived: Option<Moment>,
     },

@@ -24,7 +24,7 @@ mod uplink;
 use serde::{Deserialize, Serialize};
 
 use self::attach::Lease;
-use self::downlink::Downlink;
+use self::downlink::{Batch, Downlink};
 pub use self::event::{
     Action, Attach, AttachError, Attachment, Close, Counts, Kind, Limits, Message, Moment, Pulled, Pushed,
 };
@@ -155,19 +155,26 @@ impl Session {
         Ok((attachment, start))
     }
 
-    /// What comes next for this attachment: payloads up to `budget` bytes together, but at least one message.
-    pub fn pull(&mut self, now: Moment, attachment: Attachment, budget: usize) -> Pulled {
+    /// What comes next for this attachment. Messages are handed to `each` with their numbers: payloads up to `budget`
+    /// bytes together, but at least one message.
+    pub fn pull(
+        &mut self,
+        now: Moment,
+        attachment: Attachment,
+        budget: usize,
+        each: impl FnMut(u64, &Message),
+    ) -> Pulled {
         if !self.lease.is_current(attachment) {
             return Pulled::Superseded;
         }
         if let Some((from, to)) = self.down.skip_lost() {
             return Pulled::Lost { from, to };
         }
-        if let Some((first, messages, arrived)) = self.down.pull(budget) {
+        if let Some(Batch { first, count, bytes, arrived }) = self.down.pull(budget, each) {
             self.wrote(now, attachment);
             self.keep_ended(now);
             self.settle_read(now);
-            return Pulled::Batch { first, messages, arrived };
+            return Pulled::Batch { first, count, bytes, arrived };
         }
         match &self.ended {
             Some(ended) => Pulled::Ended { close: ended.close.clone(), number: self.down.pull_close() },

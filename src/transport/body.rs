@@ -1,33 +1,68 @@
-//! The body of every response: nothing, known bytes, a proxied body, or a source that is pulled from.
+//! The body of every response: nothing, known bytes, a proxied body, a source that is pulled from, or what becomes of
+//! the connection.
 //!
-//! Enters: one of these. Leaves: frames for hyper. Must not touch: what the bytes mean.
+//! Enters: one of these. Leaves: frames for hyper, or a [`Source`] for whoever has the bare socket. Must not touch: what
+//! the bytes mean.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::source::Source;
+use super::source::{Chunk, Source};
 
 /// A response body.
 pub enum Body {
     /// Nothing.
     Empty,
     /// All of it at once.
-    Full(Option<Bytes>),
+    Full(Bytes),
     /// A backend's, as it comes.
     Proxied(Incoming),
-    /// A session's, pulled when hyper has room.
-    Source(Box<dyn Source + Send>),
+    /// A session's, chunk after chunk, pulled when there is room.
+    Stream(Box<dyn Source + Send>),
+    /// A session's, one chunk. The head waits for it, since it tells the length.
+    Batch(Box<dyn Source + Send>),
+    /// Nothing; behind the head the connection carries something else.
+    Upgrade(Upgrade),
 }
+
+/// A connection of any kind.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// What is done with a connection behind a 101, to its end.
+pub type Upgrade = Box<dyn FnOnce(Box<dyn Duplex>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Body {
     /// A body of known bytes.
     #[must_use]
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self::Full(Some(bytes.into()))
+        Self::Full(bytes.into())
+    }
+
+    /// An upgraded connection's use.
+    #[must_use]
+    pub fn upgrade<F>(carry: impl FnOnce(Box<dyn Duplex>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::Upgrade(Box::new(move |connection| Box::pin(carry(connection))))
+    }
+
+    /// Waits for a batch, so that the response has its length; every other body is ready as it is.
+    pub async fn settle(response: Response<Self>) -> Response<Self> {
+        let (head, body) = response.into_parts();
+        let Self::Batch(mut source) = body else { return Response::from_parts(head, body) };
+        let mut out = BytesMut::new();
+        poll_fn(|cx| source.poll_chunk(cx, &mut out)).await;
+        Response::from_parts(head, Self::Full(out.freeze()))
     }
 }
 
@@ -36,34 +71,63 @@ impl http_body::Body for Body {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        let this = self.get_mut();
+        match this {
+            Self::Empty | Self::Upgrade(_) => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
             Self::Proxied(body) => Pin::new(body).poll_frame(cx),
-            Self::Source(source) => source.poll_chunk(cx).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(source) | Self::Batch(source) => {
+                let mut out = BytesMut::new();
+                let Poll::Ready(chunk) = source.poll_chunk(cx, &mut out) else { return Poll::Pending };
+                if chunk != Chunk::More {
+                    *this = Self::Empty;
+                }
+                Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty | Self::Full(None) => true,
+            Self::Empty | Self::Upgrade(_) => true,
+            Self::Full(bytes) => bytes.is_empty(),
             Self::Proxied(body) => body.is_end_stream(),
-            Self::Full(Some(_)) | Self::Source(_) => false,
+            Self::Stream(_) | Self::Batch(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty | Self::Full(None) => SizeHint::with_exact(0),
-            Self::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Empty | Self::Upgrade(_) => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Proxied(body) => body.size_hint(),
-            Self::Source(_) => SizeHint::default(),
+            Self::Stream(_) | Self::Batch(_) => SizeHint::default(),
         }
     }
 }
 
-impl From<String> for Body {
-    fn from(text: String) -> Self {
-        Self::full(text)
+/// A backend's body as a source.
+pub struct Relay(pub Incoming);
+
+impl Source for Relay {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        loop {
+            match Pin::new(&mut self.0).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(Chunk::Last),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Chunk::Broken),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => {
+                        out.extend_from_slice(&data);
+                        return Poll::Ready(Chunk::More);
+                    }
+                    _ => {}
+                },
+            }
+        }
     }
 }

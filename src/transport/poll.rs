@@ -1,17 +1,19 @@
 //! The `poll` transport: one batch per request (PROTOCOL 4.3). A pure read; the cursor of the next request acknowledges.
 //!
-//! Enters: a reader. Leaves: an answer with a length. Must not touch: how batches are written.
+//! Enters: a reader. Leaves: a response whose body is one batch, once there is something to tell or time is up. Must not
+//! touch: how batches are written.
 
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use tokio::time::{Instant, sleep_until};
+use bytes::BytesMut;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::answer;
 use super::body::Body;
+use super::source::{Chunk, Source};
 use super::stream::OCTET_STREAM;
 use crate::codec::poll::PollAnswer;
 use crate::registry::Reader;
@@ -21,13 +23,23 @@ use crate::session::{Close, Message, Pulled};
 const COME_BACK_MS: u32 = 1000;
 
 /// What the request asked for.
-pub struct Asked<'a> {
+pub struct Asked {
     /// How long to wait for a first message.
     pub wait: Duration,
     /// Frames instead of JSON.
     pub frames: bool,
     /// To be echoed.
-    pub nonce: Option<&'a str>,
+    pub nonce: Option<String>,
+}
+
+/// One waiting poll.
+struct Polling {
+    reader: Reader,
+    frames: bool,
+    nonce: Option<String>,
+    deadline: Instant,
+    gathered: Gathered,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What was gathered for the answer.
@@ -42,82 +54,109 @@ struct Gathered {
     after: u64,
 }
 
-/// Waits for something to tell, at most as long as was asked, and answers with it.
-pub async fn respond(mut reader: Reader, asked: Asked<'_>) -> Response<Body> {
-    let from = reader.from();
-    let deadline = Instant::now() + asked.wait;
-    let gathered = gather(&mut reader, deadline).await;
-    let answer_of = PollAnswer {
-        from,
-        after: gathered.after,
-        messages: &gathered.messages,
-        close: gathered.close.as_ref(),
-        lost: gathered.lost,
-        next: reader.cell().standing().counts.next,
+/// Answers once there is something to tell, at the latest when the time that was asked for is up.
+#[must_use]
+pub fn respond(reader: Reader, asked: Asked) -> Response<Body> {
+    let content_type = if asked.frames { OCTET_STREAM } else { "application/json" };
+    let polling = Polling {
+        gathered: Gathered { after: reader.from(), ..Gathered::default() },
+        reader,
+        frames: asked.frames,
         nonce: asked.nonce,
-        superseded: gathered.superseded,
-        reconnect: gathered.reconnect,
+        deadline: Instant::now() + asked.wait,
+        timer: None,
     };
-    let (content_type, body): (_, Bytes) = match asked.frames {
-        true => (OCTET_STREAM, answer_of.encode_frames()),
-        false => ("application/json", answer_of.encode_json()),
-    };
-    answer(StatusCode::OK, content_type, body)
+    let mut response = Response::new(Body::Batch(Box::new(polling)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
-async fn gather(reader: &mut Reader, deadline: Instant) -> Gathered {
-    let mut gathered = Gathered { after: reader.from(), ..Gathered::default() };
-    let budget = reader.cell().policy().batch;
-    loop {
-        let until = reader.leave_at().map_or(deadline, |leave| leave.min(deadline));
-        let timer = sleep_until(until);
-        tokio::pin!(timer);
-        let told = poll_fn(|cx| {
-            if gathered.pull(reader, cx, budget) {
-                return Poll::Ready(true);
+impl Source for Polling {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        loop {
+            if self.pull(cx) || self.is_over(Instant::now()) {
+                self.encode(out);
+                return Poll::Ready(Chunk::Last);
             }
-            // A request to leave that comes while we wait moves the deadline.
-            let moved = reader.leave_at().is_some_and(|leave| leave < until);
-            if moved { Poll::Ready(false) } else { timer.as_mut().poll(cx).map(|()| false) }
-        })
-        .await;
-        let now = Instant::now();
-        if !told && reader.leave_at().is_some_and(|leave| leave <= now) {
-            gathered.reconnect = Some(COME_BACK_MS);
-            return gathered;
-        }
-        if told || deadline <= now {
-            return gathered;
+            let due = self.reader.leave_at().map_or(self.deadline, |leave| leave.min(self.deadline));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
         }
     }
 }
 
-impl Gathered {
+impl Polling {
     /// Takes what the session has, up to the budget; true when there is something to tell.
-    fn pull(&mut self, reader: &mut Reader, cx: &Context<'_>, budget: usize) -> bool {
-        while self.size < budget {
-            match reader.poll_pull(cx, budget - self.size) {
-                Poll::Pending => break,
-                Poll::Ready(Pulled::Batch { first, messages, .. }) => {
-                    self.after = first + messages.len() as u64 - 1;
-                    self.size += messages.iter().map(|message| message.payload().len()).sum::<usize>().max(1);
-                    self.messages.extend(messages);
-                }
-                Poll::Ready(Pulled::Lost { from, to }) => {
-                    self.lost = Some((from, to));
-                    self.after = to;
-                }
-                Poll::Ready(Pulled::Ended { number, close }) => {
-                    self.close = Some(close);
-                    self.after = number;
-                    break;
-                }
-                Poll::Ready(Pulled::Superseded | Pulled::Wait) => {
-                    self.superseded = true;
-                    break;
-                }
+    fn pull(&mut self, cx: &Context<'_>) -> bool {
+        let budget = self.reader.cell().policy().batch;
+        let gathered = &mut self.gathered;
+        while gathered.size < budget {
+            let messages = &mut gathered.messages;
+            let keep = |_, message: &Message| messages.push(message.clone());
+            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget - gathered.size, keep) else { break };
+            if gathered.take(pulled) {
+                break;
             }
         }
+        gathered.has_news()
+    }
+
+    /// Time is up, or the process wants the client to leave.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.reader.leave_at().is_some_and(|leave| leave <= now) {
+            self.gathered.reconnect = Some(COME_BACK_MS);
+            return true;
+        }
+        self.deadline <= now
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        let Gathered { messages, close, lost, superseded, reconnect, after, .. } = &self.gathered;
+        let answer = PollAnswer {
+            from: self.reader.from(),
+            after: *after,
+            messages,
+            close: close.as_ref(),
+            lost: *lost,
+            next: self.reader.cell().standing().counts.next,
+            nonce: self.nonce.as_deref(),
+            superseded: *superseded,
+            reconnect: *reconnect,
+        };
+        let encoded = if self.frames { answer.encode_frames() } else { answer.encode_json() };
+        out.extend_from_slice(&encoded);
+    }
+}
+
+impl Gathered {
+    /// Adds what was pulled; true when nothing more can follow.
+    fn take(&mut self, pulled: Pulled) -> bool {
+        match pulled {
+            Pulled::Batch { first, count, bytes, .. } => {
+                self.after = first + count - 1;
+                self.size += bytes.max(1);
+                return false;
+            }
+            Pulled::Lost { from, to } => {
+                self.lost = Some((from, to));
+                self.after = to;
+                return false;
+            }
+            Pulled::Ended { number, close } => {
+                self.close = Some(close);
+                self.after = number;
+            }
+            Pulled::Superseded | Pulled::Wait => self.superseded = true,
+        }
+        true
+    }
+
+    fn has_news(&self) -> bool {
         !self.messages.is_empty() || self.close.is_some() || self.lost.is_some() || self.superseded
     }
 }

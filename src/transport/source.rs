@@ -1,13 +1,13 @@
 //! A streaming transport as one source of bytes: pulls from the session, encodes, beats, and ends in good order.
 //!
 //! Enters: a reader, an encoding, the timers. Leaves: chunks, each to be written with one write. Must not touch: hyper;
-//! a `Body` drives it, and whatever else has a socket may.
+//! a `Body` drives it, or the listener on a bare socket.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::registry::Reader;
@@ -20,10 +20,21 @@ const COME_BACK: u32 = 0;
 /// When a client that was asked to leave a stopping process should come back: its successor needs a moment.
 const COME_BACK_LATER: u32 = 1000;
 
-/// A source of bytes. `None` is the end.
+/// A source of bytes.
 pub trait Source {
-    /// The next chunk, when there is one.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
+    /// Appends the next chunk to `out`, when there is one. Not to be polled again behind the end.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk>;
+}
+
+/// What [`Source::poll_chunk`] appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// At least one byte; there may be more.
+    More,
+    /// The last bytes, or none.
+    Last,
+    /// Nothing, and what was appended before is not all: the reader must not take it for the end.
+    Broken,
 }
 
 /// How the items of a stream are written.
@@ -55,7 +66,6 @@ pub struct Streaming<E> {
     beat: Instant,
     recycle: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    done: bool,
 }
 
 impl<E: Encoding> Streaming<E> {
@@ -72,21 +82,16 @@ impl<E: Encoding> Streaming<E> {
             beat,
             recycle: (!recycle.is_zero()).then(|| now + recycle),
             timer: Box::pin(sleep_until(now)),
-            done: false,
         }
     }
 
-    /// Takes what the session has; true when the stream is to end behind it.
-    fn pull(&mut self, cx: &Context<'_>, out: &mut BytesMut) -> bool {
-        while out.len() < CHUNK {
-            match self.reader.poll_pull(cx, CHUNK) {
+    /// Takes what the session has until `out` is `full`; true when the stream is to end behind it.
+    fn pull(&mut self, cx: &Context<'_>, out: &mut BytesMut, full: usize) -> bool {
+        while out.len() < full {
+            let encoding = &self.encoding;
+            match self.reader.poll_pull(cx, CHUNK, |number, message| encoding.message(out, number, message)) {
                 Poll::Pending => return false,
-                Poll::Ready(Pulled::Batch { first, messages, .. }) => {
-                    for (number, message) in (first..).zip(&messages) {
-                        self.encoding.message(out, number, message);
-                        self.sent = number;
-                    }
-                }
+                Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
                 Poll::Ready(Pulled::Lost { from, to }) => {
                     self.encoding.lost(out, from, to);
                     self.sent = to;
@@ -131,25 +136,26 @@ impl<E: Encoding> Streaming<E> {
 }
 
 impl<E: Encoding> Source for Streaming<E> {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
-        let mut out = BytesMut::new();
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         if let Some(facts) = self.facts.take() {
             // Alone and at once: boxes that wait for a first byte must not wait for a message.
-            self.encoding.opening(&mut out, self.sent, &facts);
-            return Poll::Ready(Some(out.freeze()));
+            self.encoding.opening(out, self.sent, &facts);
+            return Poll::Ready(Chunk::More);
         }
+        let start = out.len();
         loop {
             let now = Instant::now();
-            self.done = self.pull(cx, &mut out) || self.tick(now, &mut out);
-            if !out.is_empty() {
-                self.beat = now + self.heartbeat();
-                return Poll::Ready(Some(out.freeze()));
+            let ended = self.pull(cx, out, start + CHUNK) || self.tick(now, out);
+            if ended {
+                return Poll::Ready(Chunk::Last);
             }
-            if self.timer.deadline() != self.due() {
-                let due = self.due();
+            if out.len() > start {
+                self.beat = now + self.heartbeat();
+                return Poll::Ready(Chunk::More);
+            }
+            // A timer that fires too early costs less than one that is moved at every message.
+            let due = self.due();
+            if self.timer.deadline() <= now || due < self.timer.deadline() {
                 self.timer.as_mut().reset(due);
             }
             if self.timer.as_mut().poll(cx).is_pending() {

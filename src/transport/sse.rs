@@ -38,7 +38,7 @@ struct Events(IdForm);
 pub fn respond(reader: Reader, ids: IdForm, arrival: Arrival, prefix: &str) -> Response<Body> {
     let facts = facts::of_attachment(&reader, prefix, arrival);
     let source = Streaming::new(reader, Events(ids), facts);
-    event_stream(Body::Source(Box::new(source)))
+    event_stream(Body::Stream(Box::new(source)))
 }
 
 /// The answer to a one-request open that cannot be served now: 200, so that the `EventSource` comes back.

@@ -22,7 +22,7 @@ struct Frames;
 #[must_use]
 pub fn respond(reader: Reader, prefix: &str) -> Response<Body> {
     let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
-    let mut response = Response::new(Body::Source(Box::new(Streaming::new(reader, Frames, facts))));
+    let mut response = Response::new(Body::Stream(Box::new(Streaming::new(reader, Frames, facts))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OCTET_STREAM));
     response
 }

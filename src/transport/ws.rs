@@ -12,8 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -61,18 +59,14 @@ impl Handshake {
         Ok(Self { accept: HeaderValue::from_str(&accept).map_err(|_| missing("Sec-WebSocket-Key"))? })
     }
 
-    /// Answers 101 and carries the session over the connection as soon as it is upgraded.
+    /// Answers 101; behind it the connection carries the session.
     #[must_use]
-    pub fn respond(self, upgrade: OnUpgrade, reader: Reader, prefix: &str) -> Response<Body> {
+    pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
         let facts = facts::of_attachment(&reader, prefix, Arrival::Known);
-        tokio::spawn(async move {
-            // An upgrade that fails has lost its connection: dropping the reader detaches.
-            let Ok(upgraded) = upgrade.await else { return };
+        let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
-            let socket = Socket::server(TokioIo::new(upgraded), Bytes::new(), limit);
-            Carrier::new(socket, reader, facts).await;
-        });
-        let mut response = Response::new(Body::Empty);
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts)
+        }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -114,12 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     }
 
     fn write(&mut self, frame: &Frame) {
-        let message = match frame.to_ws() {
-            WsPayload::Text(text) => Message::text(text),
-            WsPayload::Binary(payload) => Message::binary(payload),
-        };
-        // Refused only when a close has begun; what is not delivered stays with the session.
-        let _ = self.socket.send(&message);
+        write(&mut self.socket, frame);
     }
 
     /// Ends the attachment, not the session.
@@ -190,14 +179,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
 
     /// Writes what the session has, as fast as the socket takes it. True when there was something.
     fn down(&mut self, cx: &Context<'_>) -> bool {
-        match self.reader.poll_pull(cx, CHUNK) {
+        let socket = &mut self.socket;
+        let each = |_, message: &Message| write(socket, &Frame::Message(message.clone()));
+        match self.reader.poll_pull(cx, CHUNK, each) {
             Poll::Pending => return false,
-            Poll::Ready(Pulled::Batch { first, messages, .. }) => {
-                for (number, message) in (first..).zip(messages) {
-                    self.write(&Frame::Message(message));
-                    self.sent = number;
-                }
-            }
+            Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
             Poll::Ready(Pulled::Lost { from, to }) => self.write(&Frame::Lost { from, to }),
             Poll::Ready(Pulled::Ended { close, .. }) => {
                 self.write(&Frame::Close(close));
@@ -226,6 +212,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     fn due(&self) -> Instant {
         self.parting.unwrap_or_else(|| self.reader.leave_at().map_or(self.beat, |at| at.min(self.beat)))
     }
+}
+
+fn write<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>, frame: &Frame) {
+    let message = match frame.to_ws() {
+        WsPayload::Text(text) => Message::text(text),
+        WsPayload::Binary(payload) => Message::binary(payload),
+    };
+    // Refused only when a close has begun; what is not delivered stays with the session.
+    let _ = socket.send(&message);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {

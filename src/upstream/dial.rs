@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode, request, response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request, response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -23,6 +23,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{Backend, Endpoint, Upstream};
@@ -56,6 +57,12 @@ pub struct Upgraded {
     pub unread: Bytes,
     /// The head of the 101, as the backend wrote it.
     pub head: response::Parts,
+}
+
+/// A new key for a handshake (RFC 6455 section 4.1).
+#[must_use]
+pub fn fresh_key() -> HeaderValue {
+    HeaderValue::from_str(&generate_key()).expect("a key is base64, which is visible ASCII")
 }
 
 /// Why there is no connection or no WebSocket.

@@ -5,6 +5,10 @@
 
 /// Opcode of a frame that continues a fragmented message.
 pub const CONTINUATION: u8 = 0x0;
+/// Opcode of a text message.
+pub const TEXT: u8 = 0x1;
+/// Opcode of a binary message.
+pub const BINARY: u8 = 0x2;
 /// Opcode of a close frame.
 pub const CLOSE: u8 = 0x8;
 

@@ -15,7 +15,6 @@ use http::header::{
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version, request};
-use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
@@ -153,7 +152,7 @@ pub fn host(parts: &request::Parts) -> Option<HeaderValue> {
 
 /// The handshake of a session, made from the request that opens it: what says who the client is stays (cookies,
 /// `Authorization`, `Origin`, `User-Agent`, languages, fields of its own), what describes the opening request goes.
-/// `host` becomes `Host`. Subprotocol names that are no tokens are left out: the gateway refuses them before. No
+/// `host` becomes `Host`, `key` the handshake's key. Subprotocol names that are no tokens are left out: the gateway refuses them before. No
 /// extensions are offered.
 #[must_use]
 pub fn session_handshake(
@@ -162,6 +161,7 @@ pub fn session_handshake(
     protocols: &[String],
     forwarded: &Forwarded,
     host: &HeaderValue,
+    key: HeaderValue,
 ) -> request::Parts {
     let mut headers = original.clone();
     outgoing(&mut headers, forwarded, Some(host.clone()));
@@ -170,7 +170,6 @@ pub fn session_handshake(
         headers.remove(name);
     }
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    let key = HeaderValue::from_str(&generate_key()).expect("a key is base64, which is visible ASCII");
     headers.insert(SEC_WEBSOCKET_KEY, key);
     if let Some(protocols) = protocol_list(protocols) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols);

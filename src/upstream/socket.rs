@@ -16,7 +16,7 @@ use tungstenite::protocol::frame::{Frame, Utf8Bytes};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
 use crate::session::event::{Close, Kind, Message};
-use crate::upstream::frame::cut;
+use crate::upstream::frame::{TEXT, cut};
 use crate::upstream::wire::{Delivered, Wire, WireState};
 
 /// The codec's own read buffer, in bytes, held by every open session. It may be this small because the wire below
@@ -205,15 +205,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     fn poll_codec(&mut self, cx: &mut Context<'_>) -> Poll<SocketEvent> {
+        let most = self.codec.get_config().max_message_size.unwrap_or(usize::MAX);
         loop {
+            match self.wire.poll_plain(cx, most, plain_message) {
+                Poll::Ready(Some(message)) => return Poll::Ready(SocketEvent::Message(message)),
+                Poll::Ready(None) => {}
+                Poll::Pending => {
+                    self.slim();
+                    return Poll::Pending;
+                }
+            }
             let event = match self.codec.read(&mut self.wire.side(Some(&mut *cx))) {
                 Ok(tungstenite::Message::Text(text)) => self.deliver_text(text),
                 Ok(tungstenite::Message::Binary(payload)) => self.deliver_binary(payload),
                 Ok(tungstenite::Message::Pong(_)) => self.deliver(Delivered::Control, SocketEvent::Pong),
                 Ok(tungstenite::Message::Close(frame)) => self.deliver_close(frame, cx),
                 Ok(tungstenite::Message::Ping(_)) => {
-                    // The codec answers when it reads on.
                     self.wire.ack(Delivered::Control);
+                    // Its pong, which the codec would put off until it reads on.
+                    let _ = self.codec.flush(&mut self.wire.side(Some(&mut *cx)));
                     continue;
                 }
                 Ok(tungstenite::Message::Frame(_)) => continue,
@@ -290,6 +300,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.phase = Phase::Ended;
         event
     }
+}
+
+/// A message in a frame of its own; `None` for a text that is none, which the codec then refuses.
+fn plain_message(opcode: u8, payload: &[u8]) -> Option<Message> {
+    let payload = Bytes::copy_from_slice(payload);
+    if opcode == TEXT { Message::text_from_utf8(payload).ok() } else { Some(Message::binary(payload)) }
 }
 
 fn fresh_codec(role: Role, max_message: usize) -> WebSocketContext {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upstream::frame::{CONTINUATION, FrameHeader};
+use crate::upstream::frame::{BINARY, CONTINUATION, FrameHeader, TEXT};
 
 /// How much is read from a socket at once, in bytes.
 pub const BLOCK: usize = 16 * 1024;
@@ -183,6 +183,40 @@ impl<S> Wire<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// The next message, when it is a whole frame and plain: final, not masked, no extension, at most `most` bytes.
+    /// It is handed to `deliver` with its opcode straight from the log, past the codec, which saves half of what a small
+    /// message costs. `None` when the codec must see to what comes next: it is in the middle of something, the frame is
+    /// of another kind, `deliver` gave `None`, or the socket ended.
+    pub fn poll_plain<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        deliver: impl Fn(u8, &[u8]) -> Option<R>,
+    ) -> Poll<Option<R>> {
+        while self.head == self.given {
+            if let Some(header) = FrameHeader::parse(&self.log[self.head..]) {
+                let plain = header.fin && header.rsv == 0 && !header.masked && matches!(header.opcode, TEXT | BINARY);
+                if !plain || header.payload_len > most as u64 {
+                    return Poll::Ready(None);
+                }
+                if let Some((header, end)) = self.frame_at(self.head) {
+                    let delivered = deliver(header.opcode, &self.log[self.head + header.header_len..end]);
+                    if delivered.is_some() {
+                        self.given = end;
+                        self.forget(end);
+                    }
+                    return Poll::Ready(delivered);
+                }
+            }
+            let before = self.log.len() - self.head;
+            // What is wrong with the socket shows again when the codec reads it.
+            if ready!(self.poll_fill(cx)).is_err() || self.log.len() - self.head == before {
+                break;
+            }
+        }
+        Poll::Ready(None)
+    }
+
     /// Gives the kernel what waits; ready when it has all. An error repeats itself at every call.
     ///
     /// # Errors

@@ -130,8 +130,9 @@ impl Client {
             return;
         }
         let mut answered = reader.holds;
-        match world.pull(reader.attachment, budget) {
-            Pulled::Batch { first, messages, .. } => {
+        let (pulled, messages) = world.pull(reader.attachment, budget);
+        match pulled {
+            Pulled::Batch { first, .. } => {
                 reader.pipe.extend((first..).zip(messages).map(|(number, message)| Item::Message(number, message)));
             }
             Pulled::Lost { from, to } => {
@@ -327,7 +328,7 @@ impl Client {
         let after = Some(world.model.last().min(self.cursor));
         let attach = Attach { after, acknowledging: self.acknowledging, holds: true };
         let (attachment, _) = world.attach(attach).expect("the close was not acknowledged");
-        let again = world.pull(attachment, 1);
+        let (again, _) = world.pull(attachment, 1);
         let expected = self.closed.clone().map(|close| Pulled::Ended { number: world.model.last() + 1, close });
         assert_eq!(Some(again), expected, "the close, told again");
         world.detach(attachment);

@@ -46,7 +46,7 @@ pub(crate) fn brief(message: &Message) -> String {
 
 pub(crate) fn brief_pulled(pulled: &Pulled) -> String {
     match pulled {
-        Pulled::Batch { first, messages, .. } => format!("{} messages from {first}", messages.len()),
+        Pulled::Batch { first, count, .. } => format!("{count} messages from {first}"),
         other => format!("{other:?}"),
     }
 }

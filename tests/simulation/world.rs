@@ -142,10 +142,16 @@ impl World {
         assert_eq!(before, Some(&self.session), "a refused attach changed the session");
     }
 
-    pub(crate) fn pull(&mut self, attachment: Attachment, budget: usize) -> Pulled {
+    pub(crate) fn pull(&mut self, attachment: Attachment, budget: usize) -> (Pulled, Vec<Message>) {
         let current = self.model.is_current(attachment);
         let before = (!current).then(|| self.session.clone());
-        let pulled = self.session.pull(self.now, attachment, budget);
+        let mut messages = Vec::new();
+        let mut numbers = Vec::new();
+        let pulled = self.session.pull(self.now, attachment, budget, |number, message| {
+            numbers.push(number);
+            messages.push(message.clone());
+        });
+        assert!(numbers.iter().copied().eq((self.model.read + 1..).take(numbers.len())), "numbers {numbers:?}");
         self.note(|| format!("pull {} of {budget} B -> {}", attachment.0, brief_pulled(&pulled)));
         self.waiting.remove(&attachment.0);
         match &pulled {
@@ -155,7 +161,11 @@ impl World {
                 self.cover("superseded");
             }
             _ if !current => panic!("a superseded reader was given {pulled:?}"),
-            Pulled::Batch { first, messages, arrived } => self.pulled_batch(*first, messages, *arrived, budget),
+            Pulled::Batch { first, count, bytes, arrived } => {
+                let size: usize = messages.iter().map(|message| message.payload().len()).sum();
+                assert_eq!((*count, *bytes), (messages.len() as u64, size), "how much was handed over");
+                self.pulled_batch(*first, &messages, *arrived, budget);
+            }
             Pulled::Lost { from, to } => {
                 assert!(self.model.was_bare, "an acknowledging client was told of a loss");
                 assert_eq!((*from, *to), (self.model.read + 1, self.model.base), "what is lost");
@@ -176,7 +186,7 @@ impl World {
             }
         }
         self.settle();
-        pulled
+        (pulled, messages)
     }
 
     fn pulled_batch(&mut self, first: u64, messages: &[Message], arrived: Option<Moment>, budget: usize) {

@@ -1,16 +1,12 @@
 //! A running listener around a service of the test's choice, and raw bytes to throw at it. Must not touch: fixed ports.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,7 +17,9 @@ use underpass::config::{Address, Client};
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
+use underpass::listener::handler::{Answering, Handler, Wait};
 use underpass::listener::tls::TlsSource;
+use underpass::transport::Body;
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -44,6 +42,20 @@ pub(crate) fn client() -> Client {
     }
 }
 
+/// A test's handler, as the listener calls it.
+#[derive(Clone)]
+struct Answerer(Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>);
+
+impl Handler for Answerer {
+    fn handle(&self, request: Request<Incoming>) -> Answering {
+        (self.0)(request)
+    }
+
+    fn wait(&self, request: &Request<Incoming>) -> Wait {
+        if request.headers().contains_key("upgrade") { Wait::ToDial } else { Wait::No }
+    }
+}
+
 /// A listener under test.
 pub(crate) struct Edge {
     pub(crate) at: Address,
@@ -56,8 +68,8 @@ impl Edge {
     /// On TCP, port chosen by the system.
     pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
     }
@@ -65,16 +77,16 @@ impl Edge {
     /// Anywhere.
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
-        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
     {
         let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
         let at = bound.local_addr().unwrap();
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
-        let service = service_fn(move |request| {
+        let service = Answerer(Arc::new(move |request| {
             let response = handler(request);
-            async move { Ok::<_, Infallible>(response.await) }
-        });
+            Box::pin(response)
+        }));
         let client = Arc::new(client);
         let serving =
             tokio::spawn(listener::serve(bound, tls, service, client, Arc::clone(&permits), lifecycle.clone()));
@@ -123,6 +135,6 @@ pub(crate) async fn one_ok(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// Answers `ok` to everything.
-pub(crate) async fn ok(_request: Request<Incoming>) -> Response<Full<Bytes>> {
-    Response::new(Full::from("ok"))
+pub(crate) async fn ok(_request: Request<Incoming>) -> Response<Body> {
+    Response::new(Body::full("ok"))
 }

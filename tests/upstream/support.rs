@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use underpass::config::{Backend, Endpoint, Upstream, UpstreamTls};
-use underpass::upstream::dial::Dialer;
+use underpass::upstream::dial::{Dialer, fresh_key};
 use underpass::upstream::headers::{Forwarded, session_handshake};
 use underpass::upstream::proxy::Proxy;
 
@@ -106,7 +106,7 @@ pub(crate) fn forwarded() -> Forwarded {
 pub(crate) fn handshake() -> request::Parts {
     let target = "/chat?room=1".parse().expect("a target");
     let host = HeaderValue::from_static("app.example");
-    session_handshake(&HeaderMap::new(), &target, &["a".to_owned()], &forwarded(), &host)
+    session_handshake(&HeaderMap::new(), &target, &["a".to_owned()], &forwarded(), &host, fresh_key())
 }
 
 /// A directory of its own, gone at the end.

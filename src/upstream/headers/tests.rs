@@ -191,10 +191,10 @@ fn an_opening_request_becomes_an_ordinary_handshake() {
     let target = "/chat?room=1&x=%20".parse().expect("a target");
     let protocols = ["a".to_owned(), "bad name".to_owned(), "b.v1".to_owned()];
     let host = HeaderValue::from_static("app.example:8443");
-    let mut parts = session_handshake(&original, &target, &protocols, &forwarded(false), &host);
+    let key = HeaderValue::from_static("a key");
+    let mut parts = session_handshake(&original, &target, &protocols, &forwarded(false), &host, key);
     let key = parts.headers.remove(SEC_WEBSOCKET_KEY).expect("a key");
-    assert_eq!(key.len(), 24);
-    assert_ne!(key, session_handshake(&original, &target, &[], &forwarded(false), &host).headers[SEC_WEBSOCKET_KEY]);
+    assert_eq!(key, "a key");
     assert_eq!((parts.method, parts.uri.to_string().as_str()), (Method::GET, "/chat?room=1&x=%20"));
     let expected = [
         "accept-language: de",

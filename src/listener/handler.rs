@@ -1,0 +1,35 @@
+//! What stands behind the listeners, as they see it.
+//!
+//! Enters: a request. Leaves: its answer. Must not touch: how either crosses the wire.
+
+use std::pin::Pin;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::transport::Body;
+
+/// An answer on its way.
+pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// Answers requests, each with a [`ConnInfo`](super::peer::ConnInfo) in its extensions.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Answers one.
+    fn handle(&self, request: Request<Incoming>) -> Answering;
+
+    /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
+    /// whose buffers would wait as well. Only asked of HTTP/1 requests without a body.
+    fn wait(&self, request: &Request<Incoming>) -> Wait;
+}
+
+/// How an exchange waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// For what there is to tell.
+    ToTell,
+    /// For a backend to be dialled, before anything else. Few do so at once: the others wait without the memory that
+    /// dialling takes.
+    ToDial,
+}

@@ -1,0 +1,360 @@
+//! An exchange that was taken out of hyper: its answer is waited for and written by hand, on the bare socket.
+//!
+//! Enters: a socket whose request was read, and the answer to come. Leaves: bytes, and the socket again when another
+//! request may follow. Must not touch: what is answered.
+//!
+//! hyper keeps two buffers of 8 KiB for a connection as long as it waits. A stream, a long poll or a tunnel waits for
+//! most of its life, so none of them leaves hyper waiting: this costs a few hundred bytes instead.
+
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
+use http::{Request, Response, StatusCode, Version, response};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::handler::Handler;
+use super::rewind::Rewind;
+use crate::transport::Body;
+use crate::transport::body::Relay;
+use crate::transport::source::{Chunk, Source};
+
+/// Room for the size line of a chunk: eight digits and its end.
+const SIZE_LINE: usize = 10;
+/// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
+/// `backend.dials`, so that one slow backend does not take all.
+static DIALLING: Semaphore = Semaphore::const_new(128);
+/// How long an exchange waits for its turn to dial; then it goes ahead, and the backend's own bound decides.
+const TURN_WAIT: Duration = Duration::from_secs(1);
+/// A scratch buffer that grew beyond this is let go.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    /// What is encoded goes through here, and is copied only when the socket does not take it at once.
+    static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// A request that was taken out of hyper.
+pub(super) struct Held {
+    pub(super) request: Request<Incoming>,
+    /// It waits for a backend to be dialled.
+    pub(super) dials: bool,
+    pub(super) version: Version,
+    /// The client allows another request behind this one.
+    pub(super) keep_alive: bool,
+}
+
+/// An answer that is being written.
+pub(super) struct Carrying<IO> {
+    /// `None` once it was given back.
+    io: Option<Rewind<IO>>,
+    source: Box<dyn Source + Send>,
+    /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
+    head: Option<Box<[u8]>>,
+    framing: Framing,
+    /// What the socket has not taken yet.
+    waiting: Bytes,
+    last: bool,
+    keep_alive: bool,
+}
+
+/// How the end of the body is told (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// Nothing but the head: there is no body.
+    None,
+    /// By its length; the head waits for it.
+    Length,
+    Chunked,
+    /// By the end of the connection, for HTTP/1.0.
+    End,
+}
+
+/// What became of an exchange.
+pub(super) enum Answered<IO> {
+    /// The client is gone, before there was an answer.
+    Gone,
+    /// To be driven to its end.
+    Carrying(Carrying<IO>),
+    /// The head is written, the connection is something else's now.
+    Upgraded(Pin<Box<dyn Future<Output = ()> + Send>>),
+}
+
+impl Held {
+    /// Waits for the answer, as long as the client is there.
+    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Answered<IO>
+    where
+        H: Handler,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { request, dials, version, keep_alive } = self;
+        let mut answering = pin!(async {
+            let _turn = if dials { timeout(TURN_WAIT, DIALLING.acquire()).await.ok() } else { None };
+            handler.handle(request).await
+        });
+        let answer = poll_fn(|cx| {
+            if let Poll::Ready(response) = answering.as_mut().poll(cx) {
+                return Poll::Ready(Some(response));
+            }
+            while let Poll::Ready(more) = io.poll_ahead(cx) {
+                if !more {
+                    return Poll::Ready(None);
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        match answer {
+            Some(response) => begin(io, response, version, keep_alive).await,
+            None => Answered::Gone,
+        }
+    }
+}
+
+async fn begin<IO>(mut io: Rewind<IO>, response: Response<Body>, version: Version, keep_alive: bool) -> Answered<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
+    let (head, body) = response.into_parts();
+    let (source, framing): (Box<dyn Source + Send>, _) = match body {
+        Body::Upgrade(upgrade) => {
+            let mut out = BytesMut::from(&head_of(&head)[..]);
+            finish_head(&mut out, Framing::None, 0, true);
+            return match io.write_all(&out).await {
+                Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
+                Err(_) => Answered::Gone,
+            };
+        }
+        Body::Batch(source) => (source, Framing::Length),
+        Body::Stream(source) => (source, streaming),
+        Body::Proxied(body) => (Box::new(Relay(body)), streaming),
+        Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
+        Body::Empty if head.status == StatusCode::NO_CONTENT => (Box::new(Once(Bytes::new())), Framing::None),
+        Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
+    };
+    let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
+    let keep_alive = keep_alive && framing != Framing::End && !closing;
+    let (head, waiting) = (Some(head_of(&head)), Bytes::new());
+    Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
+    /// Pulls, frames and writes once. Ready when something was written or begun to be.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        SCRATCHPAD.with_borrow_mut(|out| {
+            out.clear();
+            let start = ready!(self.fill(cx, out))?;
+            let written = self.write(cx, &out[start..]);
+            if out.capacity() > SCRATCH {
+                *out = BytesMut::new();
+            }
+            Poll::Ready(written)
+        })
+    }
+
+    /// Writes what the socket takes, and keeps the rest.
+    fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Gone> {
+        let Some(io) = &mut self.io else { return Err(Gone) };
+        while !bytes.is_empty() {
+            match Pin::new(&mut *io).poll_write(cx, bytes) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Gone),
+                Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                Poll::Pending => break,
+            }
+        }
+        self.waiting = Bytes::copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let Some(io) = &mut self.io else { return Poll::Ready(Err(Gone)) };
+        while !self.waiting.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &self.waiting)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Gone)),
+                Ok(written) => self.waiting.advance(written),
+            }
+        }
+        self.waiting = Bytes::new();
+        Pin::new(io).poll_flush(cx).map_err(|_| Gone)
+    }
+
+    /// Appends the next piece; where in `out` it begins.
+    fn fill(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
+        if matches!(self.framing, Framing::Length | Framing::None) {
+            return self.fill_whole(cx, out);
+        }
+        self.put_head(out, 0);
+        let body = out.len();
+        let room = if self.framing == Framing::Chunked { SIZE_LINE } else { 0 };
+        out.resize(body + room, 0);
+        let chunk = match self.source.poll_chunk(cx, out) {
+            Poll::Ready(Chunk::Broken) => return Poll::Ready(Err(Gone)),
+            Poll::Ready(chunk) => chunk,
+            Poll::Pending if body > 0 => {
+                // The head alone: whoever waits for it need not wait for a body.
+                out.truncate(body);
+                return Poll::Ready(Ok(0));
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        self.last = chunk == Chunk::Last;
+        Poll::Ready(Ok(if room > 0 { frame_chunk(out, body, self.last) } else { 0 }))
+    }
+
+    fn put_head(&mut self, out: &mut BytesMut, length: usize) {
+        if let Some(head) = self.head.take() {
+            out.extend_from_slice(&head);
+            finish_head(out, self.framing, length, self.keep_alive);
+        }
+    }
+
+    fn fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
+        let mut body = BytesMut::new();
+        loop {
+            match ready!(self.source.poll_chunk(cx, &mut body)) {
+                Chunk::More => {}
+                Chunk::Last => break,
+                Chunk::Broken => return Poll::Ready(Err(Gone)),
+            }
+        }
+        self.put_head(out, body.len());
+        out.extend_from_slice(&body);
+        self.last = true;
+        Poll::Ready(Ok(0))
+    }
+}
+
+/// The client is gone, or must be told that the answer is not whole: the connection is dropped.
+struct Gone;
+
+/// Resolves to the socket when another request may follow.
+impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
+    type Output = Option<Rewind<IO>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            if ready!(this.poll_written(cx)).is_err() {
+                return Poll::Ready(None);
+            }
+            if this.last {
+                return this.finish(cx);
+            }
+            match this.poll_more(cx) {
+                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Err(Gone)) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+            let Some(io) = &mut this.io else { return Poll::Ready(None) };
+            match io.poll_ahead(cx) {
+                Poll::Ready(true) => continue,
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
+    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<Option<Rewind<IO>>> {
+        if !self.keep_alive
+            && let Some(io) = &mut self.io
+        {
+            // Its error changes nothing: the socket is dropped next.
+            let _ = ready!(Pin::new(io).poll_shutdown(cx));
+            self.io = None;
+        }
+        Poll::Ready(self.io.take())
+    }
+}
+
+/// Closes the chunk whose data follow a [`SIZE_LINE`] at `body`, and the whole body behind the last one; where the
+/// bytes to write begin.
+fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
+    let size = out.len() - body - SIZE_LINE;
+    let mut start = 0;
+    if size == 0 {
+        out.truncate(body);
+    } else {
+        let digits = hex_digits(size);
+        let gap = SIZE_LINE - 2 - digits;
+        // The line goes right before the data, and what stands before it is moved up: nothing, or a head.
+        out.copy_within(..body, gap);
+        let line = &mut out[body + gap..body + SIZE_LINE];
+        for (place, digit) in line[..digits].iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[size >> (4 * (digits - 1 - place)) & 0xf];
+        }
+        line[digits..].copy_from_slice(b"\r\n");
+        out.extend_from_slice(b"\r\n");
+        start = gap;
+    }
+    if last {
+        out.extend_from_slice(b"0\r\n\r\n");
+    }
+    start
+}
+
+/// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
+fn hex_digits(size: usize) -> usize {
+    (size.max(1).ilog2() / 4 + 1) as usize
+}
+
+/// Status line and fields of a head, all but what [`finish_head`] adds.
+fn head_of(head: &response::Parts) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(head.status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in &head.headers {
+        if !is_settled_later(name, head.status) {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+    }
+    out.into_boxed_slice()
+}
+
+/// Adds what depends on the body, on the connection and on the time, and the end of the head.
+fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
+    // Writing to memory cannot fail.
+    let _ = match framing {
+        Framing::None | Framing::End => Ok(()),
+        Framing::Length => write!(out, "content-length: {length}\r\n"),
+        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
+    };
+    if !keep_alive {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    let _ = write!(out, "date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now()));
+}
+
+/// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
+fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
+    match *name {
+        TRANSFER_ENCODING | DATE | CONTENT_LENGTH => true,
+        CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
+        _ => false,
+    }
+}
+
+/// Known bytes.
+struct Once(Bytes);
+
+impl Source for Once {
+    fn poll_chunk(&mut self, _cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        out.extend_from_slice(&self.0);
+        Poll::Ready(Chunk::Last)
+    }
+}

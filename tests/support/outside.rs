@@ -1,0 +1,87 @@
+//! Programs that nobody here wrote. Enters: which ones a test needs. Leaves: whether it may run, and a word to the reader
+//! when it may not: with `UNDERPASS_FULL=1`, as `tests/run` sets it, a missing program is a failure; without, it is a
+//! line on standard error. Must not touch: the network beyond this machine.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::env;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Something from outside that a test needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Curl,
+    Mosquitto,
+    /// Node.js, and what `tests/real/package.json` names.
+    Node,
+    /// A Python with what `tests/real/requirements.txt` names.
+    Python,
+    SystemdAnalyze,
+}
+
+impl Program {
+    pub(crate) const ALL: [Self; 5] = [Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
+
+    /// What cannot be found of it.
+    pub(crate) fn missing(self) -> Option<String> {
+        let commands: &[&str] = match self {
+            Self::Curl => &["bash", "curl"],
+            Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
+            Self::Node => &["node"],
+            Self::Python => &[],
+            Self::SystemdAnalyze => &["systemd-analyze"],
+        };
+        let place = match self {
+            Self::Node => Some(script("node_modules")),
+            Self::Python => Some(python()),
+            _ => None,
+        };
+        let command = commands.iter().find(|name| command(name).is_none()).map(|name| (*name).to_owned());
+        command.or_else(|| place.filter(|place| !place.exists()).map(|place| place.display().to_string()))
+    }
+}
+
+/// Whether all of these are there; says so when they are not.
+///
+/// # Panics
+/// One is missing and `UNDERPASS_FULL` is `1`.
+pub(crate) fn present(programs: &[Program]) -> bool {
+    let missing: Vec<String> = programs.iter().filter_map(|program| program.missing()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let reason = format!("{test}: left out: needs {}; run tests/run", missing.join(", "));
+    assert!(!full(), "{reason}");
+    say(&reason);
+    false
+}
+
+/// Whether nothing may be left out.
+pub(crate) fn full() -> bool {
+    env::var_os("UNDERPASS_FULL").is_some_and(|full| full == "1")
+}
+
+/// A line to the reader of a test run, who does not see what passing tests print.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Where a command is, as `PATH` says; servers are where only root's leads.
+pub(crate) fn command(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(["/usr/sbin".into()]);
+    places.map(|place| place.join(name)).find(|file| file.is_file())
+}
+
+/// A file beside the tests of this name.
+pub(crate) fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real").join(name)
+}
+
+/// The interpreter that has our requirements.
+pub(crate) fn python() -> PathBuf {
+    // CARGO_TARGET_TMPDIR lies directly in the target directory.
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target")).join("venv/bin/python")
+}
