@@ -29,7 +29,7 @@ class Peer:
     kind: str
     label: str
     tls: bool = False
-    #: "1" for the peers that underpass is held against.
+    #: Written in Node; its load is smaller, where ours would take it minutes.
     bridge: bool = False
 
 

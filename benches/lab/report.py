@@ -33,7 +33,9 @@ def table(name: str, peers: dict) -> str:
     out += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for peer, figures in peers.items():
         cells = [cell(form, [one[key] for one in figures if one]) for key, _, form in row.columns]
-        out.append(f"| {PEER[peer].label} | {' | '.join(cells)} |")
+        # Plain requests go through the same peers, past their WebSockets.
+        label = PEER[peer].program if row.mode in ("small", "big") else PEER[peer].label
+        out.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join([*out, ""])
 
 
