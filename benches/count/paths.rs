@@ -24,7 +24,9 @@ pub(crate) type Work = Box<dyn FnMut()>;
 pub(crate) const ALL: &[(&str, fn() -> Work)] = &[
     ("sse_text", || encode(|out, message| sse::message(out, Ids::Bare, 1_000_000, message), text())),
     ("sse_text_with_token", || encode(|out, message| sse::message(out, Ids::Token(TOKEN), 1_000_000, message), text())),
-    ("sse_binary", || encode(|out, message| sse::message(out, Ids::Bare, 1_000_000, message), Message::binary(PAYLOAD))),
+    ("sse_binary", || {
+        encode(|out, message| sse::message(out, Ids::Bare, 1_000_000, message), Message::binary(PAYLOAD))
+    }),
     ("frame_text", || encode(frames::message, text())),
     ("poll_json_of_16", poll_json),
     ("send_json_of_16", send_json),

@@ -156,7 +156,8 @@ impl Site {
                 Down::Octets { body: Body::One(Box::new(conn), head.length), pending: Default::default() }
             }
             Kind::Carried => {
-                conn.ask(&upgrade(&format!("{url}/ws?after=0"), "Sec-WebSocket-Protocol: underpass.v1\r\n"), 101).await?;
+                conn.ask(&upgrade(&format!("{url}/ws?after=0"), "Sec-WebSocket-Protocol: underpass.v1\r\n"), 101)
+                    .await?;
                 Down::Frames { conn, carried: true }
             }
             _ => {

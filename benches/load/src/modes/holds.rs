@@ -63,18 +63,12 @@ pub async fn slow(options: &Options) -> Result<String> {
     let taken = backend(options).await?.1 - flooded;
     drop(sessions);
     let each = |bytes: f64| bytes / options.count as f64 / 1024.0;
-    Ok(format!(
-        r#"{{"kib":{:.1},"taken_kib":{:.1}}}"#,
-        each(after as f64 - before as f64),
-        each(taken as f64)
-    ))
+    Ok(format!(r#"{{"kib":{:.1},"taken_kib":{:.1}}}"#, each(after as f64 - before as f64), each(taken as f64)))
 }
 
 /// Reads and forgets, until the process ends.
 fn hold(sessions: Vec<Session>) {
     for mut session in sessions {
-        tokio::spawn(async move {
-            while session.receive(&mut |_| {}).await.is_ok_and(|more| more) {}
-        });
+        tokio::spawn(async move { while session.receive(&mut |_| {}).await.is_ok_and(|more| more) {} });
     }
 }
