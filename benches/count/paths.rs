@@ -20,8 +20,11 @@ use underpass::upstream::socket::Socket;
 /// A path's work, made ready.
 pub(crate) type Work = Box<dyn FnMut()>;
 
+/// A path: its name, and what makes its work ready.
+pub(crate) type Path = (&'static str, fn() -> Work);
+
 /// Every path by name.
-pub(crate) const ALL: &[(&str, fn() -> Work)] = &[
+pub(crate) const ALL: &[Path] = &[
     ("sse_text", || encode(|out, message| sse::message(out, Ids::Bare, 1_000_000, message), text())),
     ("sse_text_with_token", || encode(|out, message| sse::message(out, Ids::Token(TOKEN), 1_000_000, message), text())),
     ("sse_binary", || {
