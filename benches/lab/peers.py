@@ -1,0 +1,166 @@
+"""The programs that are measured: started fresh for every measurement, pinned to one CPU, stopped by their process id.
+
+Enters: a peer's name. Leaves: a running process group, its process ids, where it listens. Must not touch: load.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+ROOT = HERE.parent
+PEERS = HERE / "peers"
+
+#: The peer has CPU 0; backend and driver share CPU 1.
+PEER_CPU, LOAD_CPU = "0", "1"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way through a program: what is started, how the driver speaks to it, how it is called in tables."""
+
+    program: str
+    kind: str
+    label: str
+    tls: bool = False
+    #: Written in Node; its load is smaller, where ours would take it minutes.
+    bridge: bool = False
+
+
+PEER = {
+    "raw": Peer("backend", "ws", "backend itself, WebSocket"),
+    "nginx": Peer("nginx", "ws", "nginx, WebSocket through"),
+    "haproxy": Peer("haproxy", "ws", "haproxy, WebSocket through"),
+    "tunnel": Peer("underpass", "ws", "underpass, WebSocket through"),
+    "sse": Peer("underpass", "sse", "underpass, SSE"),
+    "stream": Peer("underpass", "stream", "underpass, octet stream"),
+    "poll": Peer("underpass", "poll", "underpass, long poll"),
+    "carried": Peer("underpass", "carried", "underpass, `ws` transport"),
+    "sse-tls": Peer("underpass", "sse", "underpass, SSE over TLS 1.3", tls=True),
+    "sse-h2": Peer("underpass", "sse-h2", "underpass, SSE over HTTP/2 and TLS, 100 a connection", tls=True),
+    "sockjs-events": Peer("sockjs", "sockjs-events", "sockjs-node, eventsource", bridge=True),
+    "sockjs-poll": Peer("sockjs", "sockjs-poll", "sockjs-node, xhr polling", bridge=True),
+    "engine-poll": Peer("engine", "engine-poll", "engine.io, polling", bridge=True),
+}
+
+
+class Lab:
+    """Where peers run: binaries, a scratch directory, the backend."""
+
+    def __init__(self, directory: Path, target: Path, realtime: bool):
+        self.directory = directory
+        self.underpass = Path(os.environ.get("UNDERPASS", target / "release/underpass"))
+        self.load = target / "release/load"
+        self.realtime = realtime and shutil.which("chrt") is not None
+        certificate(directory)
+        self.backend_port = free_port()
+        self.backend = self.start(LOAD_CPU, [self.load, "backend", "--address", f"127.0.0.1:{self.backend_port}"])
+        wait_for(self.backend_port, self.backend)
+
+    def start(self, cpu: str, command: list, **more) -> subprocess.Popen:
+        """A pinned process; with real-time priority where that is allowed, so that other work delays nothing."""
+        before = ["chrt", "--rr", "1"] if self.realtime else []
+        # One worker everywhere; the runtime's own variable, for builds that have no key for it.
+        environment = os.environ | {"TOKIO_WORKER_THREADS": "1"}
+        log = open(self.directory / "peer.log", "ab")
+        command = [*before, "taskset", "-c", cpu, *map(str, command)]
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, **more)
+
+    @contextlib.contextmanager
+    def running(self, peer: Peer, grace: str = "60s"):
+        """The peer's address and process ids, as long as the block lasts."""
+        if peer.program == "backend":
+            yield f"127.0.0.1:{self.backend_port}", [self.backend.pid]
+            return
+        port, tls = free_port(), free_port()
+        process = self.start(PEER_CPU, self.command(peer.program, port, tls, grace), cwd=PEERS)
+        try:
+            wait_for(port, process)
+            # Workers of nginx are its children; taskset and chrt replace themselves by what they start.
+            yield f"127.0.0.1:{tls if peer.tls else port}", [process.pid, *children(process.pid)]
+        finally:
+            stop(process)
+
+    def command(self, program: str, port: int, tls: int, grace: str) -> list:
+        values = {"port": port, "tls": tls, "backend": self.backend_port, "dir": self.directory, "grace": grace}
+        if program == "nginx":
+            return ["nginx", "-e", self.directory / "nginx.log", "-c", self.filled("nginx.conf", values)]
+        if program == "haproxy":
+            return ["haproxy", "-db", "-f", self.filled("haproxy.cfg", values)]
+        if program == "underpass":
+            config = self.filled("underpass.toml", values | {"admin": free_port()})
+            return [self.underpass, "run", config]
+        return ["node", f"{program}.js", port, self.backend_port]
+
+    def filled(self, name: str, values: dict) -> Path:
+        text = (PEERS / name).read_text()
+        for key, value in values.items():
+            text = text.replace(f"@{key}@", str(value))
+        path = self.directory / name
+        path.write_text(text)
+        return path
+
+    def drive(self, peer: Peer, address: str, pids: list, **options) -> str:
+        """Runs the driver; its one line of JSON."""
+        command = ["taskset", "-c", LOAD_CPU, self.load, "drive", "--kind", peer.kind, "--address", address]
+        command += ["--backend", f"127.0.0.1:{self.backend_port}", "--pids", ",".join(map(str, pids))]
+        if peer.tls:
+            command += ["--ca", self.directory / "site.pem"]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        if self.realtime:
+            command = ["chrt", "--rr", "1", *command]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=90)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr.strip() or f"the driver ended with {done.returncode}")
+        return done.stdout
+
+    def close(self):
+        stop(self.backend)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int, process: subprocess.Popen):
+    """Until the port is listened on."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            time.sleep(0.2)
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise RuntimeError(f"{process.args[-3:]} does not listen on {port}; see peer.log of the scratch directory")
+
+
+def children(pid: int) -> list:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed]
+
+
+def stop(process: subprocess.Popen):
+    """Ends the process and its own children, at once: there is nothing to save."""
+    for pid in [process.pid, *children(process.pid)] if process.poll() is None else []:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def certificate(directory: Path):
+    """A certificate for localhost that the driver trusts."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", directory / "site.key", "-out", directory / "site.pem", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
