@@ -6,8 +6,7 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::DecodeError;
@@ -28,12 +27,6 @@ pub(super) fn object_or_array(text: &str, max_message: usize) -> Result<Vec<Mess
     }
     object(text, max_message)
 }
-
-/// The standard alphabet, padded or not; never bits behind the end.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// What was read so far, and where reading is: what an error has to say.
 struct Reading {
@@ -192,7 +185,9 @@ impl<'de> Visitor<'de> for Base64<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Message, E> {
-        let bytes = BASE64.decode(text).map_err(|error| E::custom(format_args!("base64: {error}")))?;
+        // Padded as it should be, or not at all (RFC 4648 section 3.2).
+        let engine = if text.ends_with('=') { STANDARD } else { STANDARD_NO_PAD };
+        let bytes = engine.decode(text).map_err(|error| E::custom(format_args!("base64: {error}")))?;
         self.0.check(bytes.len())?;
         Ok(Message::binary(bytes))
     }
