@@ -58,8 +58,7 @@ impl Call<'_> {
             asked.nonce = Some(nonce);
         }
         let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        let facts = serde_json::json!({ "session": facts::of_session(&cell, &self.live.config.prefix) });
-        Ok(answer(StatusCode::OK, JSON, facts.to_string()))
+        Ok(answer(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
     }
 
     /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
@@ -158,7 +157,7 @@ impl Call<'_> {
             Verb::Send => Ok(told(self.send(&cell, request, query).await?, nonce)),
             Verb::Ack => Ok(told(send::ack(&cell, query.number("after")?)?, nonce)),
             Verb::Close => {
-                let close = decode_close(&self.small_body(request.into_body()).await?)?;
+                let close = decode_close(&Box::pin(self.small_body(request.into_body())).await?)?;
                 Ok(told(send::close(&cell, close), nonce))
             }
         }

@@ -129,12 +129,12 @@ impl Gateway {
                 if !request.body().is_end_stream() {
                     return Err(Refusal::bad_request("a WebSocket handshake has no body"));
                 }
-                beside::tunnel(self, live, &peer, request).await
+                Box::pin(beside::tunnel(self, live, &peer, request)).await
             }
             Place::Beside if request.method() == Method::GET && lost_upgrade(request.headers(), request.version()) => {
-                Err(refuse(Fault::UpgradeLost).await)
+                Err(Box::pin(refuse(Fault::UpgradeLost)).await)
             }
-            Place::Beside => beside::proxy(self, live, &peer, request).await,
+            Place::Beside => Box::pin(beside::proxy(self, live, &peer, request)).await,
         }
     }
 
@@ -195,18 +195,20 @@ impl Gateway {
             return Err(Refusal::method_not_allowed(allowed));
         }
         let call = Call { gateway: self, live, peer };
+        // What is long or rare is boxed: every future on the way of every message has room for its largest branch, and
+        // is moved and allocated with it.
         let answered = match endpoint {
-            Endpoint::Open { target } => call.open(request, target).await,
-            Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
+            Endpoint::Open { target } => Box::pin(call.open(request, target)).await,
+            Endpoint::Sse { target } => return Box::pin(call.open_sse(&request.into_parts().0, target)).await,
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
-            Endpoint::Poll => call.poll_many(request, query).await,
+            Endpoint::Poll => Box::pin(call.poll_many(request, query)).await,
             Endpoint::Info => Ok(call.info()),
             Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
             Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match answered {
             Ok(response) => Ok(response),
-            Err(fault) => Err(refuse(fault).await),
+            Err(fault) => Err(Box::pin(refuse(fault)).await),
         }
     }
 

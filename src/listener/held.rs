@@ -78,10 +78,8 @@ enum Framing {
     End,
 }
 
-/// What became of an exchange.
-pub(super) enum Answered<IO> {
-    /// The client is gone, before there was an answer.
-    Gone,
+/// What became of an exchange that was taken out.
+pub(super) enum Taken<IO> {
     /// To be driven to its end.
     Carrying(Carrying<IO>),
     /// The head is written, the connection is something else's now.
@@ -89,8 +87,8 @@ pub(super) enum Answered<IO> {
 }
 
 impl Held {
-    /// Waits for the answer, as long as the client is there.
-    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Answered<IO>
+    /// Waits for the answer, as long as the client is there: `None` when it left before.
+    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Option<Taken<IO>>
     where
         H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -115,14 +113,11 @@ impl Held {
             Poll::Pending
         })
         .await;
-        match answer {
-            Some(response) => begin(io, response, version, keep_alive).await,
-            None => Answered::Gone,
-        }
+        begin(io, answer?, version, keep_alive).await
     }
 }
 
-async fn begin<IO>(mut io: Rewind<IO>, response: Response<Body>, version: Version, keep_alive: bool) -> Answered<IO>
+async fn begin<IO>(mut io: Rewind<IO>, response: Response<Body>, version: Version, keep_alive: bool) -> Option<Taken<IO>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -133,10 +128,8 @@ where
         Body::Upgrade(upgrade) => {
             let mut out = BytesMut::from(&head_of(&head)[..]);
             finish_head(&mut out, Framing::None, 0, true);
-            return match io.write_all(&out).await {
-                Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
-                Err(_) => Answered::Gone,
-            };
+            io.write_all(&out).await.ok()?;
+            return Some(Taken::Upgraded(upgrade(Box::new(io))));
         }
         // Not even the end of an empty body: it would be taken for the beginning of the next answer.
         Body::Empty | Body::Proxied(_) if bodiless => (Box::new(Once(Bytes::new())), Framing::None),
@@ -149,7 +142,7 @@ where
     let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
     let keep_alive = keep_alive && framing != Framing::End && !closing;
     let (head, waiting) = (Some(head_of(&head)), Bytes::new());
-    Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
+    Some(Taken::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive }))
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
