@@ -27,7 +27,7 @@ use self::route::{Endpoint, Place, Routes};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
-use crate::listener::handler::{Answering, Handler, Wait};
+use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::registry::Registry;
 use crate::registry::tally::Tally;
@@ -89,7 +89,7 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(self: Arc<Self>, request: Asking) -> Response<Body> {
         let live = self.live.load_full();
         let version = request.version();
         let mut response = match self.admit(&live, request).await {
@@ -105,7 +105,7 @@ impl Gateway {
         response
     }
 
-    async fn admit(self: &Arc<Self>, live: &Live, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn admit(self: &Arc<Self>, live: &Live, request: Asking) -> Result<Response<Body>, Refusal> {
         if let Some(what) = request_fault(&request) {
             let mut response = self.refusal(Refusal::bad_request(what));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -143,7 +143,7 @@ impl Gateway {
         &self,
         live: &Live,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Asking,
         endpoint: Endpoint<'_>,
     ) -> Response<Body> {
         let origins = &live.config.origins;
@@ -168,7 +168,7 @@ impl Gateway {
         &self,
         live: &Live,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Asking,
         endpoint: Endpoint<'_>,
     ) -> Response<Body> {
         let query = request.uri().query().map(str::to_owned);
@@ -186,7 +186,7 @@ impl Gateway {
         &self,
         live: &Live,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Asking,
         endpoint: Endpoint<'_>,
         query: &Query<'_>,
     ) -> Result<Response<Body>, Refusal> {
@@ -275,7 +275,7 @@ pub struct Service(pub Arc<Gateway>);
 
 impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
-    fn handle(&self, request: Request<Incoming>) -> Answering {
+    fn handle(&self, request: Asking) -> Answering {
         let gateway = Arc::clone(&self.0);
         let tally = Arc::clone(&gateway.tally);
         Box::pin(async move {

@@ -258,7 +258,8 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Error = std::convert::Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Self::Error>> + Send>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = Box::new(request);
         request.extensions_mut().insert(self.door.info.clone());
         let alone = request.body().is_end_stream();
         let (version, keep_alive) = (request.version(), keeps_alive(&request));
