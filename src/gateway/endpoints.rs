@@ -202,11 +202,7 @@ impl Call<'_> {
     }
 
     /// `POST poll`: one answer for several sessions. A fault of one of them is its part of the answer.
-    pub(super) async fn poll_many(
-        &self,
-        request: Asking,
-        query: &Query<'_>,
-    ) -> Result<Response<Body>, Fault> {
+    pub(super) async fn poll_many(&self, request: Asking, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?.map(str::to_owned);
         let wait = query.wait()?.unwrap_or(self.live.session.wait).min(self.live.session.wait_max);
         let body = send::read_body(request.into_body(), POLL_BODY, self.live.config.client.body).await?;

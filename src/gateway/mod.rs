@@ -139,13 +139,7 @@ impl Gateway {
     }
 
     /// A request under the prefix: origin first, then the method, then the endpoint.
-    async fn ours(
-        &self,
-        live: &Live,
-        peer: &Peer,
-        request: Asking,
-        endpoint: Endpoint<'_>,
-    ) -> Response<Body> {
+    async fn ours(&self, live: &Live, peer: &Peer, request: Asking, endpoint: Endpoint<'_>) -> Response<Body> {
         let origins = &live.config.origins;
         let verdict = origin::judge(origins, request.headers(), &peer.host);
         let mut response = match &verdict {
@@ -164,13 +158,7 @@ impl Gateway {
         response
     }
 
-    async fn dispatch(
-        &self,
-        live: &Live,
-        peer: &Peer,
-        request: Asking,
-        endpoint: Endpoint<'_>,
-    ) -> Response<Body> {
+    async fn dispatch(&self, live: &Live, peer: &Peer, request: Asking, endpoint: Endpoint<'_>) -> Response<Body> {
         let query = request.uri().query().map(str::to_owned);
         let query = Query::parse(query.as_deref());
         let nonce = query.nonce().ok().flatten().map(str::to_owned);

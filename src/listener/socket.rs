@@ -39,9 +39,8 @@ pub(super) fn prepare(listener: &BoundListener, write: Duration) -> io::Result<(
     let socket = SockRef::from(listener);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(write.max(GONE)))?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(10)).with_retries(3),
-    )
+    socket
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(10)).with_retries(3))
 }
 
 /// The next connection. Cancel-safe: none is lost.
