@@ -98,13 +98,8 @@ impl Held {
         H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { mut request, dials, version, keep_alive } = self;
-        let mut answering = if dials {
-            compact(&mut request);
-            Box::pin(in_turn(handler.clone(), request))
-        } else {
-            handler.handle(request)
-        };
+        let Self { request, dials, version, keep_alive } = self;
+        let mut answering = if dials { Box::pin(in_turn(handler.clone(), request)) } else { handler.handle(request) };
         let answer = poll_fn(|cx| {
             if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
@@ -126,7 +121,8 @@ impl Held {
 }
 
 /// An answer that waits for its turn to dial.
-async fn in_turn(handler: impl Handler, request: Asking) -> Response<Body> {
+async fn in_turn(handler: impl Handler, mut request: Asking) -> Response<Body> {
+    compact(&mut request);
     let _turn = timeout(TURN_WAIT, DIALLING.acquire()).await.ok();
     handler.handle(request).await
 }
