@@ -29,16 +29,32 @@ pub(super) fn decimal(out: &mut BytesMut, mut number: u64) {
 pub(super) fn json_string(out: &mut BytesMut, text: &[u8]) {
     out.reserve(text.len() + 2);
     out.put_u8(b'"');
-    let mut written = 0;
-    for (at, &byte) in text.iter().enumerate() {
-        if byte < 0x20 || byte == b'"' || byte == b'\\' {
-            out.extend_from_slice(&text[written..at]);
-            escape(out, byte);
-            written = at + 1;
-        }
+    let mut rest = text;
+    loop {
+        let (plain, special) = rest.split_at(plain_run(rest));
+        out.extend_from_slice(plain);
+        let Some((&byte, behind)) = special.split_first() else { break };
+        escape(out, byte);
+        rest = behind;
     }
-    out.extend_from_slice(&text[written..]);
     out.put_u8(b'"');
+}
+
+/// How many bytes there are before the first that must be escaped; eight are looked at together as long as none must.
+fn plain_run(text: &[u8]) -> usize {
+    let (words, _) = text.as_chunks::<8>();
+    let clear = 8 * words.iter().take_while(|word| !has_special(u64::from_le_bytes(**word))).count();
+    let special = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    text[clear..].iter().position(special).map_or(text.len(), |at| clear + at)
+}
+
+/// Whether one of the eight bytes must be escaped. A byte under `n`, at most 0x80, borrows from its highest bit when `n`
+/// is taken from it and had not that bit before; a byte that equals another is the zero of their difference, under 1.
+fn has_special(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let below = |word: u64, least: u8| word.wrapping_sub(ONES * u64::from(least)) & !word & (ONES << 7);
+    let equals = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (below(word, 0x20) | equals(b'"') | equals(b'\\')) != 0
 }
 
 fn escape(out: &mut BytesMut, byte: u8) {
@@ -127,6 +143,19 @@ mod tests {
     fn every_character_below_the_surrogates_is_escaped_as_serde_json_does_it() {
         let all: String = (0..0xd800).filter_map(char::from_u32).collect();
         assert_eq!(written(|out| json_string(out, all.as_bytes())), serde_json::to_string(&all).expect("a string"));
+    }
+
+    #[test]
+    fn each_special_byte_ends_a_run_wherever_it_stands() {
+        for special in (0..0x20).chain(*b"\"\\") {
+            for at in 0..24 {
+                let mut text = [0xbf; 24];
+                text[at] = special;
+                assert_eq!(plain_run(&text), at, "{special:#x}");
+            }
+        }
+        let plain: Vec<u8> = (0x20..=0xff).filter(|byte| !b"\"\\".contains(byte)).collect();
+        assert_eq!(plain_run(&plain), plain.len());
     }
 
     proptest! {

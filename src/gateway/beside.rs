@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderValue, Response, StatusCode};
 
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
 use super::{Gateway, Live, forwarded};
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
+use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
 use crate::registry::tally::Direction;
 use crate::transport::Body;
@@ -26,12 +26,12 @@ pub(super) async fn proxy(
     gateway: &Gateway,
     live: &Live,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: Asking,
 ) -> Result<Response<Body>, Refusal> {
     let path = request.uri().path();
     let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let _counted = gateway.tally.proxying();
-    let answer = backend.proxy.forward(request, &forwarded(peer)).await;
+    let answer = backend.proxy.forward(*request, &forwarded(peer)).await;
     gateway.tally.proxied(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
     Ok(answer?.map(Body::Proxied))
 }
@@ -41,7 +41,7 @@ pub(super) async fn tunnel(
     gateway: &Arc<Gateway>,
     live: &Live,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: Asking,
 ) -> Result<Response<Body>, Refusal> {
     if !live.config.origins.allowed.is_empty()
         && let Verdict::Refused(why) = judge(&live.config.origins, request.headers(), &peer.host)

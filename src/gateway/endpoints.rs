@@ -18,6 +18,7 @@ use crate::client;
 use crate::codec::batch::Form;
 use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
+use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
 use crate::registry::tally::{Resume, Transport};
 use crate::registry::{Cell, Found, Opening, Reader};
@@ -48,7 +49,7 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     /// `POST open/{target}`.
-    pub(super) async fn open(&self, request: Request<Incoming>, target: &str) -> Result<Response<Body>, Fault> {
+    pub(super) async fn open(&self, request: Asking, target: &str) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
         let (query, ours) = route::split_query(head.uri.query());
         let body = self.small_body(body).await?;
@@ -58,8 +59,7 @@ impl Call<'_> {
             asked.nonce = Some(nonce);
         }
         let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        let facts = serde_json::json!({ "session": facts::of_session(&cell, &self.live.config.prefix) });
-        Ok(answer(StatusCode::OK, JSON, facts.to_string()))
+        Ok(answer(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
     }
 
     /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
@@ -134,7 +134,7 @@ impl Call<'_> {
     /// A request on a session. `query` was parsed before, so that its nonce is echoed in errors too.
     pub(super) async fn session(
         &self,
-        request: Request<Incoming>,
+        request: Asking,
         (token, verb): (&str, Verb),
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
@@ -158,7 +158,7 @@ impl Call<'_> {
             Verb::Send => Ok(told(self.send(&cell, request, query).await?, nonce)),
             Verb::Ack => Ok(told(send::ack(&cell, query.number("after")?)?, nonce)),
             Verb::Close => {
-                let close = decode_close(&self.small_body(request.into_body()).await?)?;
+                let close = decode_close(&Box::pin(self.small_body(request.into_body())).await?)?;
                 Ok(told(send::close(&cell, close), nonce))
             }
         }
@@ -202,11 +202,7 @@ impl Call<'_> {
     }
 
     /// `POST poll`: one answer for several sessions. A fault of one of them is its part of the answer.
-    pub(super) async fn poll_many(
-        &self,
-        request: Request<Incoming>,
-        query: &Query<'_>,
-    ) -> Result<Response<Body>, Fault> {
+    pub(super) async fn poll_many(&self, request: Asking, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?.map(str::to_owned);
         let wait = query.wait()?.unwrap_or(self.live.session.wait).min(self.live.session.wait_max);
         let body = send::read_body(request.into_body(), POLL_BODY, self.live.config.client.body).await?;
@@ -255,7 +251,7 @@ impl Call<'_> {
         Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: Request<Incoming>, query: &Query<'_>) -> Result<String, Fault> {
+    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<String, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;

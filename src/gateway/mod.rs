@@ -27,7 +27,7 @@ use self::route::{Endpoint, Place, Routes};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
-use crate::listener::handler::{Answering, Handler, Wait};
+use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::registry::Registry;
 use crate::registry::tally::Tally;
@@ -89,7 +89,7 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(self: Arc<Self>, request: Asking) -> Response<Body> {
         let live = self.live.load_full();
         let version = request.version();
         let mut response = match self.admit(&live, request).await {
@@ -105,7 +105,7 @@ impl Gateway {
         response
     }
 
-    async fn admit(self: &Arc<Self>, live: &Live, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn admit(self: &Arc<Self>, live: &Live, request: Asking) -> Result<Response<Body>, Refusal> {
         if let Some(what) = request_fault(&request) {
             let mut response = self.refusal(Refusal::bad_request(what));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -129,23 +129,17 @@ impl Gateway {
                 if !request.body().is_end_stream() {
                     return Err(Refusal::bad_request("a WebSocket handshake has no body"));
                 }
-                beside::tunnel(self, live, &peer, request).await
+                Box::pin(beside::tunnel(self, live, &peer, request)).await
             }
             Place::Beside if request.method() == Method::GET && lost_upgrade(request.headers(), request.version()) => {
-                Err(refuse(Fault::UpgradeLost).await)
+                Err(Box::pin(refuse(Fault::UpgradeLost)).await)
             }
-            Place::Beside => beside::proxy(self, live, &peer, request).await,
+            Place::Beside => Box::pin(beside::proxy(self, live, &peer, request)).await,
         }
     }
 
     /// A request under the prefix: origin first, then the method, then the endpoint.
-    async fn ours(
-        &self,
-        live: &Live,
-        peer: &Peer,
-        request: Request<Incoming>,
-        endpoint: Endpoint<'_>,
-    ) -> Response<Body> {
+    async fn ours(&self, live: &Live, peer: &Peer, request: Asking, endpoint: Endpoint<'_>) -> Response<Body> {
         let origins = &live.config.origins;
         let verdict = origin::judge(origins, request.headers(), &peer.host);
         let mut response = match &verdict {
@@ -164,13 +158,7 @@ impl Gateway {
         response
     }
 
-    async fn dispatch(
-        &self,
-        live: &Live,
-        peer: &Peer,
-        request: Request<Incoming>,
-        endpoint: Endpoint<'_>,
-    ) -> Response<Body> {
+    async fn dispatch(&self, live: &Live, peer: &Peer, request: Asking, endpoint: Endpoint<'_>) -> Response<Body> {
         let query = request.uri().query().map(str::to_owned);
         let query = Query::parse(query.as_deref());
         let nonce = query.nonce().ok().flatten().map(str::to_owned);
@@ -186,7 +174,7 @@ impl Gateway {
         &self,
         live: &Live,
         peer: &Peer,
-        request: Request<Incoming>,
+        request: Asking,
         endpoint: Endpoint<'_>,
         query: &Query<'_>,
     ) -> Result<Response<Body>, Refusal> {
@@ -195,18 +183,20 @@ impl Gateway {
             return Err(Refusal::method_not_allowed(allowed));
         }
         let call = Call { gateway: self, live, peer };
+        // What is long or rare is boxed: every future on the way of every message has room for its largest branch, and
+        // is moved and allocated with it.
         let answered = match endpoint {
-            Endpoint::Open { target } => call.open(request, target).await,
-            Endpoint::Sse { target } => return call.open_sse(&request.into_parts().0, target).await,
+            Endpoint::Open { target } => Box::pin(call.open(request, target)).await,
+            Endpoint::Sse { target } => return Box::pin(call.open_sse(&request.into_parts().0, target)).await,
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
-            Endpoint::Poll => call.poll_many(request, query).await,
+            Endpoint::Poll => Box::pin(call.poll_many(request, query)).await,
             Endpoint::Info => Ok(call.info()),
             Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
             Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match answered {
             Ok(response) => Ok(response),
-            Err(fault) => Err(refuse(fault).await),
+            Err(fault) => Err(Box::pin(refuse(fault)).await),
         }
     }
 
@@ -273,7 +263,7 @@ pub struct Service(pub Arc<Gateway>);
 
 impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
-    fn handle(&self, request: Request<Incoming>) -> Answering {
+    fn handle(&self, request: Asking) -> Answering {
         let gateway = Arc::clone(&self.0);
         let tally = Arc::clone(&gateway.tally);
         Box::pin(async move {

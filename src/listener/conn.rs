@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use super::exchanges::{Counting, Exchanges};
 use super::guard::{Guarded, Hold, Traffic};
 use super::handler::{Answering, Handler, Wait};
-use super::held::{Answered, Carrying, Held};
+use super::held::{Carrying, Held, Taken};
 use super::peer::{ConnInfo, PeerAddr};
 use super::rewind::Rewind;
 use super::socket::Socket;
@@ -64,7 +64,6 @@ pub(super) async fn drive<H: Handler>(
     hold: Hold,
 ) -> Result<(), Failure> {
     let Shared { handler, tls, client, lifecycle, tally } = shared;
-    socket.prepare(client.write)?;
     let traffic = Arc::new(Traffic::default());
     let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::clone(&traffic) };
     let stream = Guarded::new(socket, client.write, traffic, Some(hold));
@@ -114,27 +113,36 @@ type Slot = Arc<Mutex<Option<Held>>>;
 
 /// Serves requests until the connection ends, or until an exchange is taken out and goes on in a task of its own.
 /// `silence` is how long nothing at all may come.
-async fn http1<H, IO>(door: Door<H>, mut io: Rewind<IO>, silence: Duration) -> Result<(), Failure>
+async fn http1<H, IO>(door: Door<H>, io: Rewind<IO>, silence: Duration) -> Result<(), Failure>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match serve(door, io, silence).await? {
+        None => {}
+        Some((_, Taken::Upgraded(carry))) => drop(tokio::spawn(carry)),
+        Some((door, Taken::Carrying(carrying))) => drop(tokio::spawn(Carry::Writing { door, carrying })),
+    }
+    Ok(())
+}
+
+/// Serves requests until the connection ends, or until an exchange is taken out; then that, and the door again.
+async fn serve<H, IO>(door: Door<H>, mut io: Rewind<IO>, silence: Duration) -> Serving<H, IO>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // A silent connection costs no buffer; and with the whole request there, hyper is not kept waiting for it.
     if io.is_fresh() && !begins(&door, &mut io, silence).await? {
-        return Ok(());
+        return Ok(None);
     }
     let slot = Slot::default();
-    let (io, held) = match Box::pin(until_held(&door, io, &slot)).await? {
-        Some(taken) => taken,
-        None => return Ok(()),
-    };
-    match held.answer(&door.handler, io).await {
-        Answered::Gone => {}
-        Answered::Upgraded(carry) => drop(tokio::spawn(carry)),
-        Answered::Carrying(carrying) => drop(tokio::spawn(Carry { door, carrying })),
-    }
-    Ok(())
+    let Some((io, held)) = Box::pin(until_held(&door, io, &slot)).await? else { return Ok(None) };
+    Ok(held.answer(&door.handler, io).await.map(|taken| (door, taken)))
 }
+
+/// How serving ends that went on until an exchange was taken out.
+type Serving<H, IO> = Result<Option<(Door<H>, Taken<IO>)>, Failure>;
 
 /// Waits for the first byte; false when there will be none.
 async fn begins<H, IO: AsyncRead + Unpin>(
@@ -183,11 +191,41 @@ where
     }))
 }
 
-/// Writes an answer to its end; then the connection goes on with the next request, in a task of its own. Written out
-/// and not `async`, which would keep room for the answer twice.
-struct Carry<H, IO> {
-    door: Door<H>,
-    carrying: Carrying<IO>,
+/// A connection behind its first answer of ours: writes answers to their ends, and has what lies between them served. One
+/// task for all of it, since a long poll follows a long poll. Written out and not `async`, which would keep room for the
+/// answer twice.
+enum Carry<H, IO> {
+    Writing { door: Door<H>, carrying: Carrying<IO> },
+    Serving(Pin<Box<dyn Future<Output = Serving<H, IO>> + Send>>),
+}
+
+impl<H, IO> Carry<H, IO>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// What follows; `None` at the end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self>> {
+        Poll::Ready(match self {
+            Self::Writing { door, carrying } => {
+                let io = ready!(Pin::new(carrying).poll(cx)).filter(|_| !door.lifecycle.is_draining());
+                let (door, silence) = (door.clone(), door.client.idle);
+                io.map(|io| Self::Serving(Box::pin(serve(door, io, silence))))
+            }
+            Self::Serving(serving) => match ready!(serving.as_mut().poll(cx)) {
+                Ok(Some((door, Taken::Carrying(carrying)))) => Some(Self::Writing { door, carrying }),
+                Ok(Some((_, Taken::Upgraded(carry)))) => {
+                    tokio::spawn(carry);
+                    None
+                }
+                Ok(None) => None,
+                Err(error) => {
+                    tracing::debug!(error = &*error as &dyn StdError, "connection ended");
+                    None
+                }
+            },
+        })
+    }
 }
 
 impl<H, IO> Future for Carry<H, IO>
@@ -198,29 +236,14 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(io) = ready!(Pin::new(&mut self.carrying).poll(cx)) else { return Poll::Ready(()) };
-        if !self.door.lifecycle.is_draining() {
-            tokio::spawn(go_on(self.door.clone(), io));
+        while let Some(next) = ready!(self.poll_next(cx)) {
+            *self = next;
         }
         Poll::Ready(())
     }
 }
 
 impl<H, IO> Unpin for Carry<H, IO> {}
-
-/// The next request on a connection. Boxed, since a connection leads to an answer and an answer to a connection.
-fn go_on<H, IO>(door: Door<H>, io: Rewind<IO>) -> Pin<Box<dyn Future<Output = ()> + Send>>
-where
-    H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    Box::pin(async move {
-        let silence = door.client.idle;
-        if let Err(error) = http1(door, io, silence).await {
-            tracing::debug!(error = &*error as &dyn StdError, "connection ended");
-        }
-    })
-}
 
 /// A handler as hyper calls it.
 #[derive(Clone)]
@@ -235,7 +258,8 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Error = std::convert::Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Self::Error>> + Send>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut request = Box::new(request);
         request.extensions_mut().insert(self.door.info.clone());
         let alone = request.body().is_end_stream();
         let (version, keep_alive) = (request.version(), keeps_alive(&request));

@@ -9,13 +9,16 @@ use hyper::body::Incoming;
 
 use crate::transport::Body;
 
+/// A request on its way. Boxed: each future that it passes through would have room for it twice.
+pub type Asking = Box<Request<Incoming>>;
+
 /// An answer on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
 /// Answers requests, each with a [`ConnInfo`](super::peer::ConnInfo) in its extensions.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers one.
-    fn handle(&self, request: Request<Incoming>) -> Answering;
+    fn handle(&self, request: Asking) -> Answering;
 
     /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
     /// whose buffers would wait as well. Only asked of HTTP/1 requests without a body.

@@ -9,9 +9,9 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -21,10 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::handler::Handler;
+use super::handler::{Asking, Handler};
 use super::rewind::Rewind;
 use crate::transport::Body;
-use crate::transport::body::Relay;
+use crate::transport::body::{Relay, Upgrade};
 use crate::transport::source::{Chunk, Source};
 
 /// Room for the size line of a chunk: eight digits and its end.
@@ -40,11 +40,13 @@ const SCRATCH: usize = 64 * 1024;
 thread_local! {
     /// What is encoded goes through here, and is copied only when the socket does not take it at once.
     static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    /// The date as last written, and the second it is true for.
+    static DATE_NOW: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
 /// A request that was taken out of hyper.
 pub(super) struct Held {
-    pub(super) request: Request<Incoming>,
+    pub(super) request: Asking,
     /// It waits for a backend to be dialled.
     pub(super) dials: bool,
     pub(super) version: Version,
@@ -78,31 +80,26 @@ enum Framing {
     End,
 }
 
-/// What became of an exchange.
-pub(super) enum Answered<IO> {
-    /// The client is gone, before there was an answer.
-    Gone,
+/// What became of an exchange that was taken out.
+pub(super) enum Taken<IO> {
     /// To be driven to its end.
     Carrying(Carrying<IO>),
     /// The head is written, the connection is something else's now.
-    Upgraded(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Upgraded(Carried),
 }
 
+/// What a connection carries behind a 101, to its end.
+type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl Held {
-    /// Waits for the answer, as long as the client is there.
-    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Answered<IO>
+    /// Waits for the answer, as long as the client is there: `None` when it left before.
+    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Option<Taken<IO>>
     where
         H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { mut request, dials, version, keep_alive } = self;
-        if dials {
-            compact(&mut request);
-        }
-        let mut answering = pin!(async {
-            let _turn = if dials { timeout(TURN_WAIT, DIALLING.acquire()).await.ok() } else { None };
-            handler.handle(request).await
-        });
+        let Self { request, dials, version, keep_alive } = self;
+        let mut answering = if dials { Box::pin(in_turn(handler.clone(), request)) } else { handler.handle(request) };
         let answer = poll_fn(|cx| {
             if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
@@ -115,41 +112,49 @@ impl Held {
             Poll::Pending
         })
         .await;
-        match answer {
-            Some(response) => begin(io, response, version, keep_alive).await,
-            None => Answered::Gone,
+        let (head, body) = answer?.into_parts();
+        if let Body::Upgrade(upgrade) = body {
+            return Some(Taken::Upgraded(Box::pin(switch(io, head, upgrade)).await?));
         }
+        Some(Taken::Carrying(begin(io, head, body, version, keep_alive)))
     }
 }
 
-async fn begin<IO>(mut io: Rewind<IO>, response: Response<Body>, version: Version, keep_alive: bool) -> Answered<IO>
+/// An answer that waits for its turn to dial.
+async fn in_turn(handler: impl Handler, mut request: Asking) -> Response<Body> {
+    compact(&mut request);
+    let _turn = timeout(TURN_WAIT, DIALLING.acquire()).await.ok();
+    handler.handle(request).await
+}
+
+/// Writes the head of a 101; what the connection carries then. `None` when the client is gone.
+async fn switch<IO>(mut io: Rewind<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let mut out = BytesMut::from(&head_of(&head)[..]);
+    finish_head(&mut out, Framing::None, 0, true);
+    io.write_all(&out).await.ok()?;
+    Some(upgrade(Box::new(io)))
+}
+
+fn begin<IO>(io: Rewind<IO>, head: response::Parts, body: Body, version: Version, keep_alive: bool) -> Carrying<IO> {
     let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
-    let (head, body) = response.into_parts();
     let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let (source, framing): (Box<dyn Source + Send>, _) = match body {
-        Body::Upgrade(upgrade) => {
-            let mut out = BytesMut::from(&head_of(&head)[..]);
-            finish_head(&mut out, Framing::None, 0, true);
-            return match io.write_all(&out).await {
-                Ok(()) => Answered::Upgraded(upgrade(Box::new(io))),
-                Err(_) => Answered::Gone,
-            };
-        }
         // Not even the end of an empty body: it would be taken for the beginning of the next answer.
         Body::Empty | Body::Proxied(_) if bodiless => (Box::new(Once(Bytes::new())), Framing::None),
         Body::Batch(source) => (source, Framing::Length),
         Body::Stream(source) => (source, streaming),
         Body::Proxied(body) => (Box::new(Relay(body)), streaming),
         Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
-        Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
+        // An upgrade never comes here.
+        Body::Empty | Body::Upgrade(_) => (Box::new(Once(Bytes::new())), Framing::Length),
     };
     let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
     let keep_alive = keep_alive && framing != Framing::End && !closing;
     let (head, waiting) = (Some(head_of(&head)), Bytes::new());
-    Answered::Carrying(Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive })
+    Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
@@ -223,16 +228,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
     }
 
     fn fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
-        let mut body = BytesMut::new();
         loop {
-            match ready!(self.source.poll_chunk(cx, &mut body)) {
+            match ready!(self.source.poll_chunk(cx, out)) {
                 Chunk::More => {}
                 Chunk::Last => break,
                 Chunk::Broken => return Poll::Ready(Err(Gone)),
             }
         }
-        self.put_head(out, body.len());
-        out.extend_from_slice(&body);
+        // The head tells the body's length, so it is written second; then the two change places.
+        let length = out.len();
+        self.put_head(out, length);
+        out.rotate_left(length);
         self.last = true;
         Poll::Ready(Ok(0))
     }
@@ -355,7 +361,21 @@ fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: 
     if !keep_alive {
         out.extend_from_slice(b"connection: close\r\n");
     }
-    let _ = write!(out, "date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now()));
+    out.extend_from_slice(b"date: ");
+    put_date(out);
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// The time as HTTP has it (RFC 9110 section 5.6.7); written anew once a second.
+fn put_date(out: &mut BytesMut) {
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    DATE_NOW.with_borrow_mut(|(written, text)| {
+        if *written != second || text.is_empty() {
+            (*written, *text) = (second, httpdate::fmt_http_date(now));
+        }
+        out.extend_from_slice(text.as_bytes());
+    });
 }
 
 /// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.

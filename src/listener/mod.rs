@@ -54,6 +54,9 @@ pub async fn serve<H: Handler>(
     permits: Arc<Semaphore>,
     (lifecycle, tally): (Lifecycle, Arc<Tally>),
 ) {
+    if let Err(error) = socket::prepare(&bound, client.write) {
+        tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
+    }
     let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone(), tally };
     let mut complaints = Complaints::default();
     loop {

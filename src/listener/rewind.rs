@@ -4,6 +4,7 @@
 //! what the bytes mean.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -47,8 +48,8 @@ impl<IO: AsyncRead + Unpin> Rewind<IO> {
         if self.ahead.len() >= MOST {
             return Poll::Pending;
         }
-        let mut block = [0; BLOCK];
-        let mut read = ReadBuf::new(&mut block);
+        let mut block = [MaybeUninit::uninit(); BLOCK];
+        let mut read = ReadBuf::uninit(&mut block);
         match ready!(Pin::new(&mut self.io).poll_read(cx, &mut read)) {
             Ok(()) if !read.filled().is_empty() => {
                 self.ahead = [&self.ahead, read.filled()].concat().into();

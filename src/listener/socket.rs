@@ -27,6 +27,22 @@ pub(super) enum Socket {
     Unix(UnixStream),
 }
 
+/// Sets what long-lived client connections need; on the listening socket, from which Linux hands it on to every accepted
+/// one: no Nagle, and a peer that vanished without a word is noticed after half a minute, with bytes under way (user
+/// timeout) or without (keep-alive). The kernel's user timeout also ends a connection whose window stays shut, so it
+/// never undercuts `write`, our own limit on that.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub(super) fn prepare(listener: &BoundListener, write: Duration) -> io::Result<()> {
+    let BoundListener::Tcp(listener) = listener else { return Ok(()) };
+    let socket = SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(write.max(GONE)))?;
+    socket
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(10)).with_retries(3))
+}
+
 /// The next connection. Cancel-safe: none is lost.
 ///
 /// # Errors
@@ -51,24 +67,6 @@ pub(super) fn is_harmless(error: &io::Error) -> bool {
 }
 
 // === impl Socket ===
-
-impl Socket {
-    /// Sets what a long-lived client connection needs: no Nagle, and a peer that vanished without a word is noticed
-    /// after half a minute, with bytes under way (user timeout) or without (keep-alive). The kernel's user timeout also
-    /// ends a connection whose window stays shut, so it never undercuts `write`, our own limit on that.
-    ///
-    /// # Errors
-    /// When the socket is dead already.
-    pub(super) fn prepare(&self, write: Duration) -> io::Result<()> {
-        let Self::Tcp(stream) = self else { return Ok(()) };
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
-        socket.set_tcp_user_timeout(Some(write.max(GONE)))?;
-        socket.set_tcp_keepalive(
-            &TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(10)).with_retries(3),
-        )
-    }
-}
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -117,5 +115,25 @@ impl AsyncWrite for Socket {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_inherit_what_the_listener_was_given() {
+        let bound = BoundListener::Tcp(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+        prepare(&bound, Duration::from_secs(45)).unwrap();
+        let BoundListener::Tcp(listener) = &bound else { unreachable!("it was made above") };
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (Socket::Tcp(stream), _) = accept(&bound).await.unwrap() else { unreachable!("a TCP listener") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(45)));
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), GONE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
     }
 }

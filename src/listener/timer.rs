@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
+use tokio::time::sleep_until;
 
 use super::guard::Traffic;
 use crate::config::Client;
@@ -34,7 +35,9 @@ struct HeadSleep {
     /// What had been read when the wait began; `None` once more has come.
     silent_at: Option<u64>,
     header: Duration,
-    sleep: Pin<Box<tokio::time::Sleep>>,
+    deadline: tokio::time::Instant,
+    /// Made when it is first waited for: with the whole header there, it never is.
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 // === impl HeadTimer ===
@@ -52,7 +55,8 @@ impl Timer for HeadTimer {
             traffic: Arc::clone(&self.traffic),
             silent_at: Some(self.traffic.read()),
             header: self.header,
-            sleep: Box::pin(tokio::time::sleep(silence)),
+            deadline: tokio::time::Instant::now() + silence,
+            sleep: None,
         })
     }
 
@@ -76,10 +80,14 @@ impl Future for HeadSleep {
         // hyper polls this after each read that left the header unfinished, so the first byte is seen when it comes.
         if self.silent_at.is_some_and(|before| self.traffic.read() != before) {
             self.silent_at = None;
-            let deadline = tokio::time::Instant::now() + self.header;
-            self.sleep.as_mut().reset(deadline);
+            self.deadline = tokio::time::Instant::now() + self.header;
         }
-        self.sleep.as_mut().poll(cx)
+        let deadline = self.deadline;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx)
     }
 }
 

@@ -17,7 +17,7 @@ use underpass::config::{Address, Client};
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
-use underpass::listener::handler::{Answering, Handler, Wait};
+use underpass::listener::handler::{Answering, Asking, Handler, Wait};
 use underpass::listener::tls::TlsSource;
 use underpass::transport::Body;
 
@@ -47,8 +47,8 @@ pub(crate) fn client() -> Client {
 struct Answerer(Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>);
 
 impl Handler for Answerer {
-    fn handle(&self, request: Request<Incoming>) -> Answering {
-        (self.0)(request)
+    fn handle(&self, request: Asking) -> Answering {
+        (self.0)(*request)
     }
 
     fn wait(&self, request: &Request<Incoming>) -> Wait {
