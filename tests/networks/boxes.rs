@@ -50,6 +50,10 @@ pub(crate) struct Spec {
     pub(crate) program: &'static str,
     /// Chromium is told of it; otherwise it stands before the sidecar and the page is its.
     pub(crate) forward: bool,
+    /// The sidecar speaks TLS, which the box opens.
+    pub(crate) tls: bool,
+    /// The sidecar's, in seconds.
+    pub(crate) heartbeat: u32,
     /// What the client should end on.
     pub(crate) transport: &'static str,
     pub(crate) command: fn(&Place) -> Command,
@@ -61,7 +65,7 @@ const fn reverse(
     transport: &'static str,
     command: fn(&Place) -> Command,
 ) -> Spec {
-    Spec { name, program, forward: false, transport, command }
+    Spec { name, program, forward: false, tls: false, heartbeat: 2, transport, command }
 }
 
 const fn forward(
@@ -70,7 +74,7 @@ const fn forward(
     transport: &'static str,
     command: fn(&Place) -> Command,
 ) -> Spec {
-    Spec { name, program, forward: true, transport, command }
+    Spec { name, program, forward: true, tls: false, heartbeat: 2, transport, command }
 }
 
 /// All of them. Both compressing ones flush after each event; that they were expected to hold them was a mistake.
@@ -82,8 +86,15 @@ pub(crate) const ALL: &[Spec] = &[
         nginx(place, "", "proxy_ignore_headers X-Accel-Buffering;")
     }),
     reverse("nginx, `proxy_read_timeout 5s`", "nginx", "sse", |place| nginx(place, "", "proxy_read_timeout 5s;")),
-    reverse("haproxy, 50 s timeouts", "haproxy", "sse", |place| haproxy(place, "50s")),
-    reverse("haproxy, 3 s timeouts", "haproxy", "sse", |place| haproxy(place, "3s")),
+    Spec {
+        heartbeat: 6,
+        ..reverse("nginx, `proxy_read_timeout 5s`; ours with a heartbeat of 6 s", "nginx", "sse", |place| {
+            nginx(place, "", "proxy_read_timeout 5s;")
+        })
+    },
+    reverse("haproxy, 50 s timeouts", "haproxy", "sse", |place| haproxy(place, "50s", "")),
+    reverse("haproxy, `option http-no-delay`", "haproxy", "sse", |place| haproxy(place, "50s", "option http-no-delay")),
+    reverse("haproxy, 3 s timeouts", "haproxy", "sse", |place| haproxy(place, "3s", "")),
     reverse("apache `mod_proxy_http`", "apache2", "sse", |place| apache(place, "")),
     reverse("apache, `SetOutputFilter DEFLATE`", "apache2", "sse", |place| apache(place, "SetOutputFilter DEFLATE")),
     reverse("varnish, default VCL", "varnishd", "sse", varnish),
@@ -96,6 +107,10 @@ pub(crate) const ALL: &[Spec] = &[
     forward("privoxy, Debian's actions and filters", "privoxy", "stream", privoxy),
     forward("e2guardian, Debian's story", "e2guardian", "stream", e2guardian),
     forward("mitmproxy", "mitmdump", "poll", |place| mitmproxy(place, &[])),
+    Spec {
+        tls: true,
+        ..forward("mitmproxy, TLS intercepted", "mitmdump", "poll", |place| mitmproxy(place, &["--ssl-insecure"]))
+    },
     forward("mitmproxy, `stream_large_bodies=1`", "mitmdump", "sse", |place| {
         mitmproxy(place, &["--set", "stream_large_bodies=1"])
     }),
@@ -120,12 +135,12 @@ fn nginx(place: &Place, http: &str, location: &str) -> Command {
 }
 
 /// haproxy passes WebSockets; here it is told not to.
-fn haproxy(place: &Place, patience: &str) -> Command {
+fn haproxy(place: &Place, patience: &str, more: &str) -> Command {
     let Place { port, site, .. } = place;
     let config = place.file(
         "haproxy.cfg",
         &format!(
-            "defaults\n  mode http\n  timeout connect 5s\n  timeout client {patience}\n  timeout server {patience}\n\
+            "defaults\n  mode http\n  {more}\n  timeout connect 5s\n  timeout client {patience}\n  timeout server {patience}\n\
              frontend front\n  bind 127.0.0.1:{port}\n  http-request deny if {{ req.hdr(Upgrade) -m found }}\n  \
              default_backend back\nbackend back\n  server site {site}\n"
         ),

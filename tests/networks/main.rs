@@ -10,6 +10,8 @@ mod outside;
 mod plain;
 #[path = "../support/running.rs"]
 mod running;
+#[path = "../support/scratch.rs"]
+mod scratch;
 #[path = "../support/site.rs"]
 mod site;
 
@@ -25,6 +27,7 @@ use backend::Ended;
 use boxes::{Box_, Spec};
 use outside::Program;
 use running::Running;
+use scratch::Scratch;
 use serde_json::Value;
 use site::Site;
 use tokio::process::Command;
@@ -96,12 +99,13 @@ async fn turn(spec: &'static Spec, turns: Arc<Semaphore>) -> Row {
     let (backend, mut ends) = backend::start().await;
     let (pages, _asked) = plain::canned(page()).await;
     // The sidecar must know the box's address, and the box the sidecar's; of a forward proxy it need not know.
-    let beyond = Site::from_toml(&config(backend, pages, None));
+    let files = Scratch::new(&format!("networks-{}", backend.port()));
+    let beyond = Site::from_toml(&(config(spec, backend, pages, None) + &listener(spec, &files)));
     let mut before = Vec::new();
     let mut stand = |at: SocketAddr| match spec.forward {
         true => beyond.at,
         false => {
-            before.push(Site::from_toml(&config(backend, pages, Some(at))));
+            before.push(Site::from_toml(&(config(spec, backend, pages, Some(at)) + &listener(spec, &files))));
             before[before.len() - 1].at
         }
     };
@@ -118,9 +122,10 @@ async fn turn(spec: &'static Spec, turns: Arc<Semaphore>) -> Row {
 }
 
 async fn converse(spec: &Spec, page: SocketAddr, proxy: &str, ends: &mut mpsc::UnboundedReceiver<Ended>) -> Row {
+    let scheme = if spec.tls { "https" } else { "http" };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/networks/talk.mjs");
     let mut node = Command::new("node");
-    node.args([script, &format!("http://{page}/page"), proxy, spec.transport, &MESSAGES.to_string()]);
+    node.args([script, &format!("{scheme}://{page}/page"), proxy, spec.transport, &MESSAGES.to_string()]);
     let mut node = Running::start(&mut node);
     let mut told = None;
     // One word for each step, each in good time; then all of it.
@@ -195,14 +200,26 @@ impl Row {
     }
 }
 
-fn config(backend: SocketAddr, pages: SocketAddr, page: Option<SocketAddr>) -> String {
+fn config(spec: &Spec, backend: SocketAddr, pages: SocketAddr, page: Option<SocketAddr>) -> String {
     // Reverse proxies change `Host`; that the page's origin is ours then has to be said.
     let allowed = page.map_or(String::new(), |at| format!("allowed_origins = [\"http://{at}\"]\n"));
     let (grace, wait) = (GRACE.as_secs(), WAIT.as_secs());
     format!(
-        "listen = \"127.0.0.1:0\"\nworkers = 1\n{allowed}[session]\nheartbeat = \"2s\"\nwait = \"{wait}s\"\ngrace = \"{grace}s\"\n\
-         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/page\"\nupstream = \"http://{pages}\"\n"
+        "workers = 1\n{allowed}[session]\nheartbeat = \"{}s\"\nwait = \"{wait}s\"\ngrace = \"{grace}s\"\n\
+         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/page\"\nupstream = \"http://{pages}\"\n",
+        spec.heartbeat
     )
+}
+
+fn listener(spec: &Spec, files: &Scratch) -> String {
+    let clear = "[[listener]]\naddress = \"127.0.0.1:0\"\n".to_owned();
+    if !spec.tls {
+        return clear;
+    }
+    let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let certificate = files.file("site.pem", &issued.cert.pem());
+    let key = files.file("site.key", &issued.signing_key.serialize_pem());
+    format!("{clear}certificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display())
 }
 
 fn page() -> String {
