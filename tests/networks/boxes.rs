@@ -291,9 +291,9 @@ fn mitmproxy(place: &Place, more: &[&str]) -> Command {
 
 /// A running box; it and its directory end with this.
 pub(crate) struct Box_ {
+    spec: Spec,
+    place: Place,
     child: Child,
-    dir: PathBuf,
-    pub(crate) at: SocketAddr,
 }
 
 impl Box_ {
@@ -306,14 +306,9 @@ impl Box_ {
             fs::create_dir_all(&dir).expect("a directory");
             // For the user without rights.
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("the directory is ours");
-            let place = Place { dir: dir.clone(), port: at.port(), site: site(at) };
-            let output = fs::File::create(dir.join("output")).expect("the directory is ours");
-            output.set_permissions(fs::Permissions::from_mode(0o666)).expect("the file is ours");
-            let copy = output.try_clone().expect("a file");
-            let mut command = (spec.command)(&place);
-            let child = command.stdin(Stdio::null()).stdout(output).stderr(copy).spawn();
-            let child = child.unwrap_or_else(|error| panic!("{}: {error}", spec.name));
-            let mut started = Self { child, dir, at };
+            let place = Place { dir, port: at.port(), site: site(at) };
+            let child = spawn(spec, &place);
+            let mut started = Self { spec: *spec, place, child };
             if started.listens().await {
                 return started;
             }
@@ -322,10 +317,22 @@ impl Box_ {
         unreachable!("the last attempt returned or failed")
     }
 
+    /// Kills it, with all connections through it, and starts it again at the same address.
+    pub(crate) async fn restart(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.child = spawn(&self.spec, &self.place);
+        assert!(self.listens().await, "{} does not start again; it said:\n{}", self.spec.name, self.said());
+    }
+
+    pub(crate) fn at(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.place.port).into()
+    }
+
     async fn listens(&mut self) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < START && self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            if TcpStream::connect(self.at).await.is_ok() {
+            if TcpStream::connect(self.at()).await.is_ok() {
                 return true;
             }
             sleep(Duration::from_millis(50)).await;
@@ -335,7 +342,7 @@ impl Box_ {
 
     /// What it complained of.
     pub(crate) fn said(&self) -> String {
-        fs::read_to_string(self.dir.join("output")).unwrap_or_default()
+        fs::read_to_string(self.place.dir.join("output")).unwrap_or_default()
     }
 }
 
@@ -343,8 +350,17 @@ impl Drop for Box_ {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_dir_all(&self.place.dir);
     }
+}
+
+fn spawn(spec: &Spec, place: &Place) -> Child {
+    let output = fs::File::create(place.dir.join("output")).expect("the directory is ours");
+    output.set_permissions(fs::Permissions::from_mode(0o666)).expect("the file is ours");
+    let copy = output.try_clone().expect("a file");
+    let mut command = (spec.command)(place);
+    let child = command.stdin(Stdio::null()).stdout(output).stderr(copy).spawn();
+    child.unwrap_or_else(|error| panic!("{}: {error}", spec.name))
 }
 
 async fn free() -> SocketAddr {

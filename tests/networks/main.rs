@@ -109,19 +109,24 @@ async fn turn(spec: &'static Spec, turns: Arc<Semaphore>) -> Row {
             before[before.len() - 1].at
         }
     };
-    let box_ = Box_::start(spec, &mut stand).await;
+    let mut box_ = Box_::start(spec, &mut stand).await;
     let (page, proxy) = match spec.forward {
-        true => (beyond.at, format!("http://{}", box_.at)),
-        false => (box_.at, String::new()),
+        true => (beyond.at, format!("http://{}", box_.at())),
+        false => (box_.at(), String::new()),
     };
-    let row = converse(spec, page, &proxy, &mut ends).await;
+    let row = converse(&mut box_, spec, (page, &proxy), &mut ends).await;
     if row.released.is_none() {
         outside::say(&format!("{}: the box said:\n{}", spec.name, box_.said()));
     }
     row
 }
 
-async fn converse(spec: &Spec, page: SocketAddr, proxy: &str, ends: &mut mpsc::UnboundedReceiver<Ended>) -> Row {
+async fn converse(
+    box_: &mut Box_,
+    spec: &Spec,
+    (page, proxy): (SocketAddr, &str),
+    ends: &mut mpsc::UnboundedReceiver<Ended>,
+) -> Row {
     let scheme = if spec.tls { "https" } else { "http" };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/networks/talk.mjs");
     let mut node = Command::new("node");
@@ -130,6 +135,9 @@ async fn converse(spec: &Spec, page: SocketAddr, proxy: &str, ends: &mut mpsc::U
     let mut told = None;
     // One word for each step, each in good time; then all of it.
     while let Some(line) = node.line().await {
+        if line == "half" {
+            box_.restart().await;
+        }
         if line.starts_with('{') {
             told = serde_json::from_str(&line).ok();
             break;

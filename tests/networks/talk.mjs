@@ -30,14 +30,22 @@ try {
   // Where it is meant to end; where it does is told below.
   await page.run(transport => on(socket, transport).catch(() => {}), transport);
   console.log("a transport");
-  const counted = await page.run(async count => {
-    const counting = open_("/numbers?" + count);
+  await page.run(async count => {
+    window.counting = open_("/numbers?" + count);
     await opened(counting);
-    for (let sent = 1; sent <= count; sent++) {
-      counting.send(String(sent));
-      if (sent % 5 === 0) await wait(10);
-    }
-    await until("the end of counting", () => counting.ended, 15000);
+    window.say = async (from, to) => {
+      for (let number = from; number <= to; number++) {
+        counting.send(String(number));
+        if (number % 5 === 0) await wait(10);
+      }
+    };
+    await say(1, count / 2);
+  }, +count);
+  // The box is killed and started again meanwhile.
+  console.log("half");
+  const counted = await page.run(async count => {
+    await say(count / 2 + 1, count);
+    await until("the end of counting", () => counting.ended, 18000);
     const wrong = counting.got.findIndex((text, at) => text !== String(at + 1));
     return { wrong, got: counting.got.length, code: counting.ended.code, reason: counting.ended.reason };
   }, +count);
