@@ -118,7 +118,7 @@ export class Box {
 }
 
 // What test pages have at hand.
-function inPage() {
+export function inPage() {
   window.wait = ms => new Promise(done => setTimeout(done, ms));
   window.until = async (what, test, patience = 12000) => {
     for (const end = Date.now() + patience; Date.now() < end; await wait(10)) {

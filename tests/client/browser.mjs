@@ -5,13 +5,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync", "--disable-default-apps", "--remote-debugging-pipe", "--no-proxy-server"];
+  "--disable-component-update", "--disable-sync", "--disable-default-apps", "--remote-debugging-pipe"];
 
 export class Browser {
-  static async start() {
+  // Through a proxy, loopback too, or through none. One that opens TLS signs with an authority that nobody knows.
+  static async start(proxy) {
+    const way = proxy ? [`--proxy-server=${proxy}`, "--proxy-bypass-list=<-loopback>", "--ignore-certificate-errors"] : ["--no-proxy-server"];
     const browser = new Browser();
     browser.home = mkdtempSync(join(tmpdir(), "underpass-chromium-"));
-    browser.process = spawn("chromium", [...flags, `--user-data-dir=${browser.home}`, "about:blank"],
+    browser.process = spawn("chromium", [...flags, ...way, `--user-data-dir=${browser.home}`, "about:blank"],
       { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
     browser.waiting = new Map();
     browser.count = 0;

@@ -7,9 +7,15 @@ use std::env;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+/// The proxies of `tests/networks`.
+const BOXES: &[&str] =
+    &["nginx", "haproxy", "apache2", "varnishd", "lighttpd", "squid", "tinyproxy", "privoxy", "e2guardian", "mitmdump"];
+
 /// Something from outside that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
+    /// The proxies of `tests/networks`.
+    Boxes,
     Chromium,
     Curl,
     Mosquitto,
@@ -21,12 +27,13 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Chromium, Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Boxes, Self::Chromium, Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
 
     /// What cannot be found of it.
     pub(crate) fn missing(self) -> Option<String> {
         let commands: &[&str] = match self {
+            Self::Boxes => BOXES,
             Self::Chromium => &["chromium"],
             Self::Curl => &["bash", "curl"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],

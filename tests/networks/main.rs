@@ -1,0 +1,241 @@
+//! The browser client in Chromium, behind or before real proxies from Debian's packages, WebSockets blocked: on which
+//! transport it ends, how soon the first message comes, whether all come once and in order, how closes are seen at both
+//! ends, and whether the backend is let go when the page dies. `UNDERPASS_BOX=squid` runs those of that name only;
+//! `UNDERPASS_WRITE_NETWORKS=1` writes what was measured into `docs/NETWORKS.md`. Must not touch: fixed ports, the
+//! network beyond this machine, the services that Debian set up.
+
+#[path = "../support/outside.rs"]
+mod outside;
+#[path = "../support/plain.rs"]
+mod plain;
+#[path = "../support/running.rs"]
+mod running;
+#[path = "../support/scratch.rs"]
+mod scratch;
+#[path = "../support/site.rs"]
+mod site;
+
+mod backend;
+mod boxes;
+mod table;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backend::Ended;
+use boxes::{Box_, Spec};
+use outside::Program;
+use running::Running;
+use scratch::Scratch;
+use serde_json::Value;
+use site::Site;
+use tokio::process::Command;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+/// Numbered messages each way.
+const MESSAGES: u32 = 1000;
+/// The sidecar's grace and longest poll.
+const GRACE: Duration = Duration::from_secs(8);
+const WAIT: Duration = Duration::from_secs(4);
+/// Until the backend sees the end of a page that died: a box may keep its last poll for it, which counts when answered.
+const RELEASE: Duration = GRACE.saturating_add(WAIT).saturating_add(Duration::from_secs(3));
+/// A first message that takes longer is too late.
+const FIRST: u64 = 4000;
+/// Browsers at once.
+const ABREAST: usize = 3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn networks() {
+    if !outside::present(&[Program::Chromium, Program::Node]) {
+        return;
+    }
+    let part = std::env::var("UNDERPASS_BOX").unwrap_or_default();
+    let turns = Arc::new(Semaphore::new(ABREAST));
+    let chosen = boxes::ALL.iter().filter(|spec| spec.name.contains(&part) && present(spec));
+    let runs: Vec<_> = chosen.map(|spec| (spec, tokio::spawn(turn(spec, Arc::clone(&turns))))).collect();
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for (spec, run) in runs {
+        match run.await {
+            Ok(row) => {
+                failures.extend(row.complaints(spec));
+                rows.push((spec, row));
+            }
+            Err(error) => failures.push(format!("{}: {error}", spec.name)),
+        }
+    }
+    let text = table::text(&rows);
+    println!("{text}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    if std::env::var_os("UNDERPASS_WRITE_NETWORKS").is_some_and(|write| write == "1") {
+        assert_eq!(rows.len(), boxes::ALL.len(), "the table is written whole");
+        table::write(&text);
+    }
+}
+
+fn present(spec: &Spec) -> bool {
+    if outside::command(spec.program).is_some() {
+        return true;
+    }
+    let reason = format!("networks: {}: left out: needs {}; run tests/run", spec.name, spec.program);
+    assert!(!outside::full(), "{reason}");
+    outside::say(&reason);
+    false
+}
+
+/// What was seen through a box.
+struct Row {
+    page: Value,
+    /// The backend's record of `/numbers` and `/echo`.
+    counted: Option<Ended>,
+    echoed: Option<Ended>,
+    /// From the death of the page until the backend saw its end.
+    released: Option<(Duration, Ended)>,
+}
+
+async fn turn(spec: &'static Spec, turns: Arc<Semaphore>) -> Row {
+    let _turn = turns.acquire().await.expect("never closed");
+    let (backend, mut ends) = backend::start().await;
+    let (pages, _asked) = plain::canned(page()).await;
+    // The sidecar must know the box's address, and the box the sidecar's; of a forward proxy it need not know.
+    let files = Scratch::new(&format!("networks-{}", backend.port()));
+    let beyond = Site::from_toml(&(config(spec, backend, pages, None) + &listener(spec, &files)));
+    let mut before = Vec::new();
+    let mut stand = |at: SocketAddr| match spec.forward {
+        true => beyond.at,
+        false => {
+            before.push(Site::from_toml(&(config(spec, backend, pages, Some(at)) + &listener(spec, &files))));
+            before[before.len() - 1].at
+        }
+    };
+    let mut box_ = Box_::start(spec, &mut stand).await;
+    let (page, proxy) = match spec.forward {
+        true => (beyond.at, format!("http://{}", box_.at())),
+        false => (box_.at(), String::new()),
+    };
+    let row = converse(&mut box_, spec, (page, &proxy), &mut ends).await;
+    if row.released.is_none() {
+        outside::say(&format!("{}: the box said:\n{}", spec.name, box_.said()));
+    }
+    row
+}
+
+async fn converse(
+    box_: &mut Box_,
+    spec: &Spec,
+    (page, proxy): (SocketAddr, &str),
+    ends: &mut mpsc::UnboundedReceiver<Ended>,
+) -> Row {
+    let scheme = if spec.tls { "https" } else { "http" };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/networks/talk.mjs");
+    let mut node = Command::new("node");
+    node.args([script, &format!("{scheme}://{page}/page"), proxy, spec.transport, &MESSAGES.to_string()]);
+    let mut node = Running::start(&mut node);
+    let mut told = None;
+    // One word for each step, each in good time; then all of it.
+    while let Some(line) = node.line().await {
+        if line == "half" {
+            box_.restart().await;
+        }
+        if line.starts_with('{') {
+            told = serde_json::from_str(&line).ok();
+            break;
+        }
+    }
+    let page = told.unwrap_or_else(|| serde_json::json!({ "failed": "nothing was told" }));
+    let mut row = Row { page, counted: None, echoed: None, released: None };
+    if row.page.get("failed").is_some() || node.line().await.as_deref() != Some("gone") {
+        return row;
+    }
+    let died = Instant::now();
+    while let Ok(Some(end)) = timeout(RELEASE, ends.recv()).await {
+        match end.path.as_str() {
+            "/echo" => row.echoed = Some(end),
+            "/ghost" => row.released = Some((died.elapsed(), end)),
+            _ => row.counted = Some(end),
+        }
+        if row.released.is_some() {
+            break;
+        }
+    }
+    row
+}
+
+impl Row {
+    /// What is not as it should be.
+    fn complaints(&self, spec: &Spec) -> Vec<String> {
+        let page = &self.page;
+        let mut wrong = Vec::new();
+        let mut check = |right: bool, what: &str| {
+            if !right {
+                wrong.push(format!("{}: {what}: {page}", spec.name));
+            }
+        };
+        check(page.get("failed").is_none(), "did not end well");
+        check(self.transport() == spec.transport, &format!("should end on {}", spec.transport));
+        check(page["last"] == spec.transport, "a later socket is on another transport");
+        check(self.first() <= FIRST, "the first message is late");
+        check(page["echoed"]["late"].as_u64().is_some_and(|late| late <= FIRST), "the message after a silence is late");
+        let count = &page["counted"];
+        check(count["wrong"] == -1 && count["got"] == MESSAGES, "not all messages once and in order");
+        check(count["code"] == 4200 && count["reason"] == "all came", "the backend's close");
+        let echo = &page["echoed"];
+        check(echo["extra"] == 0 && echo["code"] == 4321 && echo["reason"] == "enough", "the page's close");
+        let is = |end: &Option<Ended>, code, reason| {
+            end.as_ref().is_some_and(|end| end.code == code && end.reason == reason)
+        };
+        check(is(&self.counted, 4200, "all came"), &format!("the backend saw {:?}", self.counted));
+        check(is(&self.echoed, 4321, "enough"), &format!("the backend saw {:?}", self.echoed));
+        let gone = self.released.as_ref().is_some_and(|(_, end)| end.code == 1001 && end.reason == "client gone");
+        check(gone, &format!("a dead page's backend connection ended {:?}", self.released));
+        wrong
+    }
+
+    fn transport(&self) -> &str {
+        self.last_move("transport")
+    }
+
+    /// What the client says of the transport it ended on.
+    fn last_move(&self, what: &str) -> &str {
+        let moves = self.page["echoed"]["moves"].as_array();
+        moves.and_then(|moves| moves.last()?[what].as_str()).unwrap_or("none")
+    }
+
+    /// Milliseconds until the first message was there and back.
+    fn first(&self) -> u64 {
+        self.page["first"].as_u64().unwrap_or(u64::MAX)
+    }
+}
+
+fn config(spec: &Spec, backend: SocketAddr, pages: SocketAddr, page: Option<SocketAddr>) -> String {
+    // Reverse proxies change `Host`; that the page's origin is ours then has to be said.
+    let allowed = page.map_or(String::new(), |at| format!("allowed_origins = [\"http://{at}\"]\n"));
+    let (grace, wait) = (GRACE.as_secs(), WAIT.as_secs());
+    format!(
+        "workers = 1\n{allowed}[session]\nheartbeat = \"{}s\"\nwait = \"{wait}s\"\ngrace = \"{grace}s\"\n\
+         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/page\"\nupstream = \"http://{pages}\"\n",
+        spec.heartbeat
+    )
+}
+
+fn listener(spec: &Spec, files: &Scratch) -> String {
+    let clear = "[[listener]]\naddress = \"127.0.0.1:0\"\n".to_owned();
+    if !spec.tls {
+        return clear;
+    }
+    let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let certificate = files.file("site.pem", &issued.cert.pem());
+    let key = files.file("site.key", &issued.signing_key.serialize_pem());
+    format!("{clear}certificate = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display())
+}
+
+fn page() -> String {
+    let page = "<!doctype html><title>networks</title><script>window.Native = WebSocket</script>\
+                <script src=\"/_underpass/client.js\" data-debug></script>";
+    let length = page.len();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n\
+         Connection: close\r\n\r\n{page}"
+    )
+}
