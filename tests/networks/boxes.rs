@@ -52,8 +52,6 @@ pub(crate) struct Spec {
     pub(crate) forward: bool,
     /// The sidecar speaks TLS, which the box opens.
     pub(crate) tls: bool,
-    /// The sidecar's, in seconds.
-    pub(crate) heartbeat: u32,
     /// What the client should end on.
     pub(crate) transport: &'static str,
     pub(crate) command: fn(&Place) -> Command,
@@ -65,7 +63,7 @@ const fn reverse(
     transport: &'static str,
     command: fn(&Place) -> Command,
 ) -> Spec {
-    Spec { name, program, forward: false, tls: false, heartbeat: 2, transport, command }
+    Spec { name, program, forward: false, tls: false, transport, command }
 }
 
 const fn forward(
@@ -74,7 +72,7 @@ const fn forward(
     transport: &'static str,
     command: fn(&Place) -> Command,
 ) -> Spec {
-    Spec { name, program, forward: true, tls: false, heartbeat: 2, transport, command }
+    Spec { name, program, forward: true, tls: false, transport, command }
 }
 
 /// All of them. Both compressing ones flush after each event; that they were expected to hold them was a mistake.
@@ -86,12 +84,6 @@ pub(crate) const ALL: &[Spec] = &[
         nginx(place, "", "proxy_ignore_headers X-Accel-Buffering;")
     }),
     reverse("nginx, `proxy_read_timeout 5s`", "nginx", "sse", |place| nginx(place, "", "proxy_read_timeout 5s;")),
-    Spec {
-        heartbeat: 6,
-        ..reverse("nginx, `proxy_read_timeout 5s`; ours with a heartbeat of 6 s", "nginx", "sse", |place| {
-            nginx(place, "", "proxy_read_timeout 5s;")
-        })
-    },
     reverse("haproxy, 50 s timeouts", "haproxy", "sse", |place| haproxy(place, "50s", "")),
     reverse("haproxy, `option http-no-delay`", "haproxy", "sse", |place| haproxy(place, "50s", "option http-no-delay")),
     reverse("haproxy, 3 s timeouts", "haproxy", "sse", |place| haproxy(place, "3s", "")),

@@ -100,12 +100,12 @@ async fn turn(spec: &'static Spec, turns: Arc<Semaphore>) -> Row {
     let (pages, _asked) = plain::canned(page()).await;
     // The sidecar must know the box's address, and the box the sidecar's; of a forward proxy it need not know.
     let files = Scratch::new(&format!("networks-{}", backend.port()));
-    let beyond = Site::from_toml(&(config(spec, backend, pages, None) + &listener(spec, &files)));
+    let beyond = Site::from_toml(&(config(backend, pages, None) + &listener(spec, &files)));
     let mut before = Vec::new();
     let mut stand = |at: SocketAddr| match spec.forward {
         true => beyond.at,
         false => {
-            before.push(Site::from_toml(&(config(spec, backend, pages, Some(at)) + &listener(spec, &files))));
+            before.push(Site::from_toml(&(config(backend, pages, Some(at)) + &listener(spec, &files))));
             before[before.len() - 1].at
         }
     };
@@ -208,14 +208,13 @@ impl Row {
     }
 }
 
-fn config(spec: &Spec, backend: SocketAddr, pages: SocketAddr, page: Option<SocketAddr>) -> String {
+fn config(backend: SocketAddr, pages: SocketAddr, page: Option<SocketAddr>) -> String {
     // Reverse proxies change `Host`; that the page's origin is ours then has to be said.
     let allowed = page.map_or(String::new(), |at| format!("allowed_origins = [\"http://{at}\"]\n"));
     let (grace, wait) = (GRACE.as_secs(), WAIT.as_secs());
     format!(
-        "workers = 1\n{allowed}[session]\nheartbeat = \"{}s\"\nwait = \"{wait}s\"\ngrace = \"{grace}s\"\n\
-         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/page\"\nupstream = \"http://{pages}\"\n",
-        spec.heartbeat
+        "workers = 1\n{allowed}[session]\nheartbeat = \"2s\"\nwait = \"{wait}s\"\ngrace = \"{grace}s\"\n\
+         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/page\"\nupstream = \"http://{pages}\"\n"
     )
 }
 
