@@ -143,6 +143,7 @@ where
         Body::Batch(source) => (source, Framing::Length),
         Body::Stream(source) => (source, streaming),
         Body::Proxied(body) => (Box::new(Relay(body)), streaming),
+        Body::Rewritten(body) => (body, streaming),
         Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
         Body::Empty => (Box::new(Once(Bytes::new())), Framing::Length),
     };
