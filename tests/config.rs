@@ -115,6 +115,7 @@ fn routes_have_hosts_paths_and_tls() {
     assert_eq!((chat.host.as_deref(), chat.path.as_str()), (Some("chat.example.com"), "/"));
     assert_eq!(chat.upstream.endpoint, Endpoint::Tcp { host: "chat.internal".into(), port: 443 });
     assert_eq!(chat.upstream.tls, Some(UpstreamTls { ca: Some("ca.pem".into()), client: None }));
+    assert_eq!(config.routes.iter().map(|route| route.inject).collect::<Vec<_>>(), [false, true, false]);
     assert_eq!(rooms.path, "/rooms");
     assert_eq!(rooms.upstream.endpoint, Endpoint::Tcp { host: "::1".into(), port: 9443 });
     let client = TlsFiles { certificate: "client.pem".into(), key: "client.key".into() };

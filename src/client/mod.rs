@@ -3,8 +3,15 @@
 //! Enters: a request's method, headers and query. Leaves: the file, its compressed form, or 304. Must not touch: what is
 //! in the files; other rooms.
 //!
+//! `inject` writes the script's tag into pages, `policy` says whether a page's Content-Security-Policy lets it, `unpack`
+//! undoes the compression of a page on the way.
+//!
 //! Asked for with its hash (`client.js?v=<hash>`, see [`hash`]) a file may be kept for a year; without, it is to be
 //! revalidated each time, which its `ETag` makes cheap.
+
+pub mod inject;
+pub mod policy;
+pub mod unpack;
 
 use std::io::Write as _;
 use std::sync::LazyLock;

@@ -109,9 +109,13 @@ pub(super) fn upstream_tls(
     upstream
 }
 
-/// The keys for the shorthand's TLS without the shorthand.
-pub(super) fn tls_without_upstream(top: &mut Table<'_, '_>) {
-    stray_tls(top, "is for `upstream`, which is not set", "write it below the [[route]] that it is for");
+/// The keys for the shorthand without the shorthand.
+pub(super) fn without_upstream(top: &mut Table<'_, '_>) {
+    let (what, hint) = ("is for `upstream`, which is not set", "write it below the [[route]] that it is for");
+    stray_tls(top, what, hint);
+    if let Some(at) = top.place("inject") {
+        top.wrong("inject", at, Wrong::new(what, hint));
+    }
 }
 
 /// Of two keys, both or none.

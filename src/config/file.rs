@@ -72,10 +72,13 @@ fn listener(table: &mut Table<'_, '_>) -> Option<(Listener, Span)> {
 
 /// The shorthand `upstream`, then each `[[route]]`, with its place.
 fn routes(top: &mut Table<'_, '_>) -> Vec<(Route, Span)> {
-    let short = upstream(top).map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream }, at));
+    let short = upstream(top);
+    let mut inject = false;
+    top.flag("inject", &mut inject);
+    let short = short.map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream, inject }, at));
     let listed = top.list("route", " in [[route]]", route);
     if top.place("upstream").is_none() {
-        check::tls_without_upstream(top);
+        check::without_upstream(top);
         if top.place("route").is_none() {
             top.missing("nothing says where the backend is", "add for example: upstream = \"ws://127.0.0.1:9000\"");
         }
@@ -88,13 +91,15 @@ fn route(table: &mut Table<'_, '_>) -> Option<(Route, Span)> {
     table.text("host", &mut host, |text| forms::route_host(text).map(Some));
     table.text("path", &mut path, forms::route_path);
     let upstream = upstream(table);
+    let mut inject = false;
+    table.flag("inject", &mut inject);
     if table.place("upstream").is_none() {
         table.missing("a route without `upstream`", "add for example: upstream = \"ws://127.0.0.1:9000\"");
     }
     // A route with a mistake is not compared with others: what it would serve is not known.
     let at = table.place("path").or_else(|| table.place("host")).or_else(|| table.head());
     let (upstream, _) = upstream.filter(|_| table.is_clean())?;
-    Some((Route { host, path, upstream }, at?))
+    Some((Route { host, path, upstream, inject }, at?))
 }
 
 /// A backend with the keys of TLS towards it: at the top level and in each `[[route]]`.

@@ -91,7 +91,7 @@ impl Config {
         match (forms::address(listen), forms::upstream(upstream)) {
             (Ok(address), Ok(upstream)) => Ok(Self {
                 listeners: vec![Listener { address, tls: None }],
-                routes: vec![Route { host: None, path: "/".to_owned(), upstream }],
+                routes: vec![Route { host: None, path: "/".to_owned(), upstream, inject: false }],
                 ..Self::default()
             }),
             (address, endpoint) => {
@@ -160,6 +160,8 @@ pub struct Route {
     pub path: String,
     /// Where the backend listens.
     pub upstream: Upstream,
+    /// Whether the script's tag is written into its pages.
+    pub inject: bool,
 }
 
 /// A backend's address.

@@ -9,7 +9,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
-use super::{Gateway, Live, forwarded};
+use super::{Gateway, Live, forwarded, injection};
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
 use crate::listener::handler::Asking;
@@ -26,14 +26,22 @@ pub(super) async fn proxy(
     gateway: &Gateway,
     live: &Live,
     peer: &Peer,
-    request: Asking,
+    mut request: Asking,
 ) -> Result<Response<Body>, Refusal> {
     let path = request.uri().path();
     let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let inject = backend.inject.as_ref();
+    let method = request.method().clone();
+    let navigation = inject.and_then(|route| Some((injection::prepare(&method, request.headers_mut())?, route)));
     let _counted = gateway.tally.proxying();
     let answer = backend.proxy.forward(*request, &forwarded(peer)).await;
     gateway.tally.proxied(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
-    Ok(answer?.map(Body::Proxied))
+    let answer = answer?;
+    Ok(match navigation {
+        Some((navigation, (path, told))) => navigation.answer(answer, peer, &live.config.prefix, (path, told)),
+        None if inject.is_some() => injection::aside(answer),
+        None => answer.map(Body::Proxied),
+    })
 }
 
 /// Passes a WebSocket through: the handshake is the backend's to answer, the bytes behind a verified 101 are nobody's.

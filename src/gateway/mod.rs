@@ -7,6 +7,7 @@
 mod beside;
 mod endpoints;
 mod error;
+mod injection;
 mod origin;
 mod route;
 

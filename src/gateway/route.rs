@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
+use super::injection::Told;
 use crate::client;
 use crate::codec::sse::parse_id;
 use crate::config::{self, Config};
@@ -189,6 +190,8 @@ pub(super) fn target(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
 pub(super) struct Backend {
     pub(super) dialer: Arc<Dialer>,
     pub(super) proxy: Proxy,
+    /// Where its pages get the script: the route's path, and what was told of it.
+    pub(super) inject: Option<(String, Arc<Told>)>,
 }
 
 /// The configured routes, most specific first.
@@ -201,7 +204,8 @@ impl Routes {
         for route in &config.routes {
             let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?);
             let proxy = Proxy::new(Arc::clone(&dialer), &config.backend);
-            routes.push((route.clone(), Arc::new(Backend { dialer, proxy })));
+            let inject = route.inject.then(|| (route.path.clone(), Arc::default()));
+            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, inject })));
         }
         routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))

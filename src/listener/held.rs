@@ -147,6 +147,7 @@ fn begin<IO>(io: Rewind<IO>, head: response::Parts, body: Body, version: Version
         Body::Batch(source) => (source, Framing::Length),
         Body::Stream(source) => (source, streaming),
         Body::Proxied(body) => (Box::new(Relay(body)), streaming),
+        Body::Rewritten(body) => (body, streaming),
         Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
         // An upgrade never comes here.
         Body::Empty | Body::Upgrade(_) => (Box::new(Once(Bytes::new())), Framing::Length),

@@ -14,7 +14,11 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::rewritten::Rewritten;
 use super::source::{Chunk, Source};
+
+/// Why a body failed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A response body.
 pub enum Body {
@@ -24,6 +28,8 @@ pub enum Body {
     Full(Bytes),
     /// A backend's, as it comes.
     Proxied(Incoming),
+    /// A backend's, changed on its way.
+    Rewritten(Box<Rewritten>),
     /// A session's, chunk after chunk, pulled when there is room.
     Stream(Box<dyn Source + Send>),
     /// A session's, one chunk. The head waits for it, since it tells the length.
@@ -68,7 +74,7 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
@@ -79,7 +85,18 @@ impl http_body::Body for Body {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Proxied(body) => Pin::new(body).poll_frame(cx),
+            Self::Proxied(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Rewritten(body) => {
+                let mut out = BytesMut::new();
+                let Poll::Ready(more) = body.poll_bytes(cx, &mut out) else { return Poll::Pending };
+                if !matches!(more, Ok(true)) {
+                    *this = Self::Empty;
+                }
+                Poll::Ready(match more {
+                    Ok(_) => (!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))),
+                    Err(error) => Some(Err(error)),
+                })
+            }
             Self::Stream(source) | Self::Batch(source) => {
                 let mut out = BytesMut::new();
                 let Poll::Ready(chunk) = source.poll_chunk(cx, &mut out) else { return Poll::Pending };
@@ -96,7 +113,7 @@ impl http_body::Body for Body {
             Self::Empty | Self::Upgrade(_) => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Proxied(body) => body.is_end_stream(),
-            Self::Stream(_) | Self::Batch(_) => false,
+            Self::Rewritten(_) | Self::Stream(_) | Self::Batch(_) => false,
         }
     }
 
@@ -105,7 +122,7 @@ impl http_body::Body for Body {
             Self::Empty | Self::Upgrade(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Proxied(body) => body.size_hint(),
-            Self::Stream(_) | Self::Batch(_) => SizeHint::default(),
+            Self::Rewritten(_) | Self::Stream(_) | Self::Batch(_) => SizeHint::default(),
         }
     }
 }

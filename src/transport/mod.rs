@@ -10,6 +10,7 @@
 //! | `multi` | the polls of several sessions in one request |
 //! | `ws` | both ways over a WebSocket of ours |
 //! | `send` | up, and acknowledgements, and the close |
+//! | `rewritten` | a proxied body that is changed on its way, no session |
 //! | `tunnel` | a WebSocket that is passed through, no session |
 
 pub mod body;
@@ -18,6 +19,7 @@ pub mod fault;
 pub mod multi;
 pub mod poll;
 pub mod query;
+pub mod rewritten;
 pub mod send;
 pub mod source;
 pub mod sse;

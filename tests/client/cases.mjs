@@ -33,6 +33,16 @@ export const cases = {
     assert.match(tab.console.join("\n"), /underpass: ws:\/\/[^ ]*\/echo\/plain by ws, before null: opened/);
   },
 
+  async "a page that nobody edited works where WebSockets are refused"({ legacy, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await legacy();
+    const seen = await tab.run(async () => {
+      for (const end = Date.now() + 10000; Date.now() < end && !got.length;) await new Promise(done => setTimeout(done, 10));
+      return { got, first: document.scripts[0].getAttribute("src").split("?")[0] };
+    });
+    assert.deepEqual(seen, { got: ["x"], first: "/_underpass/client.js" });
+  },
+
   ...ends("sse when WebSockets are refused", { ws: "kill" }, "sse", 2500),
   ...ends("sse when the handshake is swallowed", { ws: "swallow" }, "sse", 4000),
   ...ends("sse when nothing comes down a WebSocket", { ws: "mute" }, "sse", 5000),

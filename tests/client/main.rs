@@ -4,6 +4,8 @@
 
 #[path = "../support/outside.rs"]
 mod outside;
+#[path = "../support/plain.rs"]
+mod plain;
 #[path = "../support/site.rs"]
 mod site;
 
@@ -26,9 +28,14 @@ async fn the_client_in_chromium() {
         return;
     }
     let backend = backend().await;
+    let page = "<!doctype html><title>legacy</title><script>const socket = new WebSocket('/echo'); window.got = [];\
+                socket.onopen = () => socket.send('x'); socket.onmessage = event => got.push(event.data);</script>";
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", page.len());
+    let (legacy, _asked) = plain::canned(head + page).await;
     let more = format!(
         "[session]\nheartbeat = \"2s\"\nwait = \"5s\"\nwait_max = \"5s\"\nrecycle = \"9s\"\ngrace = \"20s\"\n\
-         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/dead\"\nupstream = \"ws://127.0.0.1:1\"\n"
+         [[route]]\npath = \"/\"\nupstream = \"ws://{backend}\"\n[[route]]\npath = \"/dead\"\nupstream = \"ws://127.0.0.1:1\"\n\
+         [[route]]\npath = \"/legacy\"\nupstream = \"ws://{legacy}\"\ninject = true\n"
     );
     let site = Site::from_toml(&format!("listen = \"127.0.0.1:0\"\n{more}"));
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/client/run.mjs");

@@ -17,6 +17,12 @@ async function run([name, act]) {
       pages.push(page);
       return page;
     },
+    // A page of the backend, by way of the sidecar.
+    async legacy() {
+      const page = await context.page(`${box.url}/legacy`);
+      pages.push(page);
+      return page;
+    },
   };
   const patience = new Promise((_, fail) => setTimeout(fail, 55000, new Error("took too long")).unref());
   let failure;

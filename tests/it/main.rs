@@ -21,6 +21,7 @@ mod beside;
 mod contract;
 mod drain;
 mod exactly_once;
+mod injection;
 mod logs;
 mod pressure;
 mod refusals;

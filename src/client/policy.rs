@@ -1,0 +1,268 @@
+//! Whether a page's Content-Security-Policy lets our script load and talk (CSP level 3), and with which nonce.
+//!
+//! Enters: the policies of a page, and where it and the script are. Leaves: a decision. Must not touch: headers, the
+//! page, other rooms. Every policy is judged by itself; all must allow.
+
+/// A page as a policy sees it.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// `http` or `https`: what the browser used.
+    pub scheme: String,
+    /// Host, with the port if any, that the browser asked for.
+    pub host: String,
+    /// The path of the script.
+    pub script: String,
+    /// Its hash, to stand in its address.
+    pub hash: String,
+    /// The enforced policies: field values, or what a `<meta>` says.
+    pub policies: Vec<String>,
+}
+
+/// What the policies say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The script may be loaded and may talk; its tag needs this nonce if there is one.
+    Allowed(Option<String>),
+    /// It may not; what to change, in a sentence.
+    Forbidden(String),
+}
+
+impl Page {
+    /// Where the script is, with its hash.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("{}?v={}", self.script, self.hash)
+    }
+
+    /// Whether a script's address, as a page writes it, is ours.
+    #[must_use]
+    pub fn is_ours(&self, source: &str) -> bool {
+        let source = source.trim();
+        let path = source.split(['?', '#']).next().unwrap_or_default();
+        let own = [format!("{}://{}", self.scheme, self.host), format!("//{}", self.host)];
+        let path = own.iter().find_map(|origin| path.strip_prefix(origin.as_str())).unwrap_or(path);
+        path == self.script
+    }
+
+    /// Judges the policies.
+    #[must_use]
+    pub fn decide(&self) -> Decision {
+        let policies: Vec<Policy<'_>> =
+            self.policies.iter().flat_map(|field| field.split(',')).map(Policy::parse).collect();
+        if policies.iter().any(Policy::is_sandboxed) {
+            return Decision::Forbidden("add `allow-scripts` to its `sandbox`".to_owned());
+        }
+        let nonces = policies.iter().flat_map(|policy| policy.script().1).filter_map(|source| nonce(source));
+        let nonces: Vec<Option<&str>> = nonces.map(Some).chain([None]).collect();
+        let loads = |nonce: &Option<&str>| policies.iter().all(|policy| self.may_load(&policy.script().1, *nonce));
+        let Some(nonce) = nonces.into_iter().find(loads) else {
+            let barred = policies.iter().find(|policy| !self.may_load(&policy.script().1, None));
+            return Decision::Forbidden(self.script_change(barred));
+        };
+        if let Some(barred) = policies.iter().find(|policy| !self.may_talk(&policy.connect().1)) {
+            let name = barred.connect().0;
+            let what = format!("add `'self'` to its `{name}`: the script asks this origin for messages by fetch");
+            return Decision::Forbidden(what);
+        }
+        Decision::Allowed(nonce.map(str::to_owned))
+    }
+
+    fn script_change(&self, barred: Option<&Policy<'_>>) -> String {
+        let (name, sources) = barred.map_or(("script-src", Vec::new()), Policy::script);
+        let strict = sources.iter().any(|source| source.eq_ignore_ascii_case("'strict-dynamic'"));
+        match strict {
+            true => format!("give its `{name}` a nonce: with `'strict-dynamic'` no address is believed"),
+            false => format!("add `'self'`, `{}` or a nonce to its `{name}`", self.script),
+        }
+    }
+
+    fn may_load(&self, sources: &[&str], with: Option<&str>) -> bool {
+        let is = |word: &str| sources.iter().any(|source| source.eq_ignore_ascii_case(word));
+        if with.is_some() && sources.iter().any(|source| nonce(source) == with) {
+            return true;
+        }
+        // `'strict-dynamic'` makes browsers overlook addresses.
+        !is("'strict-dynamic'") && sources.iter().any(|source| self.matches(source, &self.script))
+    }
+
+    fn may_talk(&self, sources: &[&str]) -> bool {
+        let folder = &self.script[..=self.script.rfind('/').unwrap_or_default()];
+        sources.iter().any(|source| self.matches(source, &format!("{folder}open")))
+            && sources.iter().any(|source| self.matches(source, &format!("{folder}s/x/send")))
+    }
+
+    /// Whether a source expression covers a path of this origin (CSP3 section 6.7.2.8).
+    fn matches(&self, source: &str, path: &str) -> bool {
+        let source = source.to_ascii_lowercase();
+        if matches!(source.as_str(), "*" | "'self'" | ANYTHING) {
+            return true;
+        }
+        if source.starts_with('\'') {
+            return false;
+        }
+        if let Some(scheme) = source.strip_suffix(':') {
+            return self.is_scheme(scheme);
+        }
+        let (scheme, rest) = source.split_once("://").map_or((None, source.as_str()), |(s, rest)| (Some(s), rest));
+        let (host, limit) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        scheme.is_none_or(|scheme| self.is_scheme(scheme)) && self.is_host(host) && covers(limit, path)
+    }
+
+    fn is_scheme(&self, scheme: &str) -> bool {
+        // What is allowed in clear is allowed over TLS.
+        scheme == self.scheme || (scheme == "http" && self.scheme == "https")
+    }
+
+    fn is_host(&self, pattern: &str) -> bool {
+        let own = self.host.to_ascii_lowercase();
+        let usual = if self.scheme == "https" { "443" } else { "80" };
+        let (host, port) = split_port(pattern);
+        let (own_host, own_port) = split_port(&own);
+        let own_port = own_port.unwrap_or(usual);
+        let fits = match host.strip_prefix('*') {
+            Some("") => true,
+            Some(below) => own_host.ends_with(below),
+            None => host == own_host,
+        };
+        fits && port.map_or(own_port == usual, |port| port == "*" || port == own_port)
+    }
+}
+
+/// What stands for a directive that no policy has.
+const ANYTHING: &str = "'anything'";
+
+fn covers(limit: &str, path: &str) -> bool {
+    match limit {
+        "" | "/" => true,
+        folder if folder.ends_with('/') => path.to_ascii_lowercase().starts_with(folder),
+        exact => path.eq_ignore_ascii_case(exact),
+    }
+}
+
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    }
+}
+
+/// The nonce of a source expression, if it has one that is safe to be written into a tag.
+fn nonce(source: &str) -> Option<&str> {
+    let inner = source.strip_suffix('\'')?;
+    let (head, value) = inner.split_at_checked("'nonce-".len())?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=');
+    (head.eq_ignore_ascii_case("'nonce-") && !value.is_empty() && value.bytes().all(is_plain)).then_some(value)
+}
+
+/// One policy: its directives by name. Of two with one name, the first counts.
+struct Policy<'a>(Vec<(String, Vec<&'a str>)>);
+
+impl<'a> Policy<'a> {
+    fn parse(text: &'a str) -> Self {
+        let words = text.split(';').map(str::split_ascii_whitespace);
+        Self(words.filter_map(|mut words| Some((words.next()?.to_ascii_lowercase(), words.collect()))).collect())
+    }
+
+    fn named(&self, name: &'static str) -> Option<(&'static str, Vec<&'a str>)> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, sources)| (name, sources.clone()))
+    }
+
+    fn script(&self) -> (&'static str, Vec<&'a str>) {
+        let own = self.named("script-src-elem").or_else(|| self.named("script-src"));
+        own.or_else(|| self.named("default-src")).unwrap_or(("script-src", vec![ANYTHING]))
+    }
+
+    fn connect(&self) -> (&'static str, Vec<&'a str>) {
+        let own = self.named("connect-src").or_else(|| self.named("default-src"));
+        own.unwrap_or(("connect-src", vec![ANYTHING]))
+    }
+
+    fn is_sandboxed(&self) -> bool {
+        let sandbox = self.named("sandbox");
+        sandbox.is_some_and(|(_, flags)| !flags.iter().any(|flag| flag.eq_ignore_ascii_case("allow-scripts")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(policies: &[&str]) -> Page {
+        Page {
+            scheme: "https".into(),
+            host: "a.example:8443".into(),
+            script: "/_underpass/client.js".into(),
+            hash: "1".into(),
+            policies: policies.iter().map(|policy| (*policy).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn policies_that_allow() {
+        let allowed: &[(&[&str], Option<&str>)] = &[
+            (&[], None),
+            (&[""], None),
+            (&["img-src 'none'; frame-ancestors 'none'"], None),
+            (&["default-src 'self'"], None),
+            (&["Default-Src *"], None),
+            (&["default-src https:"], None),
+            (&["default-src http:"], None),
+            (&["script-src 'self' 'nonce-abc'; connect-src 'self'"], Some("abc")),
+            (&["script-src 'NONCE-a+b/=' 'strict-dynamic'"], Some("a+b/=")),
+            (&["script-src 'nonce-a', script-src 'nonce-b' 'nonce-a'"], Some("a")),
+            (&["script-src 'nonce-a'", "script-src 'self'"], Some("a")),
+            (&["script-src 'nonce-a' 'self'", "script-src 'nonce-b' 'self'"], Some("a")),
+            (&["script-src 'none'; script-src-elem 'self'"], None),
+            (&["script-src 'self'; script-src 'none'"], None),
+            (&["script-src a.example:8443"], None),
+            (&["script-src https://*.example:*/_underpass/"], None),
+            (&["script-src https://a.example:8443/_underpass/client.js"], None),
+            (&["default-src 'none'; script-src 'self'; connect-src https://a.example:8443/_underpass/"], None),
+            (&["sandbox allow-forms allow-scripts"], None),
+        ];
+        for (policies, nonce) in allowed {
+            assert_eq!(page(policies).decide(), Decision::Allowed(nonce.map(str::to_owned)), "{policies:?}");
+        }
+    }
+
+    #[test]
+    fn policies_that_forbid_name_the_change() {
+        let forbidden: &[(&[&str], &str)] = &[
+            (&["default-src 'none'"], "`default-src`"),
+            (&["default-src"], "`default-src`"),
+            (&["script-src 'none'"], "to its `script-src`"),
+            (&["script-src-elem cdn.example"], "`script-src-elem`"),
+            (&["script-src 'sha256-abc='"], "`script-src`"),
+            (&["script-src 'self' 'strict-dynamic'"], "nonce: with `'strict-dynamic'`"),
+            (&["script-src a.example"], "`script-src`"),
+            (&["script-src wss:"], "`script-src`"),
+            (&["script-src https://a.example:8443/static/"], "`script-src`"),
+            (&["script-src 'nonce-a\"b'"], "`script-src`"),
+            (&["script-src 'nonce-a'", "script-src 'nonce-b'"], "`script-src`"),
+            (&["script-src 'self'", "script-src 'none'"], "`script-src`"),
+            (&["connect-src wss://a.example:8443"], "`'self'` to its `connect-src`"),
+            (&["connect-src 'none'"], "`connect-src`"),
+            (&["default-src 'none'; script-src 'self'"], "`default-src`"),
+            (&["connect-src https://a.example:8443/_underpass/open"], "`connect-src`"),
+            (&["sandbox"], "`sandbox`"),
+        ];
+        for (policies, change) in forbidden {
+            match page(policies).decide() {
+                Decision::Forbidden(what) => assert!(what.contains(change), "{policies:?}: {what}"),
+                allowed => panic!("{policies:?}: {allowed:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn our_own_tag_is_known_however_it_is_written() {
+        let page = page(&[]);
+        for source in ["/_underpass/client.js", " /_underpass/client.js?v=2#x", "//a.example:8443/_underpass/client.js"]
+        {
+            assert!(page.is_ours(source), "{source}");
+        }
+        for source in ["/_underpass/client.mjs", "https://b.example/_underpass/client.js", "client.js", ""] {
+            assert!(!page.is_ours(source), "{source}");
+        }
+    }
+}
