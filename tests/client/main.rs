@@ -1,4 +1,4 @@
-//! The browser client in a real browser: headless Chromium, driven by `run.mjs`, before a sidecar with a scripted
+//! The browser client in real browsers: headless Chromium and Firefox, driven by `run.mjs`, before a sidecar with a scripted
 //! backend and behind a box that breaks what the cases ask it to break. `UNDERPASS_BROWSER=name` runs the cases of that
 //! name only. Must not touch: fixed ports, the network beyond this machine.
 
@@ -11,22 +11,36 @@ mod site;
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use outside::Program;
 use site::{Backend, BackendSocket, Site};
 use tokio::process::Command;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+/// One browser after the other: the cases measure how long things take.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_in_chromium() {
-    if !outside::present(&[Program::Chromium, Program::Node]) {
+    the_client_in(Program::Chromium, "chromium").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_in_firefox() {
+    the_client_in(Program::Firefox, "firefox").await;
+}
+
+async fn the_client_in(program: Program, browser: &str) {
+    if !outside::present(&[program, Program::Node]) {
         return;
     }
+    let _turn = TURN.lock().await;
     let backend = backend().await;
     let page = "<!doctype html><title>legacy</title><script>const socket = new WebSocket('/echo'); window.got = [];\
                 socket.onopen = () => socket.send('x'); socket.onmessage = event => got.push(event.data);</script>";
@@ -41,7 +55,7 @@ async fn the_client_in_chromium() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/client/run.mjs");
     let status = Command::new("node")
         .arg(script)
-        .arg(site.at.to_string())
+        .args([&site.at.to_string(), browser])
         .arg(std::env::var("UNDERPASS_BROWSER").unwrap_or_default())
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -52,7 +66,7 @@ async fn the_client_in_chromium() {
 }
 
 /// What the backend saw, one line for each opening and ending.
-type Log = Arc<Mutex<Vec<String>>>;
+type Log = Arc<std::sync::Mutex<Vec<String>>>;
 
 async fn backend() -> std::net::SocketAddr {
     let mut backend = Backend::start().await;

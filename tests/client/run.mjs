@@ -1,9 +1,9 @@
-// Runs the cases: node run.mjs <address of the sidecar> [part of a case's name]
+// Runs the cases: node run.mjs <address of the sidecar> <chromium or firefox> [part of a case's name]
 import { Box } from "./box.mjs";
-import { Browser } from "./browser.mjs";
 import { cases } from "./cases.mjs";
 
-const [site, part = ""] = process.argv.slice(2);
+const [site, which, part = ""] = process.argv.slice(2);
+const { Browser } = await import(which === "firefox" ? "./firefox.mjs" : "./browser.mjs");
 const browser = await Browser.start();
 const failures = [];
 

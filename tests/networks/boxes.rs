@@ -48,7 +48,7 @@ impl Place {
 pub(crate) struct Spec {
     pub(crate) name: &'static str,
     pub(crate) program: &'static str,
-    /// Chromium is told of it; otherwise it stands before the sidecar and the page is its.
+    /// The browser is told of it; otherwise it stands before the sidecar and the page is its.
     pub(crate) forward: bool,
     /// The sidecar speaks TLS, which the box opens.
     pub(crate) tls: bool,

@@ -31,7 +31,7 @@ pub(crate) fn write(table: &str) {
 
 fn line(spec: &Spec, row: &Row) -> String {
     let page = &row.page;
-    let stands = if spec.forward { "the browser" } else { "the sidecar" };
+    let stands = if spec.forward { row.browser } else { "the sidecar" };
     let count = &page["counted"];
     let whole = if count["wrong"] == -1 { "yes" } else { "**no**" };
     let close = |seen: &serde_json::Value| format!("{} {}", seen["code"], seen["reason"].as_str().unwrap_or_default());

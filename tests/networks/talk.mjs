@@ -1,9 +1,9 @@
-// Talks through a box, in Chromium: node talk.mjs <page> <proxy or ""> <transport> <messages>. A line for each
+// Talks through a box: node talk.mjs <page> <proxy or ""> <transport> <messages> <chromium or firefox>. A line for each
 // step; then how it went, as JSON; the last, "gone", when the page died while it held a socket.
 import { inPage } from "../client/box.mjs";
-import { Browser } from "../client/browser.mjs";
 
-const [address, proxy, transport, count] = process.argv.slice(2);
+const [address, proxy, transport, count, which] = process.argv.slice(2);
+const { Browser } = await import(which === "firefox" ? "../client/firefox.mjs" : "../client/browser.mjs");
 const browser = await Browser.start(proxy);
 let page;
 const patience = setTimeout(() => fail(new Error("took too long")), 100000);
@@ -17,7 +17,6 @@ async function fail(error) {
 try {
   console.log("a browser");
   page = await (await browser.context()).page(address);
-  await page.call("Inspector.enable");
   await page.run(inPage);
   const first = await page.run(async () => {
     const begun = performance.now();
@@ -73,9 +72,7 @@ try {
     return ghost.moves.at(-1).transport;
   });
   console.log(JSON.stringify({ first, counted, echoed, last }));
-  const died = page.next("Inspector.targetCrashed");
-  page.call("Page.crash").catch(() => {});
-  await died;
+  await page.die();
   console.log("gone");
   clearTimeout(patience);
   await browser.stop();

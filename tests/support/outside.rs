@@ -18,6 +18,7 @@ pub(crate) enum Program {
     Boxes,
     Chromium,
     Curl,
+    Firefox,
     Mosquitto,
     /// Node.js, and what `tests/real/package.json` names.
     Node,
@@ -27,8 +28,16 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Boxes, Self::Chromium, Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Boxes,
+        Self::Chromium,
+        Self::Curl,
+        Self::Firefox,
+        Self::Mosquitto,
+        Self::Node,
+        Self::Python,
+        Self::SystemdAnalyze,
+    ];
 
     /// What cannot be found of it.
     pub(crate) fn missing(self) -> Option<String> {
@@ -36,6 +45,7 @@ impl Program {
             Self::Boxes => BOXES,
             Self::Chromium => &["chromium"],
             Self::Curl => &["bash", "curl"],
+            Self::Firefox => &["firefox-esr"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
             Self::Node => &["node"],
             Self::Python => &[],
