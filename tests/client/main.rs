@@ -1,6 +1,6 @@
-//! The browser client in real browsers: headless Chromium and Firefox, driven by `run.mjs`, before a sidecar with a scripted
-//! backend and behind a box that breaks what the cases ask it to break. `UNDERPASS_BROWSER=name` runs the cases of that
-//! name only. Must not touch: fixed ports, the network beyond this machine.
+//! The browser client in real browsers: headless Chromium and Firefox, driven by `run.mjs`, before a sidecar with a
+//! scripted backend and behind a box that breaks what the cases ask it to break. `UNDERPASS_BROWSER=name` runs the cases
+//! of that name only. Must not touch: fixed ports, the network beyond this machine.
 
 #[path = "../support/outside.rs"]
 mod outside;

@@ -1,6 +1,6 @@
-//! The browser client in Chromium and Firefox, behind or before real proxies from Debian's packages, WebSockets blocked: on which
-//! transport it ends, how soon the first message comes, whether all come once and in order, how closes are seen at both
-//! ends, and whether the backend is let go when the page dies. `UNDERPASS_BOX=squid` runs those of that name only;
+//! The browser client in Chromium and Firefox, behind or before real proxies from Debian's packages, WebSockets blocked:
+//! on which transport it ends, how soon the first message comes, whether all come once and in order, how closes are seen
+//! at both ends, and whether the backend is let go when the page dies. `UNDERPASS_BOX=squid` runs those of that name only;
 //! `UNDERPASS_WRITE_NETWORKS=1` writes what was measured into `docs/NETWORKS.md`. Must not touch: fixed ports, the
 //! network beyond this machine, the services that Debian set up.
 
@@ -40,11 +40,9 @@ const MESSAGES: u32 = 1000;
 const GRACE: Duration = Duration::from_secs(8);
 const WAIT: Duration = Duration::from_secs(4);
 /// Until the backend sees the end of a page that died: a box may keep its last poll for it, which counts when answered.
-const RELEASE: Duration = GRACE.saturating_add(WAIT).saturating_add(Duration::from_secs(3));
-/// A first message that takes longer is too late.
-const FIRST: u64 = 4000;
-/// What goes through forward proxies; before the reverse ones the first is enough.
-const BROWSERS: [&str; 2] = ["Chromium", "Firefox"];
+const RELEASE: Duration = GRACE.saturating_add(WAIT).saturating_add(Duration::from_secs(15));
+/// A first message that takes longer is too late, in milliseconds: in a table that is published, and on any machine.
+const FIRST: (u64, u64) = (4000, 20_000);
 /// Browsers at once.
 const ABREAST: usize = 3;
 
@@ -56,8 +54,7 @@ async fn networks() {
     let part = std::env::var("UNDERPASS_BOX").unwrap_or_default();
     let turns = Arc::new(Semaphore::new(ABREAST));
     let chosen = boxes::ALL.iter().filter(|spec| spec.name.contains(&part) && present(spec));
-    let chosen =
-        chosen.flat_map(|spec| BROWSERS[..1 + usize::from(spec.forward)].iter().map(move |with| (spec, *with)));
+    let chosen = chosen.flat_map(|spec| browsers(spec).iter().map(move |with| (spec, *with)));
     let runs: Vec<_> = chosen.map(|(spec, with)| (spec, tokio::spawn(turn(spec, with, Arc::clone(&turns))))).collect();
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for (spec, run) in runs {
@@ -72,10 +69,16 @@ async fn networks() {
     let text = table::text(&rows);
     println!("{text}");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    if std::env::var_os("UNDERPASS_WRITE_NETWORKS").is_some_and(|write| write == "1") {
-        assert!(part.is_empty(), "the table is written whole");
+    if publishes() {
+        let all: usize = boxes::ALL.iter().map(|spec| browsers(spec).len()).sum();
+        assert_eq!(rows.len(), all, "the table is written whole");
         table::write(&text);
     }
+}
+
+/// All go through forward proxies; before the reverse ones, what the first does is enough.
+fn browsers(spec: &Spec) -> &'static [&'static str] {
+    if spec.forward { &["Chromium", "Firefox"] } else { &["Chromium"] }
 }
 
 fn present(spec: &Spec) -> bool {
@@ -168,6 +171,10 @@ async fn converse(
     row
 }
 
+fn publishes() -> bool {
+    std::env::var_os("UNDERPASS_WRITE_NETWORKS").is_some_and(|write| write == "1")
+}
+
 impl Row {
     /// What is not as it should be.
     fn complaints(&self, spec: &Spec) -> Vec<String> {
@@ -181,8 +188,9 @@ impl Row {
         check(page.get("failed").is_none(), "did not end well");
         check(self.transport() == spec.transport, &format!("should end on {}", spec.transport));
         check(page["last"] == spec.transport, "a later socket is on another transport");
-        check(self.first() <= FIRST, "the first message is late");
-        check(page["echoed"]["late"].as_u64().is_some_and(|late| late <= FIRST), "the message after a silence is late");
+        let first = if publishes() { FIRST.0 } else { FIRST.1 };
+        check(self.first() <= first, "the first message is late");
+        check(page["echoed"]["late"].as_u64().is_some_and(|late| late <= first), "the message after a silence is late");
         let count = &page["counted"];
         check(count["wrong"] == -1 && count["got"] == MESSAGES, "not all messages once and in order");
         check(count["code"] == 4200 && count["reason"] == "all came", "the backend's close");
