@@ -243,7 +243,8 @@ var underpass = ((global, address, data) => {
       if (number === this.cursor + 1) {
         this.cursor = number;
         this.busy = now();
-        this.unacked += size;
+        // As the sidecar counts it.
+        this.unacked += size + 64;
         this.page.message(data);
       }
       this.proved(attachment);
@@ -282,7 +283,7 @@ var underpass = ((global, address, data) => {
       this.acking = true;
       this.post("ack", null).then(() => {
         this.acking = false;
-        if (this.again) this.again = false, this.acknowledgeSoon(this.current);
+        if (this.again) this.again = false, this.acknowledge();
       });
     }
 

@@ -143,6 +143,28 @@ export const cases = {
     }
   },
 
+  async "a flood of small messages is not held up for want of acknowledgements"({ page }) {
+    for (const transports of ["ws", "sse", "stream", "poll"]) {
+      const tab = await page({ "data-transports": transports });
+      const pauses = await tab.run(async () => {
+        const socket = open_("/echo");
+        await opened(socket);
+        let last = performance.now(), pauses = 0;
+        socket.onmessage = () => {
+          const time = performance.now();
+          if (time - last > 400) pauses++;
+          last = time;
+        };
+        socket.send("burst 40000");
+        await until("the last", () => socket.got.length === 40000, 100000);
+        return pauses;
+      });
+      // Ten times the sidecar's buffer: were each one emptied by a timer's acknowledgement, there would be ten pauses.
+      assert.ok(pauses < 5, `${pauses} pauses by ${transports}`);
+      await tab.close();
+    }
+  },
+
   async "25 sockets in one page, with no more than four requests held"({ page, box }) {
     box.modes = { ws: "kill" };
     const tab = await page();
