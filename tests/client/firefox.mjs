@@ -23,8 +23,9 @@ export class Browser {
     browser.home = mkdtempSync(join(tmpdir(), "underpass-firefox-"));
     const prefs = Object.entries({ ...quiet, ...(proxy ? through(new URL(proxy)) : direct) });
     writeFileSync(join(browser.home, "user.js"), prefs.map(([name, value]) => `user_pref("${name}", ${JSON.stringify(value)});\n`).join(""));
-    browser.process = spawn("firefox-esr", ["--headless", "--no-remote", "--profile", browser.home, "--remote-debugging-port", "0", "about:blank"],
-      { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, HOME: browser.home, MOZ_CRASHREPORTER_DISABLE: "1" } });
+    // It would go on when we are killed; this ends it with us.
+    browser.process = spawn("setpriv", ["--pdeathsig", "KILL", "firefox-esr", "--headless", "--no-remote", "--profile", browser.home, "--remote-debugging-port", "0",
+      "about:blank"], { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, HOME: browser.home, MOZ_CRASHREPORTER_DISABLE: "1" } });
     browser.waiting = new Map();
     browser.count = 0;
     browser.pages = new Map();

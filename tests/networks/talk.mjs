@@ -6,9 +6,12 @@ const [address, proxy, transport, count, which] = process.argv.slice(2);
 const { Browser } = await import(which === "firefox" ? "../client/firefox.mjs" : "../client/browser.mjs");
 const browser = await Browser.start(proxy);
 let page;
-const patience = setTimeout(() => fail(new Error("took too long")), 100000);
+const patience = setTimeout(() => fail(new Error("took too long")), 200000);
+// So that a slow step is no silence.
+const steps = setInterval(() => console.log("still at it"), 5000);
 
 async function fail(error) {
+  clearInterval(steps);
   console.log(JSON.stringify({ failed: error.message, console: page?.console.slice(-12) }));
   await browser.stop();
   process.exit(1);
@@ -22,7 +25,7 @@ try {
     const begun = performance.now();
     window.socket = open_("/echo");
     socket.onopen = () => socket.send("first");
-    await until("the first message", () => socket.got[0] === "first" || (socket.ended && (() => { throw new Error("closed: " + JSON.stringify(socket.ended)); })()), 15000);
+    await until("the first message", () => socket.got[0] === "first" || (socket.ended && (() => { throw new Error("closed: " + JSON.stringify(socket.ended)); })()), 60000);
     return Math.round(performance.now() - begun);
   });
   console.log("a message");
@@ -44,7 +47,7 @@ try {
   console.log("half");
   const counted = await page.run(async count => {
     await say(count / 2 + 1, count);
-    await until("the end of counting", () => counting.ended, 18000);
+    await until("the end of counting", () => counting.ended, 60000);
     const wrong = counting.got.findIndex((text, at) => text !== String(at + 1));
     return { wrong, got: counting.got.length, code: counting.ended.code, reason: counting.ended.reason };
   }, +count);
@@ -54,10 +57,10 @@ try {
     await wait(7000);
     const begun = performance.now();
     socket.send("after a silence");
-    await until("the echo after a silence", () => socket.got[1] === "after a silence");
+    await until("the echo after a silence", () => socket.got[1] === "after a silence", 60000);
     const late = Math.round(performance.now() - begun);
     socket.close(4321, "enough");
-    await until("the close", () => socket.ended);
+    await until("the close", () => socket.ended, 60000);
     const { moves, got, ended } = socket;
     return { moves, late, extra: got.length - 2, code: ended.code, reason: ended.reason };
   });
@@ -66,11 +69,12 @@ try {
     window.ghost = open_("/ghost");
     await opened(ghost);
     ghost.send("boo");
-    await until("an echo", () => ghost.got[0] === "boo");
-    await until("a transport", () => ghost.moves.length);
+    await until("an echo", () => ghost.got[0] === "boo", 60000);
+    await until("a transport", () => ghost.moves.length, 60000);
     await wait(500);
     return ghost.moves.at(-1).transport;
   });
+  clearInterval(steps);
   console.log(JSON.stringify({ first, counted, echoed, last }));
   await page.die();
   console.log("gone");
