@@ -33,7 +33,12 @@ var underpass = ((global, address, data) => {
   // One task for each, in order; timers would be throttled.
   const tasks = [], ticket = new MessageChannel();
   ticket.port1.onmessage = () => tasks.shift()();
-  const task = work => { tasks.push(work); ticket.port2.postMessage(0); };
+  // Except for the first of an event that is a task by itself already.
+  let alone = false;
+  const task = work => {
+    if (alone && !tasks.length) alone = false, work();
+    else tasks.push(work), ticket.port2.postMessage(0);
+  };
 
   // A request that is answered soon: {status, body, took}; status 0 when there was no answer, body null when it is not JSON.
   async function ask(url, { body, patience = 10000, control = new AbortController(), form } = {}) {
@@ -556,10 +561,13 @@ var underpass = ((global, address, data) => {
       socket.binaryType = "arraybuffer";
       socket.onopen = () => { if (session.late === this) this.expect(session.deadline); };
       socket.onmessage = ({ data }) => {
+        const text = typeof data === "string";
         try {
-          if (typeof data === "string") this.frame(1, data.slice(1));
-          else this.frame(new Uint8Array(data, 0, 1)[0], new Uint8Array(data, 1));
+          const kind = text ? 1 : new Uint8Array(data, 0, 1)[0];
+          alone = kind < 3;
+          this.frame(kind, text ? data.slice(1) : new Uint8Array(data, 1));
         } catch { this.end("altered"); }
+        alone = false;
       };
       socket.onclose = () => this.end(this.good ? "cut" : "refused");
       this.cut = () => { socket.onclose = socket.onmessage = null; socket.close(); };
