@@ -46,6 +46,14 @@ PEER = {
     "sse-h2": Peer("underpass", "sse-h2", "underpass, SSE over HTTP/2 and TLS, 100 a connection", tls=True),
     "sockjs-events": Peer("sockjs", "sockjs-events", "sockjs-node, eventsource", bridge=True),
     "sockjs-poll": Peer("sockjs", "sockjs-poll", "sockjs-node, xhr polling", bridge=True),
+    # In a browser: what its page's WebSocket is made to take.
+    "page-raw": Peer("backend", "native", "backend itself, native WebSocket"),
+    "page-tunnel": Peer("underpass", "native", "underpass, native WebSocket through"),
+    "page-ws": Peer("underpass", "ws", "underpass, client by `ws`"),
+    "page-sse": Peer("underpass", "sse", "underpass, client by `sse`"),
+    "page-stream": Peer("underpass", "stream", "underpass, client by `stream`"),
+    "page-poll": Peer("underpass", "poll", "underpass, client by `poll`"),
+    "script": Peer("underpass", "script", "`/_underpass/client.js`"),
     "engine-poll": Peer("engine", "engine-poll", "engine.io, polling", bridge=True),
 }
 
@@ -106,6 +114,11 @@ class Lab:
         path.write_text(text)
         return path
 
+    def browse(self, peer: Peer, address: str, messages: int = 0, seconds: int = 0) -> str:
+        """Runs a browser through a page of the peer; its one line of JSON. At ordinary priority: it is no small program."""
+        script = HERE / "lab/client.mjs"
+        return output(["taskset", "-c", LOAD_CPU, "node", script, peer.kind, address, messages, seconds], 120)
+
     def drive(self, peer: Peer, address: str, pids: list, **options) -> str:
         """Runs the driver; its one line of JSON."""
         command = ["taskset", "-c", LOAD_CPU, self.load, "drive", "--kind", peer.kind, "--address", address]
@@ -116,10 +129,7 @@ class Lab:
             command += [f"--{name}", value]
         if self.realtime:
             command = ["chrt", "--rr", "1", *command]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=90)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr.strip() or f"the driver ended with {done.returncode}")
-        return done.stdout
+        return output(command, 90)
 
     def close(self):
         stop(self.backend)
@@ -143,6 +153,14 @@ def wait_for(port: int, process: subprocess.Popen):
             break
         time.sleep(0.02)
     raise RuntimeError(f"{process.args[-3:]} does not listen on {port}; see peer.log of the scratch directory")
+
+
+def output(command: list, timeout: float) -> str:
+    """What the driver says on standard output."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=timeout)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr.strip() or f"the driver ended with {done.returncode}")
+    return done.stdout
 
 
 def children(pid: int) -> list:

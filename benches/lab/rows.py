@@ -136,4 +136,27 @@ ROWS = {
         (("kib", "KiB RSS a client", "{:.0f}"), ("taken_kib", "KiB taken from the backend", "{:.0f}")),
         rounds=1,
     ),
+    "client": Row(
+        "The browser client in headless Chromium: 64-byte messages of one socket, all checked to come in order",
+        "client",
+        ("page-raw", "page-tunnel", "page-ws", "page-sse", "page-stream", "page-poll"),
+        {"messages": 50_000, "seconds": 2},
+        {"messages": 20_000, "seconds": 1},
+        (
+            ("down_per_s", "messages/s down", "{:,.0f}"),
+            ("up_per_s", "messages/s up", "{:,.0f}"),
+            ("echo_per_s", "round trips/s", "{:,.0f}"),
+            ("p50_ms", "p50 ms", "{:.1f}"),
+            ("p99_ms", "p99 ms", "{:.1f}"),
+        ),
+    ),
+    "script": Row(
+        "The browser client's script, as it is served; Brotli is what a proxy or a CDN would make of it",
+        "client",
+        ("script",),
+        {},
+        {},
+        (("bytes", "bytes", "{:,.0f}"), ("gzip", "gzip", "{:,.0f}"), ("brotli", "brotli", "{:,.0f}")),
+        rounds=1,
+    ),
 }

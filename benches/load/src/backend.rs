@@ -8,6 +8,7 @@
 //! | `/tick` | a message of 64 bytes each second, at a moment of the second that differs from session to session |
 //! | `/flood-N-S` | after 0.3 s, N messages of S bytes as fast as they are taken |
 //! | `/echo` | sends each message back |
+//! | `/take-N` | expects N texts that begin with their number, from 0, and says whether that is what came |
 //! | `/small`, `/big` | no WebSocket: 64 bytes, 100 MB |
 //! | `/stats` | no WebSocket: its counters, as JSON |
 //!
@@ -100,6 +101,7 @@ async fn plain(conn: &mut Conn, head: &Head, stats: &Stats) -> Result<()> {
 async fn session(conn: &mut Conn, path: &str, which: u64, stats: &Stats) -> Result<()> {
     match path.trim_start_matches('/').split('-').collect::<Vec<_>>()[..] {
         ["tick"] => return tick(conn, which).await,
+        ["take", count] => return take(conn, count.parse()?).await,
         ["flood", count, size] => flood(conn, count.parse()?, size.parse()?, stats).await?,
         ["hello"] => {
             let mut message = Vec::new();
@@ -146,6 +148,29 @@ async fn flood(conn: &mut Conn, count: u64, size: usize, stats: &Stats) -> Resul
             conn.write(&block).await?;
             stats.flooded.fetch_add(block.len() as u64, Relaxed);
             block.clear();
+        }
+    }
+    Ok(())
+}
+
+async fn take(conn: &mut Conn, count: u64) -> Result<()> {
+    let mut got = 0;
+    while conn.fill().await? {
+        while let Some((opcode, payload)) = websocket::take(&mut conn.buffer) {
+            if opcode == CLOSE {
+                return conn.write(&websocket::frame(CLOSE, &payload, false)).await;
+            }
+            if opcode != TEXT {
+                continue;
+            }
+            let digits = payload.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let number: u64 = std::str::from_utf8(&payload[..digits])?.parse()?;
+            let right = number == got;
+            got += 1;
+            if got == count || !right {
+                let said = if right { format!("took {got}") } else { format!("{number} came for {}", got - 1) };
+                conn.write(&websocket::frame(TEXT, said.as_bytes(), false)).await?;
+            }
         }
     }
     Ok(())
