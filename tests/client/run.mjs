@@ -4,6 +4,8 @@ import { cases } from "./cases.mjs";
 
 const [site, which, part = ""] = process.argv.slice(2);
 const { Browser } = await import(which === "firefox" ? "./firefox.mjs" : "./browser.mjs");
+// A browser that died answers nothing.
+const silence = setTimeout(() => { console.log("FAILED nothing more was heard of the browser"); process.exit(1); }, 180000);
 const browser = await Browser.start();
 const failures = [];
 
@@ -34,7 +36,8 @@ async function run([name, act]) {
     for (const [number, page] of pages.entries()) for (const line of page.console.slice(-12)) console.log(`  page ${number}: ${line}`);
     for (const line of box.requests.slice(-25)) console.log(`  box: ${line}`);
   }
-  await context.close().catch(() => {});
+  await Promise.race([context.close().catch(() => {}), new Promise(done => setTimeout(done, 10000))]);
+  silence.refresh();
   box.cut();
   box.server.close();
 }
