@@ -42,6 +42,7 @@ pub mod gateway;
 pub mod lifecycle;
 pub mod listener;
 pub mod registry;
+pub mod selftest;
 pub mod session;
 pub mod transport;
 pub mod upstream;

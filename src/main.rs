@@ -130,6 +130,7 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
 
 fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError> {
     let mut config = Config::from_flags(&listen.to_string(), &format!("ws://{backend}")).unwrap_or_default();
+    config.selftest = true;
     // A demo is stopped by hand: nobody wants to wait.
     config.drain.pre = std::time::Duration::ZERO;
     config.drain.spread = std::time::Duration::from_millis(500);
@@ -146,6 +147,7 @@ underpass {version} demo
   backend   ws://{backend}   an ordinary WebSocket server: /echo, /clock, /chat
   sidecar   {url}   in front of it
   page      {url}/   the same conversation over WebSocket, SSE, stream and poll
+  self-test {url}/_underpass/selftest   what the network on the way lets through
 
 To paste into another terminal:
 
