@@ -82,7 +82,9 @@ impl Call<'_> {
         if !version || !request.headers().contains_key(SEC_WEBSOCKET_KEY) || !request.body().is_end_stream() {
             return Err(Fault::BadRequest("this is no WebSocket handshake of version 13".into()));
         }
-        let Some((_, dialer)) = &self.live.selftest else { return Err(Fault::BadRequest("the self-test is off".into())) };
+        let Some((_, dialer)) = &self.live.selftest else {
+            return Err(Fault::BadRequest("the self-test is off".into()));
+        };
         let (head, _): (request::Parts, _) = request.into_parts();
         let handshake = tunnel_handshake(&head, &forwarded(self.peer));
         beside::tunnel_to(dialer, self.gateway, self.live, handshake).await.map_err(|error| Fault::Open(error.into()))
@@ -98,6 +100,8 @@ fn page() -> Response<Body> {
 
 /// Names of all fields with the values of those that may be told; the others have `null`.
 fn shown(headers: &HeaderMap) -> Vec<Value> {
-    let value = |name: &str, value: &http::HeaderValue| TOLD.contains(&name).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let value = |name: &str, value: &http::HeaderValue| {
+        TOLD.contains(&name).then(|| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
     headers.iter().map(|(name, field)| json!([name.as_str(), value(name.as_str(), field)])).collect()
 }

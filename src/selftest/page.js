@@ -84,11 +84,9 @@ class Run {
     const lines = [`underpass self-test, ${this.started.toISOString().slice(0, 19)}Z, ${Math.round(this.lasted() / 1000)} s${this.over ? "" : " so far"}`];
     lines.push(`${location.origin}${base}${this.seen ? `, ${this.seen.server}, client seen as ${this.seen.client ?? "a local process"}` : ""}`, navigator.userAgent, "", this.verdict()[1], "");
     const titles = ["opens", "streams", "cut", "round trip", "128 KiB"];
-    for (const row of this.rows) {
-      lines.push(row.name);
-      row.cells().forEach(([, words], at) => { if (words !== "–") lines.push(`  ${titles[at]}: ${words}`); });
-    }
-    return [...lines, "", "on the way", ...(this.notes.size ? [...this.notes].map(note => `  ${note}`) : ["  nothing to be seen"])].join("\n");
+    const said = row => row.cells().flatMap(([, words], at) => words === "–" ? [] : [`${titles[at]}: ${words}`]).join(" | ");
+    for (const row of this.rows) lines.push(row.name.padEnd(11) + said(row));
+    return [...lines, "", "changed on the way:", ...(this.notes.size ? [...this.notes].map(note => `- ${note}`) : ["- nothing to be seen"])].join("\n");
   }
 }
 
@@ -110,7 +108,8 @@ function paint() {
   if (element("notes").textContent !== notes.join("")) element("notes").replaceChildren(...notes.map(note => Object.assign(document.createElement("li"), { textContent: note })));
   const report = element("report");
   if (document.activeElement !== report || run.over) { const text = run.report(); if (report.value !== text) report.value = text; }
-  element("longer").disabled = run.seconds >= 300;
+  element("longer").disabled = run.seconds >= 300 && !run.over;
+  put(element("longer"), run.over ? "Run for 5 minutes" : "Go on for 5 minutes");
   element("stop").textContent = run.over ? "Run again" : "Stop";
 }
 

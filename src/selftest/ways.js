@@ -46,7 +46,7 @@ class Row {
     if (this.openedIn !== null) return ["good", `yes, ${span(this.openedIn)}`];
     if (this.why) return ["bad", `no: ${this.why}`];
     const waited = now() - this.asked;
-    return this.done ? ["bad", "no answer at all"] : waited > PATIENCE ? ["warn", `no answer for ${span(waited)}`] : ["", "…"];
+    return this.done ? ["bad", `no answer in ${span(run.lasted())}`] : waited > PATIENCE ? ["warn", `no answer for ${span(waited)}`] : ["", "…"];
   }
   flows() {
     if (!this.streams || this.why) return ["", "–"];
