@@ -103,7 +103,7 @@ function paint() {
   const left = Math.max(0, run.seconds - run.lasted() / 1000);
   put(element("time"), run.over ? `Done, ${Math.round(run.lasted() / 1000)} s` : left > 0 ? `${Math.ceil(left)} s to go` : "Last round trips");
   element("bar").value = run.over ? 1 : Math.min(1, run.lasted() / 1000 / run.seconds);
-  for (const row of run.rows) row.cells().forEach(([mood, words], at) => put(element(row.kind).cells[at + 1], words, mood));
+  for (const row of run.rows) row.cells().forEach(([mood, words], at) => put(element(row.kind).cells[at + 1], words, words === "–" ? "none" : mood));
   const notes = run.notes.size ? [...run.notes] : [run.over ? "Nothing to be seen." : "Nothing to be seen so far."];
   if (element("notes").textContent !== notes.join("")) element("notes").replaceChildren(...notes.map(note => Object.assign(document.createElement("li"), { textContent: note })));
   const report = element("report");
