@@ -30,6 +30,9 @@ pub use self::report::Report;
 use self::row::Row;
 use self::ways::Trial;
 
+/// A body of some size, in bytes.
+const LARGE: usize = 6000;
+
 /// What is to be tested.
 pub struct Asked {
     /// `http://` or `https://`, a host, and the prefix if it is another than `/_underpass`.
@@ -82,6 +85,7 @@ pub async fn probe(asked: &Asked, stop: impl Future) -> Result<Report, ProbeErro
     }
     if let Some(seen) = seen.body.as_ref().filter(|_| talk.is_some()) {
         trial.compare(seen);
+        trial.large().await;
     }
     let begun = Instant::now();
     let time = async {
@@ -139,6 +143,20 @@ impl Trial {
         let notes = self.notes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let who = notes.iter().next().cloned().unwrap_or_else(|| "nobody says whose answer it is".into());
         ProbeError::NotOurs { url: self.way.shown(), status: answer.status, who }
+    }
+
+    /// Notes when a body of some size does not arrive whole.
+    async fn large(&self) {
+        let (path, body) = (format!("{}/selftest/seen", self.way.prefix), "x".repeat(LARGE));
+        let headers = [("content-type", "text/plain")];
+        match self.ask(&mut None, Method::POST, &path, &headers, body, Duration::ZERO).await {
+            Ok(answer) => match answer.body.as_ref().and_then(|body| body["body"].as_u64()) {
+                Some(arrived) if arrived == LARGE as u64 => {}
+                Some(arrived) => self.note(format!("POST of {LARGE} bytes arrived with {arrived}")),
+                None => self.note(format!("POST of {LARGE} bytes: {}", answer.blame())),
+            },
+            Err(error) => self.note(format!("POST of {LARGE} bytes: {error}")),
+        }
     }
 
     /// Notes what the server saw of a request that differs from what was sent.

@@ -69,27 +69,41 @@ impl fmt::Display for Report {
     }
 }
 
-/// Columns as wide as they need to be; a word of why stands in a line of its own where it would widen them.
+/// The widest cell; what has more words stands below the table.
+const WIDEST: usize = 28;
+
 fn table(f: &mut fmt::Formatter<'_>, rows: &[&Row]) -> fmt::Result {
-    const WIDEST: usize = 24;
     let lines: Vec<(&str, [String; 5])> = rows.iter().map(|row| (row.name, row.cells())).collect();
-    let short = |cell: &str| if cell.chars().count() > WIDEST { "see below".to_owned() } else { cell.to_owned() };
     let width = |at: usize| {
         let cells = lines.iter().map(|(_, cells)| short(&cells[at]).chars().count());
         cells.chain([COLUMNS[at].len()]).max().unwrap_or_default()
     };
     let widths: [usize; 5] = std::array::from_fn(width);
-    let line = |f: &mut fmt::Formatter<'_>, name: &str, cells: &[String; 5]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{:width$}", short(cell)));
-        writeln!(f, "{name:10} {}", padded.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    line(f, "", &COLUMNS.map(str::to_owned))?;
-    lines.iter().try_for_each(|(name, cells)| line(f, name, cells))?;
-    let long = |cell: &&(usize, &String)| cell.1.chars().count() > WIDEST;
+    line(f, "", &COLUMNS.map(str::to_owned), widths)?;
+    lines.iter().try_for_each(|(name, cells)| line(f, name, cells, widths))?;
+    let mut begun = false;
     for (name, cells) in &lines {
-        for (at, cell) in cells.iter().enumerate().filter(|cell| long(&cell)) {
-            writeln!(f, "\n{name}, {}: {cell}", COLUMNS[at])?;
+        for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| is_long(cell)) {
+            writeln!(f, "{}{name}, {}: {cell}", if begun { "" } else { "\n" }, COLUMNS[at])?;
+            begun = true;
         }
     }
     Ok(())
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, cells: &[String; 5], widths: [usize; 5]) -> fmt::Result {
+    let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{:width$}", short(cell)));
+    writeln!(f, "{name:10} {}", padded.collect::<Vec<_>>().join("  ").trim_end())
+}
+
+fn is_long(cell: &str) -> bool {
+    cell.chars().count() > WIDEST
+}
+
+fn short(cell: &str) -> String {
+    match cell.split_once(": ") {
+        _ if !is_long(cell) => cell.to_owned(),
+        Some((word, _)) => format!("{word}, see below"),
+        None => "see below".to_owned(),
+    }
 }

@@ -85,7 +85,7 @@ async function ask(path, init = {}) {
 }
 
 // Why an answer is not the one hoped for.
-const blame = ({ status, ours, body }) => ours ? `${status} ${body.error?.code ?? ""}`.trim() : `${status}, not this server's answer`;
+const blame = ({ status, ours, body }) => ours && body.error ? `${status} ${body.error?.code ?? ""}`.trim() : `${status}, not this server's answer`;
 const failure = error => error.name === "AbortError" ? "stopped" : error.name === "TypeError" ? "the connection failed" : String(error.message || error);
 
 class Session {
@@ -107,21 +107,17 @@ class Session {
 // Firewalls that refuse JSON often let forms pass.
 async function post(path, json) {
   const row = run.row("post");
-  const bodies = run.form ? [] : [["application/json", json, path]];
-  if (json && path.includes("/send")) bodies.push(["application/x-www-form-urlencoded", `messages=${encodeURIComponent(json)}`, path]);
-  let answer;
-  for (const [type, body, to] of bodies) {
-    try {
-      answer = await ask(to, { method: "POST", headers: { "Content-Type": type }, body });
-    } catch (error) {
-      if (!run.lives || bodies.length === 1 || type.includes("form")) { if (run.lives) row.refused(failure(error)); throw error; }
-      continue;
-    }
-    if (answer.ours) {
-      if (type.includes("form") && !run.form) { run.form = true; run.notes.add("POST: JSON is refused on the way, forms pass"); }
-      break;
-    }
+  const [form, sends] = ["application/x-www-form-urlencoded", path.includes("/send")];
+  const bodies = [...(run.form && sends ? [] : [["application/json", json]]), ...(sends ? [[form, `messages=${encodeURIComponent(json)}`]] : [])];
+  let answer, last;
+  for (const [type, body] of bodies) {
+    try { answer = await ask(path, { method: "POST", headers: { "Content-Type": type }, body }); } catch (error) { last = error; }
+    if (!run.lives) throw last ?? new Error("stopped");
+    if (!answer?.ours) continue;
+    if (type === form && !run.form) { run.form = true; run.notes.add("POST: JSON is refused on the way, forms pass"); }
+    break;
   }
+  if (!answer) { row.refused(failure(last)); throw last; }
   if (answer.ours && answer.status === 200) { row.opened(); row.rtts.push(answer.took); }
   else if (!answer.ours) row.refused(blame(answer));
   return answer;
@@ -193,7 +189,7 @@ async function streaming(row, session, reader) {
   const response = await fetch(`${base}/${session.address(row.kind)}`, {
     cache: "no-store", signal: run.stop.signal, headers: row.kind === "sse" ? { Accept: "text/event-stream" } : {},
   });
-  if (!response.ok) { row.refused(response.status < 500 && response.status !== 403 ? `${response.status}` : `${response.status} from on the way`); return false; }
+  if (!response.ok) { row.refused(`answered ${response.status}`); return false; }
   run.look(response, row.kind === "sse" ? "text/event-stream" : "application/octet-stream");
   row.opened();
   const [body, read] = [response.body.getReader(), reader()];
