@@ -245,7 +245,7 @@ impl Seen {
         };
         let mut words = format!("after {}", span(first.age));
         if first.silence > QUIET {
-            words += &format!(", {} of them silent", span(first.silence));
+            words += &format!(", the last {} silent", span(first.silence));
         }
         if !first.why.is_empty() {
             words += &format!(" ({})", first.why);
@@ -282,6 +282,7 @@ fn tick(text: &str) -> Option<Duration> {
 pub(super) fn span(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     match seconds {
+        _ if seconds < 0.001 => "< 1 ms".into(),
         _ if seconds < 0.95 => format!("{} ms", span.as_millis()),
         _ if seconds < 9.95 => format!("{seconds:.1} s"),
         _ => format!("{seconds:.0} s"),
@@ -322,11 +323,11 @@ mod tests {
         row.deliver("echo-a");
         tokio::time::advance(Duration::from_secs(7)).await;
         row.cut("");
-        assert_eq!(row.cells()[2], "after 12 s, 7.0 s of them silent");
+        assert_eq!(row.cells()[2], "after 12 s, the last 7.0 s silent");
         assert!(row.was_cut() && !row.is_hopeless());
         row.refused("502");
         row.refused("502");
-        assert_eq!(row.cells()[2], "after 12 s, 7.0 s of them silent; 3 times");
+        assert_eq!(row.cells()[2], "after 12 s, the last 7.0 s silent; 3 times");
         assert!(row.is_hopeless());
     }
 }

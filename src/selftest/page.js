@@ -60,7 +60,10 @@ class Run {
   // What is different about an answer of ours.
   look({ headers, status }, type) {
     const has = name => headers.get(name);
-    if (status >= 400 && !/json/.test(has("content-type"))) this.notes.add(`an answer ${status} is not this server's: ${has("server") ?? has("via") ?? "nobody says whose"}`);
+    if (status >= 400 && !/json/.test(has("content-type"))) {
+      this.notes.add(`an answer ${status} is not this server's: ${has("server") ?? has("via") ?? "nobody says whose"}`);
+      return;
+    }
     for (const name of ["via", "x-cache", "age", "server", "x-squid-error", "set-cookie"]) if (has(name)) this.notes.add(`answer gained ${name}: ${has(name)}`);
     const coding = has("content-encoding");
     if (coding && coding !== "identity") this.notes.add(`answer was compressed: ${coding}`);

@@ -10,7 +10,7 @@ const sleep = ms => new Promise(done => setTimeout(done, ms));
 const element = id => document.getElementById(id);
 const unique = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => (byte % 36).toString(36)).join("");
 const median = list => [...list].sort((a, b) => a - b)[list.length >> 1];
-const span = ms => ms < 950 ? `${Math.round(ms)} ms` : ms < 9950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`;
+const span = ms => ms < 1 ? "< 1 ms" : ms < 950 ? `${Math.round(ms)} ms` : ms < 9950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`;
 
 let run = null;                // the run under way, or the last one
 
@@ -61,7 +61,7 @@ class Row {
     if (!this.streams || this.openedIn === null) return ["", "–"];
     const [first] = this.cuts;
     if (first) {
-      const silence = first.silence > 2000 ? `, ${span(first.silence)} of them silent` : "";
+      const silence = first.silence > 2000 ? `, the last ${span(first.silence)} silent` : "";
       return ["bad", `after ${span(first.age)}${silence}${first.why ? ` (${first.why})` : ""}${this.cuts.length > 1 ? `; ${this.cuts.length} times` : ""}`];
     }
     if (this.mute !== null) return ["bad", `went dead without a word within ${span(this.mute)}`];

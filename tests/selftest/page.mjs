@@ -18,7 +18,9 @@ const { result, exceptionDetails } = await page.call("Runtime.evaluate", {
       time: text("time"), report: document.getElementById("report").value };
   })()`,
 });
-console.log(JSON.stringify({ ...result?.value, failed: exceptionDetails?.text, thrown: page.console }));
+await page.call("Emulation.setDeviceMetricsOverride", { width: 340, height: 700, deviceScaleFactor: 1, mobile: true });
+const narrow = await page.call("Runtime.evaluate", { returnByValue: true, expression: "document.documentElement.scrollWidth - innerWidth" });
+console.log(JSON.stringify({ ...result?.value, wider: narrow.result.value, failed: exceptionDetails?.text, thrown: page.console }));
 await browser.stop();
 box?.cut();
 process.exit(0);

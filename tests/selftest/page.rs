@@ -23,6 +23,7 @@ impl Said {
         let said: Value = serde_json::from_slice(&told.stdout).expect("it prints JSON");
         assert!(said["failed"].is_null() && said["thrown"] == serde_json::json!([]), "{said:#}");
         assert!(said["time"].as_str().is_some_and(|time| time.starts_with("Done")), "{said:#}");
+        assert!(said["wider"].as_i64() <= Some(0), "on a phone the page is {} pixels too wide", said["wider"]);
         Self(said)
     }
 

@@ -1,6 +1,7 @@
 //! `underpass probe`, as it is typed.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -83,6 +84,19 @@ async fn what_is_blocked_and_held_is_named_and_is_exit_1() {
         told.out
     );
     assert!(told.row("poll").contains("yes, at once"), "{}", told.out);
+    assert_eq!(told.exit, 1, "{}", told.out);
+}
+
+#[tokio::test]
+async fn what_is_cut_is_told_with_its_age() {
+    let site = site(None);
+    let at = proxy::start(site.at, |head| match head {
+        _ if head.contains("accept: text/event-stream") => Verdict::Cut(Duration::from_secs(3)),
+        _ => Verdict::Through,
+    })
+    .await;
+    let told = Told::saying(" Cut early: sse.", &[&format!("http://{at}"), "--seconds", "8"]).await;
+    assert!(told.row("sse").contains("after ") && told.row("stream").contains("no, in "), "{}", told.out);
     assert_eq!(told.exit, 1, "{}", told.out);
 }
 

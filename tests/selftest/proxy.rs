@@ -3,9 +3,14 @@
 //! Enters: connections. Leaves: the same bytes, or a refusal. Must not touch: anything behind the first request's head.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_secs(3600);
 
 /// What becomes of a connection, by the head of its first request.
 pub(crate) type Rule = fn(&str) -> Verdict;
@@ -15,6 +20,8 @@ pub(crate) enum Verdict {
     Pass(SocketAddr),
     /// Passed to the box's own server.
     Through,
+    /// To the box's own server, and cut after so long.
+    Cut(Duration),
     /// Nothing comes back, until the client leaves.
     Hold,
     /// Answered with this.
@@ -39,9 +46,10 @@ async fn serve(mut client: TcpStream, site: SocketAddr, rule: Rule) -> Option<()
         head.push(client.read_u8().await.ok()?);
     }
     let text = String::from_utf8_lossy(&head).to_lowercase();
-    let to = match rule(&text) {
-        Verdict::Pass(to) => to,
-        Verdict::Through => site,
+    let (to, life) = match rule(&text) {
+        Verdict::Pass(to) => (to, FOREVER),
+        Verdict::Through => (site, FOREVER),
+        Verdict::Cut(after) => (site, after),
         Verdict::Answer(answer) => {
             client.write_all(answer.as_bytes()).await.ok()?;
             return client.shutdown().await.ok();
@@ -61,7 +69,7 @@ async fn serve(mut client: TcpStream, site: SocketAddr, rule: Rule) -> Option<()
     } else {
         server.write_all(&head).await.ok()?;
     }
-    copy_bidirectional(&mut client, &mut server).await.ok().map(|_| ())
+    timeout(life, copy_bidirectional(&mut client, &mut server)).await.ok().map(|_| ())
 }
 
 /// Where a request to a proxy leads.
