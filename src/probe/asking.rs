@@ -168,6 +168,11 @@ impl Trial {
     pub(super) fn look(&self, status: u16, headers: &HeaderMap, kind: Option<&str>) {
         let field = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let stated = field("content-type").unwrap_or_default();
+        if (300..400).contains(&status) {
+            let place = field("location").unwrap_or_else(|| "nowhere".into());
+            self.note(format!("an answer {status} leads elsewhere: {place}"));
+            return;
+        }
         if status >= 400 && !stated.contains("json") {
             let whose = field("server").or_else(|| field("via")).unwrap_or_else(|| "nobody says whose".into());
             self.note(format!("an answer {status} is not this server's: {whose}"));

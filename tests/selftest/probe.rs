@@ -56,7 +56,7 @@ impl Told {
 async fn a_clean_way_is_exit_0() {
     let site = site(None);
     let url = format!("http://{}", site.at);
-    let told = Told::saying("WebSockets get through. So does everything else.", &[&url, "--seconds", "8"]).await;
+    let told = Told::saying("WebSockets get through. So does everything else.\n", &[&url, "--seconds", "8"]).await;
     for row in ["WebSocket", "ws", "sse", "stream", "poll"] {
         assert!(told.row(row).contains("yes, at once"), "{}", told.out);
     }
@@ -119,6 +119,10 @@ async fn where_nothing_is_reached_it_says_what_and_is_exit_2() {
     assert_eq!(told.exit, 2, "{told:?}");
     assert!(told.err.contains("that is not underpass") && told.err.contains("somebody"), "{}", told.err);
 
+    let (at, _asked) = canned("HTTP/1.1 302 Found\r\nLocation: http://portal/\r\nContent-Length: 0\r\n\r\n").await;
+    let told = Told::of(&[&format!("http://{at}"), "--seconds", "5"]).await;
+    assert!(told.exit == 2 && told.err.contains("leads elsewhere: http://portal/"), "{told:?}");
+
     let told = Told::of(&["not-a-url"]).await;
     assert_eq!(told.exit, 2, "{told:?}");
     assert!(told.err.contains("`not-a-url` cannot be used"), "{}", told.err);
@@ -139,7 +143,7 @@ async fn a_proxy_is_asked_as_browsers_ask() {
     let url = format!("http://{}", site.at);
     let by = |user: &str| format!("http://{user}{at}");
     let told =
-        Told::saying("So does everything else.", &[&url, "--proxy", &by("user:secret@"), "--seconds", "8"]).await;
+        Told::saying("So does everything else.\n", &[&url, "--proxy", &by("user:secret@"), "--seconds", "8"]).await;
     assert!(told.out.contains(&format!("through {at}")) && !told.out.contains("secret"), "{}", told.out);
     assert_eq!(told.exit, 0, "{}", told.out);
     let told = Told::of(&[&url, "--proxy", &by(""), "--seconds", "5"]).await;
@@ -161,7 +165,7 @@ async fn tls_is_checked_against_the_authority_that_is_named() {
     ));
     let url = format!("https://{}", site.at);
     let ca = certificate.display().to_string();
-    let told = Told::saying("So does everything else.", &[&url, "--ca", &ca, "--seconds", "8"]).await;
+    let told = Told::saying("So does everything else.\n", &[&url, "--ca", &ca, "--seconds", "8"]).await;
     assert_eq!(told.exit, 0, "{}", told.out);
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     let other = files.file("other.pem", &other.cert.pem()).display().to_string();
@@ -174,7 +178,7 @@ async fn tls_is_checked_against_the_authority_that_is_named() {
 async fn without_the_servers_self_test_a_path_of_the_backend_serves() {
     let site = Site::start(Backend::echo().await, "");
     let url = format!("http://{}", site.at);
-    let told = Told::saying("So does everything else.", &[&url, "--target", "/chat", "--seconds", "6"]).await;
+    let told = Told::saying("So does everything else.\n", &[&url, "--target", "/chat", "--seconds", "6"]).await;
     assert!(told.out.contains("Tested with the backend's own `/chat`"), "{}", told.out);
     assert!(told.row("sse").contains("yes, at once"), "{}", told.out);
     assert_eq!(told.exit, 0, "{}", told.out);
