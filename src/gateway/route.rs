@@ -62,6 +62,7 @@ impl Endpoint<'_> {
             Self::Open { .. } | Self::Poll | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => {
                 "POST, OPTIONS"
             }
+            Self::Session { verb: Verb::Poll, .. } => "GET, POST, OPTIONS",
             Self::Sse { .. } | Self::Session { .. } => "GET, OPTIONS",
             Self::Info | Self::Client(_) => "GET, HEAD, OPTIONS",
             Self::Unknown => "GET, POST, OPTIONS",

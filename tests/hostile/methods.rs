@@ -13,7 +13,9 @@ async fn each_endpoint_takes_its_own_methods_only() {
         ("/_underpass/sse/chat".into(), &["GET"]),
         ("/_underpass/info".into(), &["GET", "HEAD"]),
     ];
-    for verb in ["sse", "stream", "poll", "ws"] {
+    // With POST for several sessions.
+    endpoints.push((house.url("poll"), &["GET", "POST"]));
+    for verb in ["sse", "stream", "ws"] {
         endpoints.push((house.url(verb), &["GET"]));
     }
     for verb in ["send", "ack", "close"] {
