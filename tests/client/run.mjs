@@ -1,5 +1,5 @@
 // Runs the cases: node run.mjs <address of the sidecar> [part of a case's name]
-import { Box } from "./box.mjs";
+import { Box } from "../middlebox/box.mjs";
 import { Browser } from "./browser.mjs";
 import { cases } from "./cases.mjs";
 

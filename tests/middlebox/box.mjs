@@ -1,19 +1,39 @@
-// A box between browser and sidecar that breaks what it is asked to. It serves the test page itself.
+// A box between browser and sidecar that does what networks do to HTTP, as it is told, and tells how often it did. It
+// serves the test page itself, unharmed.
+//
+// `modes` says what is done to which kind of traffic: { sse: "hold", send: { lost: 0.3 }, any: { delay: 700 } }. Kinds:
+// open, sse, stream, poll, send, ack, close, ws, other; `any` is all of them. A word stands for { word: true }. A value may
+// be a function of the exchange. It may be changed at any time; what is under way follows. The switches:
+//
+//   kill: status   answers itself, 403 when not said       swallow       no answer, nothing passed on
+//   portal         a page in place of every answer         methods: […]  405 for all but these
+//   types: […]     403 for these content types, asked      answerTypes: […]  403 for these, answered
+//   url: N, body: N   414, 413 beyond                      headers: {name: value, null: taken out}, only: […], rename: {}
+//   twice          sent twice, the second answer given     lost: chance  answered, and the answer dropped
+//   ghost          the sidecar's answer is read on when the client has left
+//   coalesce       same GETs at a time have one answer     cache         answers are kept by URL, whatever they say
+//   http10         HTTP/1.0 to the sidecar                 addresses: […]  from these in turn
+//   alternate      sessions are opened at the sidecars in turn; where a token names its node, that one is taken always
+//   timeout: ms    504 when no answer begins in time; the rest is in answer.mjs and upgrade.mjs
 import http from "node:http";
 import net from "node:net";
+import { Answer } from "./answer.mjs";
+import { inPage, page } from "./page.mjs";
+import { refusal, sent } from "./request.mjs";
+import { Tunnel } from "./upgrade.mjs";
+
+export { inPage };
 
 export class Box {
-  // ws: pass, kill (403), swallow (no answer), mute (nothing comes down behind the 101), young (cut after 150 ms)
-  // sse, stream: pass, hold (until the end), late (each write when the next one comes), mute (from now on)
-  // poll: pass, portal (a page instead)      send: pass, twice, lost (the answer is)
-  modes = {};
-  sockets = new Set();
-  held = 0; most = 0; requests = [];
+  #modes = {};
+  sockets = new Set(); live = new Set(); stored = new Map();
+  held = 0; most = 0; turns = 0; requests = []; struck = {};
 
-  static async start(site) {
+  // Before these sidecars; all chances are drawn from the seed.
+  static async start(sites, seed = 1) {
     const box = new Box();
-    const [host, port] = site.split(":");
-    Object.assign(box, { host, port });
+    box.sites = [].concat(sites).map(site => ({ host: site.split(":")[0], port: +site.split(":")[1] }));
+    box.random = chances(seed);
     box.server = http.createServer((request, response) => box.serve(request, response));
     box.server.keepAliveTimeout = 30000;
     box.server.on("upgrade", (request, socket, head) => box.upgrade(request, socket, head));
@@ -28,126 +48,202 @@ export class Box {
     return box;
   }
 
+  get modes() { return this.#modes; }
+  set modes(modes) {
+    this.#modes = modes;
+    for (const one of this.live) one.changed();
+  }
+
   // Cuts all connections now.
   cut() { for (const socket of this.sockets) socket.destroy(); }
 
+  // All connections stay, and nothing passes on them any more.
+  freeze() {
+    for (const socket of this.sockets) socket.frozen = true;
+    for (const one of this.live) one.freeze();
+  }
+
+  stop() {
+    this.cut();
+    this.server.close();
+    for (const one of this.live) one.origin?.leave(one, true);
+  }
+
+  // What is done to an exchange of this kind now.
+  switches(kind, exchange) {
+    const all = {};
+    for (const mode of [this.modes.any, this.modes[kind]]) {
+      if (mode && mode !== "pass") Object.assign(all, typeof mode === "string" ? { [mode]: true } : mode);
+    }
+    for (const name in all) if (typeof all[name] === "function") all[name] = all[name](exchange);
+    return all;
+  }
+
+  // A switch did something.
+  strike(name) { this.struck[name] = (this.struck[name] || 0) + 1; }
+
+  // Whether it strikes, of a chance.
+  strikes(name, chance) {
+    const does = chance === true || this.random() < chance;
+    if (does) this.strike(name);
+    return does;
+  }
+
+  site(path, { alternate }) {
+    const [, node] = /\/s\/n(\d)-/.exec(path) || [];
+    if (node && this.sites[node - 1]) return this.sites[node - 1];
+    if (!alternate) return this.sites[0];
+    this.strike("alternate");
+    return this.sites[++this.turns % this.sites.length];
+  }
+
+  // Where a connection to the sidecar begins.
+  from(path, switches) {
+    const { addresses } = switches;
+    if (addresses) this.strike("addresses");
+    return { ...this.site(path, switches), ...(addresses && { localAddress: addresses[++this.turns % addresses.length] }) };
+  }
+
   serve(request, response) {
-    const path = request.url;
-    if (path.startsWith("/page")) return this.page(request, response);
+    const path = request.url, kind = kindOf(path);
+    if (request.socket.frozen) return;
+    if (path.startsWith("/page")) return page(request, response, this.url);
     if (path === "/favicon.ico") return response.writeHead(204).end();
     this.requests.push(`${request.method} ${path}`);
     const bodies = [];
     request.on("data", chunk => bodies.push(chunk));
-    request.on("end", () => {
-      const body = Buffer.concat(bodies);
-      if (this.modes.poll === "portal" && /poll/.test(path)) return response.writeHead(200, { "Content-Type": "text/html" }).end("<p>Log in!</p>");
-      const twice = this.modes.send === "twice" && /\/send/.test(path);
-      if (twice) this.pass(request, body, null, path);
-      setTimeout(() => this.pass(request, body, response, path), twice ? 5 : 0);
-    });
-    const holds = /\/(sse|stream|poll)\b/.test(path);
-    if (holds) {
+    request.on("end", () => this.pass({ box: this, request, response, kind, path, body: Buffer.concat(bodies) }));
+    request.on("error", () => {});
+    if (/^(sse|stream|poll)$/.test(kind)) {
       this.most = Math.max(this.most, ++this.held);
       response.on("close", () => this.held--);
     }
   }
 
-  pass(request, body, response, path) {
-    const { host, port } = this;
-    const onward = http.request({ host, port, path, method: request.method, headers: { ...request.headers, connection: "close" } }, answer => {
-      if (!response) return answer.resume();
-      if (this.modes.send === "lost" && /\/send/.test(path) && Math.random() < 0.3) return answer.resume(), response.destroy();
-      const type = answer.headers["content-type"] || "";
-      const mode = /event-stream/.test(type) ? this.modes.sse : /octet-stream/.test(type) ? this.modes.stream : "pass";
-      const headers = { ...answer.headers };
-      delete headers.connection;
-      delete headers["transfer-encoding"];
-      const muted = () => (/event-stream/.test(type) && this.modes.sse === "mute") || (/octet-stream/.test(type) && this.modes.stream === "mute");
-      const chunks = [];
-      if (mode !== "hold") response.writeHead(answer.statusCode, headers), response.flushHeaders();
-      answer.on("data", chunk => {
-        if (muted()) return;
-        if (mode === "hold") chunks.push(chunk);
-        else if (mode === "late") { if (chunks.length) response.write(chunks.shift()); chunks.push(chunk); }
-        else response.write(chunk);
-      });
-      answer.on("end", () => {
-        if (mode === "hold") response.writeHead(answer.statusCode, headers);
-        response.end(Buffer.concat(chunks));
-      });
-      answer.on("error", () => response.destroy());
-    });
-    onward.on("error", () => response?.destroy());
-    response?.on("close", () => onward.destroy());
-    onward.end(body);
+  pass(exchange) {
+    const { request, response, path, kind } = exchange, switches = this.switches(kind, exchange);
+    if (switches.swallow) return this.strike("swallow");
+    const refused = refusal(exchange, switches);
+    if (refused) return response.writeHead(refused.status, { "Content-Type": "text/html", "Cache-Control": "no-store" }).end(refused.text);
+    const answer = new Answer(exchange);
+    const key = `${request.method} ${path}`, known = this.stored.get(key);
+    const shared = switches.cache ? "cache" : switches.coalesce && !known?.ended && "coalesce";
+    if (known && shared) return this.strike(shared), known.give(answer);
+    const ask = () => {
+      const origin = new Origin(exchange, switches);
+      if (request.method === "GET" && (switches.cache || switches.coalesce)) this.stored.set(key, origin);
+      return origin;
+    };
+    if (!switches.twice) return ask().give(answer);
+    this.strike("twice");
+    ask();
+    setTimeout(() => ask().give(answer), 5);
   }
 
   upgrade(request, socket, head) {
-    const mode = /\/log/.test(request.url) ? "pass" : this.modes.ws;
-    socket.on("error", () => {});
-    if (mode === "swallow") return;
-    if (mode === "kill") return socket.end("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    const onward = net.connect(this.port, this.host, () => {
-      const lines = [`${request.method} ${request.url} HTTP/1.1`];
-      for (let at = 0; at < request.rawHeaders.length; at += 2) lines.push(`${request.rawHeaders[at]}: ${request.rawHeaders[at + 1]}`);
-      onward.write(lines.join("\r\n") + "\r\n\r\n");
-      onward.write(head);
-      socket.pipe(onward);
-      let answered = false;
-      onward.on("data", chunk => {
-        const end = chunk.indexOf("\r\n\r\n");
-        if (mode !== "mute") socket.write(chunk);
-        else if (!answered) socket.write(chunk.subarray(0, end + 4)), (answered = true);
-      });
-      onward.on("end", () => socket.end());
-      if (mode === "young") setTimeout(() => { socket.destroy(); onward.destroy(); }, 150);
-    });
-    onward.on("error", () => socket.destroy());
-    onward.on("close", () => socket.destroy());
-    socket.on("close", () => onward.destroy());
-  }
-
-  // /page?data-transports=sse: the attributes of the script tag
-  page(request, response) {
-    const { searchParams } = new URL(request.url, this.url);
-    const attributes = [...searchParams].map(([name, value]) => `${name}="${value}"`).join(" ");
-    response.writeHead(200, { "Content-Type": "text/html" });
-    response.end(`<!doctype html><title>test</title><script>window.Native = WebSocket</script>
-      <script src="/_underpass/client.js" ${attributes}></script><script>(${inPage})()</script>`);
+    // The test's own look at the backend.
+    const exchange = { box: this, request, socket, kind: /\/log/.test(request.url) ? "log" : "ws", path: request.url };
+    this.requests.push(`UPGRADE ${request.url}`);
+    if (!socket.frozen) new Tunnel(exchange, head);
   }
 }
 
-// What test pages have at hand.
-export function inPage() {
-  window.wait = ms => new Promise(done => setTimeout(done, ms));
-  window.until = async (what, test, patience = 12000) => {
-    for (const end = Date.now() + patience; Date.now() < end; await wait(10)) {
-      const value = await test();
-      if (value) return value;
-    }
-    throw new Error("waited in vain for " + what);
+function kindOf(path) {
+  return /^\/_underpass\/(?:s\/[^/]*\/)?(open|sse|stream|poll|send|ack|close)\b/.exec(path)?.[1] || "other";
+}
+
+// Numbers from 0 to 1, the same for the same seed.
+function chances(seed) {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let word = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    word = (word + Math.imul(word ^ (word >>> 7), 61 | word)) ^ word;
+    return ((word ^ (word >>> 14)) >>> 0) / 4294967296;
   };
-  // A socket with a record of all that happened to it.
-  window.open_ = (path, protocols, Class = WebSocket) => {
-    const socket = new Class(path, protocols);
-    socket.binaryType = "arraybuffer";
-    socket.moves = [];
-    socket.got = [];
-    socket.addEventListener("underpass", ({ detail }) => socket.moves.push(detail));
-    socket.addEventListener("message", ({ data }) => socket.got.push(data));
-    socket.addEventListener("close", ({ code, reason, wasClean }) => { socket.ended = { code, reason, wasClean }; });
-    return socket;
-  };
-  window.opened = socket => until("open", () => socket.readyState === 1 || (socket.ended && (() => { throw new Error("closed: " + JSON.stringify(socket.ended)); })()));
-  window.on = (socket, transport) => until("transport " + transport + ", it moved " + JSON.stringify(socket.moves), () => socket.moves.at(-1)?.transport === transport);
-  // The backend's own record of a path.
-  window.log = async part => {
-    const socket = new Native(location.origin.replace("http", "ws") + "/log");
-    const lines = await new Promise(done => {
-      socket.onopen = () => socket.send(part);
-      socket.onmessage = ({ data }) => done(data);
+}
+
+// One request to the sidecar, and those who get its answer.
+class Origin {
+  answers = new Set(); chunks = [];
+
+  constructor(exchange, switches) {
+    const { box, path } = exchange;
+    this.box = box;
+    this.exchange = exchange;
+    const where = box.from(path, switches);
+    const options = { ...where, ...sent(exchange, switches), agent: false };
+    // Without an agent it makes the connection itself.
+    if (switches.http10) Object.assign(options, { agent: undefined, createConnection: () => older(net.connect(where), box) });
+    this.request = http.request(options, answer => this.begun(answer));
+    this.request.on("error", () => this.lost());
+    this.request.end(exchange.body);
+    if (switches.timeout) this.timer = setTimeout(() => this.late(), switches.timeout);
+  }
+
+  give(answer) {
+    answer.origin = this;
+    this.answers.add(answer);
+    if (this.head) answer.head(...this.head);
+    for (const chunk of this.chunks) answer.data(chunk);
+    if (this.ended) answer.end();
+    if (this.broken) answer.broken();
+  }
+
+  begun(answer) {
+    clearTimeout(this.timer);
+    if (this.head) return answer.resume();
+    const headers = { ...answer.headers };
+    delete headers.connection;
+    delete headers["keep-alive"];
+    delete headers["transfer-encoding"];
+    this.head = [answer.statusCode, headers];
+    for (const one of this.answers) one.head(...this.head);
+    answer.on("data", chunk => {
+      if (this.box.stored.size) this.chunks.push(chunk);
+      for (const one of this.answers) one.data(chunk);
     });
-    socket.close();
-    return lines ? lines.split("\n") : [];
+    answer.on("end", () => {
+      this.ended = true;
+      for (const one of this.answers) one.end();
+    });
+    answer.on("error", () => this.lost());
+  }
+
+  late() {
+    this.box.strike("timeout");
+    this.head = [504, { "content-type": "text/html" }];
+    this.chunks = [Buffer.from("<p>Too slow.</p>")];
+    this.ended = true;
+    const answers = [...this.answers];
+    this.answers.clear();
+    for (const one of answers) this.give(one);
+    this.request.destroy();
+  }
+
+  lost() {
+    if (this.ended) return;
+    this.broken = true;
+    clearTimeout(this.timer);
+    for (const one of this.answers) one.broken();
+  }
+
+  // Nobody is left to read it.
+  leave(answer, always) {
+    this.answers.delete(answer);
+    const ghost = !always && this.box.switches(this.exchange.kind, this.exchange).ghost;
+    if (ghost && !this.ended) this.box.strike("ghost");
+    if (!this.answers.size && !ghost) this.request.destroy();
+  }
+}
+
+// A connection whose requests say HTTP/1.0.
+function older(socket, box) {
+  const write = socket.write;
+  socket.write = (chunk, ...more) => {
+    const text = chunk.toString("latin1");
+    socket.write = write;
+    box.strike("http10");
+    return write.call(socket, Buffer.from(text.replace(" HTTP/1.1\r\n", " HTTP/1.0\r\n"), "latin1"), ...more.filter(one => typeof one === "function"));
   };
+  return socket;
 }

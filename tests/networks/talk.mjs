@@ -1,6 +1,6 @@
 // Talks through a box, in Chromium: node talk.mjs <page> <proxy or ""> <transport> <messages>. A line for each
 // step; then how it went, as JSON; the last, "gone", when the page died while it held a socket.
-import { inPage } from "../client/box.mjs";
+import { inPage } from "../middlebox/box.mjs";
 import { Browser } from "../client/browser.mjs";
 
 const [address, proxy, transport, count] = process.argv.slice(2);
