@@ -1,5 +1,5 @@
 // Runs the rows: node run.mjs <sidecar> <another> [part of a row's name]. A line of JSON for each row; "over" when there are
-// no more. The boxes stand until standard input ends.
+// no more. The boxes stand until standard input ends. UNDERPASS_SEED=7 draws other chances and other orders.
 import { Browser } from "../client/browser.mjs";
 import { Box } from "./box.mjs";
 import { rows } from "./rows.mjs";
@@ -8,11 +8,12 @@ import { absence, absences, crowd, crowds, tours, wander } from "./tours.mjs";
 
 const ABREAST = 6, PATIENCE = 100000;
 const [site, other, part = ""] = process.argv.slice(2);
+const seed = +(process.env.UNDERPASS_SEED || 0);
 const browser = await Browser.start();
 const boxes = [];
 
 async function run({ number, act, row }) {
-  const box = await Box.start([site, other], number + 1), context = await browser.context(), pages = [];
+  const box = await Box.start([site, other], number + 1 + seed), context = await browser.context(), pages = [];
   boxes.push(box);
   const page = async () => {
     const page = await context.page(`${box.url}/page?data-debug`);

@@ -31,7 +31,7 @@ export async function converse(row, number, { box, page }) {
     const { got, moves, ended: { code, reason } } = socket;
     return { transport: last?.transport, cause: last?.cause, moves, extra: got.length - sent, code, reason };
   }, row.ends, row.silence, row.busy);
-  const numbers = await count(tab, number, box, [row.modes, {}, row.modes], row.between);
+  const numbers = await count(tab, number, box, [row.modes, {}, row.modes].map(modes => ({ modes, between: row.between })));
   const last = await tab.run(async number => {
     window.ghost = open_("/ghost?" + number);
     await until("a ghost", () => ghost.readyState === 1, 30000);
@@ -46,8 +46,9 @@ export async function converse(row, number, { box, page }) {
   return { first, echoed, counted: numbers, last };
 }
 
-// A session through these boxes, one after the other. Between them all connections are cut, or something worse happens.
-export async function count(tab, number, box, stages, between) {
+// A session through these boxes, one after the other. Before each but the first all connections are cut, or what `between`
+// says; behind each it is quiet for `dwell` milliseconds.
+export async function count(tab, number, box, stages) {
   const messages = MESSAGES, part = messages / stages.length;
   await tab.run(async (number, messages) => {
     window.counting = open_(`/numbers?${messages}&${number}`);
@@ -59,7 +60,7 @@ export async function count(tab, number, box, stages, between) {
     });
     await until("a socket to count on", () => counting.readyState === 1, 30000);
   }, number, messages);
-  for (const [stage, modes] of stages.entries()) {
+  for (const [stage, { modes, between, dwell }] of stages.entries()) {
     if (stage && between > 0) {
       box.modes = { offline: true };
       box.cut();
@@ -67,14 +68,15 @@ export async function count(tab, number, box, stages, between) {
     }
     box.modes = modes;
     if (stage && between === "freeze") box.freeze(); else if (stage) box.cut();
-    await tab.run(async (stage, from, to) => {
+    await tab.run(async (stage, from, to, dwell) => {
       // As if another network were joined: verdicts are void.
       if (stage) window.dispatchEvent(new Event("online"));
       for (let sent = from; sent <= to; sent++) {
         counting.send(String(sent));
         if (sent % 5 === 0) await wait(8);
       }
-    }, stage, Math.round(stage * part) + 1, Math.round((stage + 1) * part));
+      if (dwell) await wait(dwell);
+    }, stage, Math.round(stage * part) + 1, Math.round((stage + 1) * part), dwell);
   }
   return await counted(tab, "counting");
 }

@@ -26,8 +26,11 @@ export async function wander({ seed }, number, { box, page }) {
     const other = Math.floor(box.random() * (at + 1));
     [drawn[at], drawn[other]] = [drawn[other], drawn[at]];
   }
-  const stages = drawn.map(at => ({ name: rows[at].name, modes: rows[at].modes }));
-  const numbers = await count(await page(), number, box, stages.map(({ modes }) => modes));
+  const stages = drawn.map(at => {
+    const between = box.random() < 0.15 ? "freeze" : box.random() < 0.15 ? 1000 : undefined;
+    return { ...rows[at], between, dwell: Math.round(1500 * box.random()) };
+  });
+  const numbers = await count(await page(), number, box, stages);
   return { counted: numbers, stages: stages.map(({ name }) => name) };
 }
 
