@@ -6,7 +6,8 @@
 //   delay: ms      all that much later                     rate: N       N bytes a second
 //   cut: {after: ms, bytes: N, how, chance}   ends it early: fin, rst, silent, or clean (as if it were whole)
 //   idle: ms       cut when nothing passed for so long     answer: {name: value, null: taken out}
-//   errors         a page in place of what is not 200      inject: text  before the answer, {each: text}: before each write
+//   errors         a page in place of what is not 200      inject: text  before the answer, {each: text}: before each write,
+//                                                          {each: text, only: text}: before those with that
 import { changed } from "./request.mjs";
 
 export class Answer {
@@ -44,7 +45,8 @@ export class Answer {
 
   data(chunk) {
     if (this.isLost || this.page || this.over) return;
-    const { inject } = this.switches, text = inject?.each || (!this.size && !this.given && inject);
+    const { inject } = this.switches;
+    const text = inject?.each ? chunk.includes(inject.only || "") && inject.each : !this.size && !this.given && inject;
     if (text) this.box.strike("inject"), delete this.headers["content-length"], (chunk = Buffer.concat([Buffer.from(text), chunk]));
     this.keep(chunk);
     this.pump();

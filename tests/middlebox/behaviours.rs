@@ -298,6 +298,7 @@ pub(crate) const ALL: [Behaviour; 62] = [
         "bodies are changed",
         &[
             Row("writes a script into text"),
+            Row("writes a script before the end of an event stream"),
             Row("writes a script into streams and one in three polls"),
             Row("takes out `Cache-Control` and `X-Accel-Buffering`"),
         ],

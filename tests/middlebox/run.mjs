@@ -4,7 +4,7 @@ import { Browser } from "../client/browser.mjs";
 import { Box } from "./box.mjs";
 import { rows } from "./rows.mjs";
 import { MESSAGES, converse } from "./talk.mjs";
-import { absence, absences, crowd, crowds, tours, wander } from "./tours.mjs";
+import { absence, absences, crowd, crowds, plain, stay, tours, wander } from "./tours.mjs";
 
 const ABREAST = 6, PATIENCE = 100000;
 const [site, other, part = ""] = process.argv.slice(2);
@@ -41,7 +41,8 @@ function names({ modes = {} }) {
   return [...new Set(all.flatMap(([, mode]) => typeof mode === "string" ? [mode] : Object.keys(mode)))];
 }
 
-const queue = [...tours.map(row => ({ row, act: wander })), ...crowds.map(row => ({ row, act: crowd })), ...absences.map(row => ({ row, act: absence })), ...rows.map(row => ({ row, act: converse }))]
+const acts = [[wander, tours], [crowd, crowds], [absence, absences], [stay, plain], [converse, rows]];
+const queue = acts.flatMap(([act, rows]) => rows.map(row => ({ row, act })))
   .map((one, number) => ({ ...one, number })).filter(({ row }) => row.name.includes(part));
 const worker = async () => { for (let next; (next = queue.shift());) await run(next); };
 await Promise.all(Array.from({ length: ABREAST }, worker));

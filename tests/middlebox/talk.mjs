@@ -50,6 +50,7 @@ export async function converse(row, number, { box, page }) {
 // says; behind each it is quiet for `dwell` milliseconds.
 export async function count(tab, number, box, stages) {
   const messages = MESSAGES, part = messages / stages.length;
+  box.modes = stages[0].modes;
   await tab.run(async (number, messages) => {
     window.counting = open_(`/numbers?${messages}&${number}`);
     let last = performance.now();

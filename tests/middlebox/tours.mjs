@@ -19,6 +19,11 @@ export const absences = [
   ["the backend closes while nobody can be reached; holds streams, error pages", { any: "errors", ...both({ hold: true, errors: true }) }],
 ].map(([name, modes]) => ({ name, modes: { ws: "kill", ...modes }, ends: "any", messages: 600 }));
 
+// Without a change of box.
+export const plain = [
+  ["writes a script before the end of an event stream", { sse: { inject: { each: "<script></script>", only: "all came" } } }],
+].map(([name, modes]) => ({ name, modes: { ws: "kill", ...modes }, ends: "any" }));
+
 // Together they meet each row's box once. Nothing is asked of the transport.
 export async function wander({ seed }, number, { box, page }) {
   const drawn = [...rows.keys()].filter(at => at % tours.length === seed - 1);
@@ -72,4 +77,8 @@ export async function absence({ modes, messages }, number, { box, page }) {
   await new Promise(done => setTimeout(done, 4000));
   box.modes = modes;
   return { counted: await counted(tab, "socket") };
+}
+
+export async function stay({ modes }, number, { box, page }) {
+  return { counted: await count(await page(), number, box, [{ modes }]) };
 }
