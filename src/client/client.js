@@ -44,7 +44,7 @@ var underpass = ((global, address, data) => {
     const init = { cache: "no-store", credentials: options.credentials, signal: control.signal };
     if (body !== undefined) {
       init.method = "POST";
-      init.body = body && JSON.stringify(body);
+      if (body) init.body = JSON.stringify(body);
       if (body && form) init.body = new URLSearchParams({ json: init.body });
       else if (body) init.headers = { "Content-Type": "application/json" };
     }
@@ -56,7 +56,7 @@ var underpass = ((global, address, data) => {
     // No answer, or nobody's that we know.
     } catch {}
     clearTimeout(timer);
-    if (body && !json?.error && [400, 403, 406, 415, 501].includes(status)) form = !!init.headers;
+    if (body && !json?.error && /40[036]|415|501/.test(status)) form = !!init.headers;
     return { status, body: json && typeof json === "object" ? json : null, took: now() - begun };
   }
 
@@ -155,7 +155,7 @@ var underpass = ((global, address, data) => {
       const streams = usable.some(name => name === "sse" || name === "stream");
       if (!usable.includes("ws")) hub.want(this, streams);
       const free = usable.find(name => name === "ws" || name === "poll" || hub.grants(this));
-      return free || (streams || !known.length ? "poll" : known[known.length - 1]);
+      return free || (streams ? "poll" : known.at(-1) || "poll");
     }
 
     // Lets go of all attachments but one.
@@ -509,9 +509,14 @@ var underpass = ((global, address, data) => {
         try { act(event.data, +event.lastEventId); } catch { this.end("altered"); }
       });
       on("session", text => this.begun(JSON.parse(text)));
-      on("message", (text, number) => session.take(this, number, text, text.length));
-      on("json", (text, number) => session.take(this, number, JSON.parse(text), text.length));
-      on("binary", (text, number) => session.take(this, number, fromBase64(text), text.length));
+      // Without a number of its own an event has the one before: it was spoilt on the way, and may have been anything.
+      const item = (name, decode) => on(name, (text, number) => {
+        if (!(number > this.number)) return this.end("altered");
+        session.take(this, this.number = number, decode(text), text.length);
+      });
+      item("message", text => text);
+      item("json", JSON.parse);
+      item("binary", fromBase64);
       on("heartbeat", text => this.beat(+text));
       on("close", (text, number) => this.closed(number, JSON.parse(text)));
       on("superseded", () => this.end("superseded"));
