@@ -211,7 +211,7 @@ var underpass = ((global, address, data) => {
       const { name, good, born } = attachment, young = now() - born < 10000;
       if (why === "superseded" && this.late) [this.trying, this.late] = [this.late, null], this.trying.expect(this.deadline);
       if (!young) this.strikes[name] = 0;
-      const struck = why === "cut" && young && (this.strikes[name] = (this.strikes[name] || 0) + 1) >= 3;
+      const struck = why === "cut" && young && (this.strikes[name] = -~this.strikes[name]) > 2;
       const guilty = name !== "poll" && (["silent", "held", "altered"].includes(why) || struck || (!good && ["cut", "refused"].includes(why)));
       for (const role of roles) if (this[role] === attachment) this[role] = null;
       if (guilty && this.current) verdicts.draw(name);
@@ -650,7 +650,7 @@ var underpass = ((global, address, data) => {
     polls: new Map(),
     // Polls that we hold for others: tab → {token: cursor}.
     carried: new Map(),
-    wait: 25, failures: 0, ticks: 0, round: 0,
+    wait: 25, failures: 0, ticks: 0, turn: 0,
 
     ready() {
       return this.settled ??= new Promise(done => {
@@ -723,16 +723,15 @@ var underpass = ((global, address, data) => {
       // A balancer may have spread them over sidecars, by the beginning of the token: these in turn. One takes 256; those
       // that were answered go to the end.
       const node = token => token.split("-")[0], nodes = [...new Set(Object.keys(cursors).map(node))];
-      const turn = nodes[this.round++ % nodes.length];
+      const turn = nodes[this.turn++ % nodes.length];
       const tokens = Object.keys(cursors).filter(token => node(token) === turn).slice(0, 250), held = JSON.stringify(cursors);
       if (this.control && held === this.held) return;
       this.control?.abort();
       if (!tokens.length) return void (this.control = null);
       const control = this.control = new AbortController(), n = word(12), [first, second] = tokens;
       this.held = held;
-      const patience = this.wait * 1000 + 10000;
-      const { body, took } = await ask(`${base}s/${first}/poll?after=${cursors[first]}&wait=${nodes[1] ? 1 : this.wait}&n=${n}`, {
-        body: second && { sessions: Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience,
+      const { body, took } = await ask(`${base}s/${first}/poll${second ? "s" : ""}?after=${cursors[first]}&wait=${nodes[1] ? 1 : this.wait}&n=${n}`, {
+        body: second && { sessions: Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience: this.wait * 1000 + 10000,
       });
       if (this.control !== control) return;
       this.control = null;

@@ -24,7 +24,7 @@ use hyper::body::{Body as _, Incoming};
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
 use self::origin::Verdict;
-use self::route::{Endpoint, Place, Routes, Verb};
+use self::route::{Endpoint, Place, Routes};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
@@ -189,10 +189,6 @@ impl Gateway {
         let answered = match endpoint {
             Endpoint::Open { target } => Box::pin(call.open(request, target)).await,
             Endpoint::Sse { target } => return Box::pin(call.open_sse(&request.into_parts().0, target)).await,
-            // The same as `poll`, by the path of one of its sessions, so that a balancer finds their node.
-            Endpoint::Session { verb: Verb::Poll, .. } if request.method() == Method::POST => {
-                Box::pin(call.poll_many(request, query)).await
-            }
             Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
             Endpoint::Poll => Box::pin(call.poll_many(request, query)).await,
             Endpoint::Info => Ok(call.info()),

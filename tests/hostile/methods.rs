@@ -13,12 +13,10 @@ async fn each_endpoint_takes_its_own_methods_only() {
         ("/_underpass/sse/chat".into(), &["GET"]),
         ("/_underpass/info".into(), &["GET", "HEAD"]),
     ];
-    // With POST for several sessions.
-    endpoints.push((house.url("poll"), &["GET", "POST"]));
-    for verb in ["sse", "stream", "ws"] {
+    for verb in ["sse", "stream", "poll", "ws"] {
         endpoints.push((house.url(verb), &["GET"]));
     }
-    for verb in ["send", "ack", "close"] {
+    for verb in ["send", "ack", "close", "polls"] {
         endpoints.push((house.url(verb), &["POST"]));
     }
     for (path, allowed) in &endpoints {
@@ -94,7 +92,7 @@ async fn paths_that_are_nothing_are_not_found_and_reach_nobody() {
             assert_eq!(answer.refused(), "not_found", "{path}");
         }
     }
-    for verb in ["", "/", "/polls", "/poll/", "/poll/x", "/POLL", "/%70oll", "/poll%00", "/poll;x", "/sse.js", "//poll"]
+    for verb in ["", "/", "/pollz", "/poll/", "/poll/x", "/POLL", "/%70oll", "/poll%00", "/poll;x", "/sse.js", "//poll"]
     {
         let path = format!("/_underpass/s/{token}{verb}");
         let answer = raw::ask(house.site.at, "GET", &path, &[], b"").await;
