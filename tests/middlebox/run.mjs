@@ -6,7 +6,7 @@ import { rows } from "./rows.mjs";
 import { MESSAGES, converse } from "./talk.mjs";
 import { absence, absences, crowd, crowds, plain, stay, tours, wander } from "./tours.mjs";
 
-const ABREAST = 6, PATIENCE = 100000;
+const ABREAST = 8, PATIENCE = 100000;
 const [site, other, part = ""] = process.argv.slice(2);
 const seed = +(process.env.UNDERPASS_SEED || 0);
 const browser = await Browser.start();
