@@ -25,9 +25,9 @@ export const rows = [
   row("passes the 101, no frame down", open({ drop: "down" }), "sse"),
   row("passes the 101, no frame up", open({ drop: "up" }), "sse"),
   row("passes the 101, no frame either way", open({ drop: "both" }), "sse"),
-  row("kills each WebSocket after 150 ms", open({ young: 150 }), "sse"),
-  row("resets each WebSocket after 500 ms", open({ cut: { after: 500, how: "rst" } }), "sse"),
-  row("silences each WebSocket after 1.5 s", open({ cut: { after: 1500, how: "silent" } }), "sse"),
+  row("kills each WebSocket after 150 ms", open({ young: 150 }), "sse", { last: true }),
+  row("resets each WebSocket after 500 ms", open({ cut: { after: 500, how: "rst" } }), "sse", { last: true }),
+  row("silences each WebSocket after 1.5 s", open({ cut: { after: 1500, how: "silent" } }), "sse", { last: true }),
   row("closes a WebSocket idle for 5 s", open({ idle: 5000 }), "ws", { never: true, silence: 6000 }),
   row("keeps the backend's side of a WebSocket whose client left", open("ghost"), "ws"),
   row("700 ms each way, WebSockets too", { any: { delay: 700 }, ws: "pass" }, "ws"),
@@ -98,7 +98,8 @@ export const rows = [
 
 function portal() { return { portal: ({ box }) => box.random() < 0.2 }; }
 
-// `silence`: so long nothing is said, in milliseconds. `busy`: messages flow until it is where it should end. `between`: what
+// `last`: a socket opened later may still be where it has not been found out yet. `silence`: so long nothing is said, in
+// milliseconds. `busy`: messages flow until it is where it should end. `between`: what
 // else happens when the box changes: "freeze", or milliseconds for which nobody can be reached.
 function row(name, modes, ends, more = {}) {
   return { name, modes: { ws: "kill", ...modes }, ends, ...more };
