@@ -40,14 +40,18 @@ var underpass = ((global, address, data) => {
     else tasks.push(work), ticket.port2.postMessage(0);
   };
 
+  // A filter dislikes JSON.
+  let form;
+
   // A request that is answered soon: {status, body, took}; status 0 when there was no answer, body null when it is not JSON.
-  async function ask(url, { body, patience = 10000, control = new AbortController(), form } = {}) {
+  async function ask(url, { body, patience = 10000, control = new AbortController() } = {}) {
     const timer = setTimeout(() => control.abort(), patience), begun = now();
     const init = { cache: "no-store", credentials: options.credentials, signal: control.signal };
     if (body !== undefined) {
       init.method = "POST";
-      init.body = form ? new URLSearchParams(body) : body && JSON.stringify(body);
-      if (body && !form) init.headers = { "Content-Type": "application/json" };
+      if (body) init.body = JSON.stringify(body);
+      if (body && form) init.body = new URLSearchParams({ json: init.body });
+      else if (body) init.headers = { "Content-Type": "application/json" };
     }
     let status = 0, json = null;
     try {
@@ -57,6 +61,7 @@ var underpass = ((global, address, data) => {
     // No answer, or nobody's that we know.
     } catch {}
     clearTimeout(timer);
+    if (body && !json?.error && /40[036]|415|501/.test(status)) form = !!init.headers;
     return { status, body: json && typeof json === "object" ? json : null, took: now() - begun };
   }
 
@@ -126,8 +131,8 @@ var underpass = ((global, address, data) => {
     address(what, query = "") { return `${this.url}/${what}?after=${this.cursor}${query}&n=${word(12)}`; }
 
     // A short request on this session. Errors that end it are seen to here.
-    async post(what, body, query, form) {
-      const answer = await ask(this.address(what, query), { body, form });
+    async post(what, body, query, patience) {
+      const answer = await ask(this.address(what, query), { body, patience });
       const { next, sent, error } = answer.body || {};
       if (error ? error.code : next >= 0) this.alive = now();
       if (error?.code === "unknown_session" || error?.code === "bad_cursor") this.fail();
@@ -155,7 +160,7 @@ var underpass = ((global, address, data) => {
       const streams = usable.some(name => name === "sse" || name === "stream");
       if (!usable.includes("ws")) hub.want(this, streams);
       const free = usable.find(name => name === "ws" || name === "poll" || hub.grants(this));
-      return free || (streams || !known.length ? "poll" : known[known.length - 1]);
+      return free || (streams ? "poll" : known.at(-1) || "poll");
     }
 
     // Lets go of all attachments but one.
@@ -211,16 +216,17 @@ var underpass = ((global, address, data) => {
       const { name, good, born } = attachment, young = now() - born < 10000;
       if (why === "superseded" && this.late) [this.trying, this.late] = [this.late, null], this.trying.expect(this.deadline);
       if (!young) this.strikes[name] = 0;
-      const struck = why === "cut" && young && (this.strikes[name] = (this.strikes[name] || 0) + 1) >= 3;
+      const struck = why === "cut" && young && (this.strikes[name] = -~this.strikes[name]) > 2;
       const guilty = name !== "poll" && (["silent", "held", "altered"].includes(why) || struck || (!good && ["cut", "refused"].includes(why)));
       for (const role of roles) if (this[role] === attachment) this[role] = null;
       if (guilty && this.current) verdicts.draw(name);
       if (!this.current && !this.trying) this.next(`${name} ${why}`, time || (why === "superseded" ? 200 : 0), guilty && name);
     }
 
-    // Whether the sidecar answers. What was written and did not arrive is taken at once.
+    // Whether the sidecar answers. What was written and did not arrive is taken at once. A browser does not know that a
+    // connection it kept is dead: the next one may be better.
     async reach() {
-      const { body } = await this.post("ack", null);
+      const { body } = await this.post("ack", null, "", 2 * this.deadline);
       return body?.sent > this.cursor || body?.error?.code === "session_closed" ? this.mop() : this.over || body?.next > 0;
     }
 
@@ -343,13 +349,10 @@ var underpass = ((global, address, data) => {
       let wait = 0;
       if (count) {
         const messages = this.queue.slice(0, count).map(({ text, bytes }) => text ?? { base64: toBase64(bytes) });
-        const body = this.form ? { messages: JSON.stringify(messages) } : { messages };
-        const { status, body: answer } = await this.post("send", body, `&seq=${this.base}`, this.form);
+        const { status, body: answer } = await this.post("send", { messages }, `&seq=${this.base}`);
         const code = answer?.error?.code;
         if (status === 413 && count > 1) this.limit = Math.min(this.limit, size) / 2;
         else if (status === 413) this.fail(1009);
-        // A filter dislikes it.
-        else if (!answer?.error && [400, 403, 406, 415, 501].includes(status)) this.form = !this.form;
         if (!answer || (code && code !== "too_large")) wait = backoff(this.missed++);
         else this.missed = 0;
       }
@@ -512,9 +515,14 @@ var underpass = ((global, address, data) => {
         try { act(event.data, +event.lastEventId); } catch { this.end("altered"); }
       });
       on("session", text => this.begun(JSON.parse(text)));
-      on("message", (text, number) => session.take(this, number, text, text.length));
-      on("json", (text, number) => session.take(this, number, JSON.parse(text), text.length));
-      on("binary", (text, number) => session.take(this, number, fromBase64(text), text.length));
+      // Without a number of its own an event has the one before: it was spoilt on the way, and may have been anything.
+      const item = (name, decode) => on(name, (text, number) => {
+        if (!(number > this.number)) return this.end("altered");
+        session.take(this, this.number = number, decode(text), text.length);
+      });
+      item("message", text => text);
+      item("json", JSON.parse);
+      item("binary", fromBase64);
       on("heartbeat", text => this.beat(+text));
       on("close", (text, number) => this.closed(number, JSON.parse(text)));
       on("superseded", () => this.end("superseded"));
@@ -651,7 +659,7 @@ var underpass = ((global, address, data) => {
     polls: new Map(),
     // Polls that we hold for others: tab → {token: cursor}.
     carried: new Map(),
-    wait: 25, failures: 0, ticks: 0,
+    wait: 25, failures: 0, ticks: 0, turn: 0,
 
     ready() {
       return this.settled ??= new Promise(done => {
@@ -721,26 +729,28 @@ var underpass = ((global, address, data) => {
     // Holds the poll, unless it is held for just these already.
     async hold() {
       const cursors = Object.assign({}, ...(this.polls.size ? this.carried.values() : []), this.ours());
-      // The sidecar takes 256; those that were answered go to the end.
-      const tokens = Object.keys(cursors).slice(0, 250), held = JSON.stringify(cursors);
+      // A balancer may have spread them over sidecars, by the beginning of the token: these in turn. One takes 256; those
+      // that were answered go to the end.
+      const node = token => token.split("-")[0], nodes = [...new Set(Object.keys(cursors).map(node))];
+      const turn = nodes[this.turn++ % nodes.length];
+      const tokens = Object.keys(cursors).filter(token => node(token) === turn).slice(0, 250), held = JSON.stringify(cursors);
       if (this.control && held === this.held) return;
       this.control?.abort();
       if (!tokens.length) return void (this.control = null);
-      const control = this.control = new AbortController(), n = word(12), query = `wait=${this.wait}&n=${n}`;
+      const control = this.control = new AbortController(), n = word(12), [first, second] = tokens;
       this.held = held;
-      const patience = this.wait * 1000 + 10000;
-      const { body, took } = tokens.length === 1
-        ? await ask(new URL(`s/${tokens[0]}/poll?after=${cursors[tokens[0]]}&${query}`, base), { control, patience })
-        : await ask(`${base}poll?${query}`, { body: { sessions: Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience });
+      const { body, took } = await ask(`${base}s/${first}/poll${second ? "s" : ""}?after=${cursors[first]}&wait=${nodes[1] ? 1 : this.wait}&n=${n}`, {
+        body: second && { sessions: Object.fromEntries(tokens.map(token => [token, cursors[token]])) }, control, patience: this.wait * 1000 + 10000,
+      });
       if (this.control !== control) return;
       this.control = null;
-      if (body?.n !== n || (body.error && tokens[1])) {
+      if (body?.n !== n || (body.error && second)) {
         // A box that does not wait so long answers with an error page: ask for less. Otherwise it is the network.
         if (took > 1500) this.wait = clamp(1, took / 2000, this.wait), this.failures = 0;
         return this.arrange(backoff(this.failures++));
       }
       this.failures = 0;
-      const answers = body.sessions || { [tokens[0]]: body };
+      const answers = body.sessions || { [first]: body };
       let others = false;
       for (const [id, theirs] of this.carried) {
         const told = {};

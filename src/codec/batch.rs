@@ -145,15 +145,15 @@ fn not_utf8(whose: &str, at: usize) -> DecodeError {
     DecodeError::malformed(format!("{whose} is not UTF-8 from its byte {at} on"))
 }
 
-/// The value of a form field that is called `messages`.
+/// The value of a form field that is called `messages`, or `json` as in the forms of other requests.
 fn messages_field(field: &[u8]) -> Option<&[u8]> {
     let equals = field.iter().position(|byte| *byte == b'=')?;
-    (*form_decoded(&field[..equals]) == *b"messages").then_some(&field[equals + 1..])
+    matches!(&*form_decoded(&field[..equals]), b"messages" | b"json").then_some(&field[equals + 1..])
 }
 
 /// The bytes behind a url-encoded form value (URL standard, section 5.1). Done here and not by `form_urlencoded`, which
 /// puts U+FFFD for what is not UTF-8 and so would change a message without a word.
-fn form_decoded(value: &[u8]) -> Vec<u8> {
+pub(super) fn form_decoded(value: &[u8]) -> Vec<u8> {
     let spaced: Cow<'_, [u8]> = if value.contains(&b'+') {
         value.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect()
     } else {
@@ -191,6 +191,7 @@ mod tests {
         assert_eq!(decode_form(b"messages=%5B%22a+b%2B%22%2C%7B%22base64%22%3A%22AAEC%2Fw%3D%3D%22%7D%5D", 100), two);
         assert_eq!(decode_form(br#"x=1&messages={"messages":["a+b%2b",{"base64":"AAEC/w=="}]}"#, 100), two);
         assert_eq!(decode_form(b"", 100), Ok(vec![]));
+        assert_eq!(decode_form(br#"json={"messages":["a+b%2b",{"base64":"AAEC/w=="}]}"#, 100), two);
         assert!(refused(Form::Form, b"hi").starts_with("the form has no field `messages` (curl"));
         assert_eq!(refused(Form::Form, b"messages=[]&messages=[]"), "the form has the field `messages` more than once");
         assert_eq!(refused(Form::Form, b"messages=%5B%22%ff"), "the field `messages` is not UTF-8 from its byte 2 on");

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::DecodeError;
+use super::batch::form_decoded;
 use super::sse::{MAX_NUMBER, is_url_safe};
 use crate::session::event::Close;
 
@@ -156,11 +157,13 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+/// The object that a body is, or that is the url-encoded field `json` of it: filters refuse JSON that says so.
 fn object(body: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(body)
+    let decoded = body.strip_prefix(b"json=").map(form_decoded);
+    serde_json::from_slice(decoded.as_deref().unwrap_or(body))
         .map_err(|error| DecodeError::malformed(format!("the body must be empty or a JSON object: {error}")))
 }
 
@@ -220,6 +223,8 @@ mod tests {
         let request = OpenRequest::decode(body).expect("well-formed");
         assert_eq!(request.nonce.as_deref(), Some("abcdefghijklmno_"));
         assert_eq!(request.protocols, ["chat.v1", "b"]);
+        let form = b"json=%7B%22nonce%22%3A%22abcdefghijklmno_%22%2C%22protocols%22%3A%5B%22chat.v1%22%2C%22b%22%5D%7D";
+        assert_eq!(OpenRequest::decode(form), Ok(request));
         assert_eq!(check_protocol_list(" a,\tb ,,c").as_deref(), Ok(&["a".to_owned(), "b".into(), "c".into()][..]));
         assert_eq!(check_protocol_list(""), Ok(vec![]));
     }

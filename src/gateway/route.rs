@@ -111,6 +111,8 @@ fn endpoint(rest: &str) -> Endpoint<'_> {
     match (head, tail) {
         ("open", _) => Endpoint::Open { target: target() },
         ("sse", _) => Endpoint::Sse { target: target() },
+        // The poll for several, by the path of one of them, so that a balancer finds their node.
+        ("s", Some(tail)) if tail.split_once('/').is_some_and(|(_, verb)| verb == "polls") => Endpoint::Poll,
         ("s", Some(tail)) => session(tail),
         ("info", None) => Endpoint::Info,
         ("poll", None) => Endpoint::Poll,
@@ -263,6 +265,7 @@ mod tests {
         assert_eq!(ours("/_underpass/open"), Endpoint::Open { target: "/" });
         assert_eq!(ours("/_underpass/open//x"), Endpoint::Open { target: "//x" });
         assert_eq!(ours("/_underpass/sse/clock"), Endpoint::Sse { target: "/clock" });
+        assert_eq!(ours("/_underpass/s/n1-x/polls"), Endpoint::Poll);
         assert_eq!(ours("/_underpass/s/n1-x/poll"), Endpoint::Session { token: "n1-x", verb: Verb::Poll });
         assert_eq!(ours("/_underpass/info"), Endpoint::Info);
         for path in ["/_underpass", "/_underpass/", "/_underpass/s/n1-x", "/_underpass/s/n1-x/poll/", "/_underpass/x"] {

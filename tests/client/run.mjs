@@ -1,5 +1,5 @@
 // Runs the cases: node run.mjs <address of the sidecar> <chromium or firefox> [part of a case's name]
-import { Box } from "./box.mjs";
+import { Box } from "../middlebox/box.mjs";
 import { cases } from "./cases.mjs";
 
 const [site, which, part = ""] = process.argv.slice(2);

@@ -16,7 +16,7 @@ async fn each_endpoint_takes_its_own_methods_only() {
     for verb in ["sse", "stream", "poll", "ws"] {
         endpoints.push((house.url(verb), &["GET"]));
     }
-    for verb in ["send", "ack", "close"] {
+    for verb in ["send", "ack", "close", "polls"] {
         endpoints.push((house.url(verb), &["POST"]));
     }
     for (path, allowed) in &endpoints {
@@ -92,7 +92,7 @@ async fn paths_that_are_nothing_are_not_found_and_reach_nobody() {
             assert_eq!(answer.refused(), "not_found", "{path}");
         }
     }
-    for verb in ["", "/", "/polls", "/poll/", "/poll/x", "/POLL", "/%70oll", "/poll%00", "/poll;x", "/sse.js", "//poll"]
+    for verb in ["", "/", "/pollz", "/poll/", "/poll/x", "/POLL", "/%70oll", "/poll%00", "/poll;x", "/sse.js", "//poll"]
     {
         let path = format!("/_underpass/s/{token}{verb}");
         let answer = raw::ask(house.site.at, "GET", &path, &[], b"").await;

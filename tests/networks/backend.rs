@@ -1,5 +1,5 @@
 //! The backend behind every box: echoes, counts, and remembers how each conversation ended. Enters: WebSockets. Leaves:
-//! one `Ended` for each. Must not touch: what stands before the sidecar.
+//! one `Ended` for each. `/numbers?N` counts to N; all other paths echo. Must not touch: what stands before the sidecar.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,7 +41,10 @@ pub(crate) async fn start() -> (SocketAddr, mpsc::UnboundedReceiver<Ended>) {
 async fn talk(mut socket: BackendSocket, ends: mpsc::UnboundedSender<Ended>) {
     let path = std::mem::take(&mut socket.path);
     let close = match path.strip_prefix("/numbers?") {
-        Some(count) => count_both_ways(&mut socket, count.parse().expect("a number")).await,
+        Some(query) => {
+            let count = query.split('&').next().and_then(|count| count.parse().ok());
+            count_both_ways(&mut socket, count.expect("a number")).await
+        }
         None => echo(&mut socket).await,
     };
     let (code, reason) = close.map_or((1006, String::new()), |close| (close.code.into(), close.reason.to_string()));

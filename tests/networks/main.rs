@@ -12,6 +12,8 @@ mod plain;
 mod running;
 #[path = "../support/scratch.rs"]
 mod scratch;
+#[path = "../support/section.rs"]
+mod section;
 #[path = "../support/site.rs"]
 mod site;
 

@@ -1,13 +1,8 @@
 //! The table of `docs/NETWORKS.md`. Enters: what was measured. Leaves: its text, and the file when that is asked for. Must
-//! not touch: what stands before the table's mark.
+//! not touch: what stands outside the table's marks.
 
-use std::fs;
-
-use crate::Row;
 use crate::boxes::Spec;
-
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/NETWORKS.md");
-const MARK: &str = "<!-- tests/networks writes from here -->\n";
+use crate::{Row, section};
 
 /// The rows, as a table.
 pub(crate) fn text(rows: &[(&Spec, Row)]) -> String {
@@ -22,11 +17,9 @@ pub(crate) fn text(rows: &[(&Spec, Row)]) -> String {
     text
 }
 
-/// Writes the table behind the mark.
+/// Writes the table between its marks.
 pub(crate) fn write(table: &str) {
-    let old = fs::read_to_string(FILE).expect("docs/NETWORKS.md is there");
-    let kept = old.find(MARK).map(|at| &old[..at + MARK.len()]).expect("it has its mark");
-    fs::write(FILE, format!("{kept}\n{table}")).expect("it can be written");
+    section::write("docs/NETWORKS.md", "tests/networks", table);
 }
 
 fn line(spec: &Spec, row: &Row) -> String {

@@ -1,6 +1,6 @@
 // Talks through a box: node talk.mjs <page> <proxy or ""> <transport> <messages> <chromium or firefox>. A line for each
 // step; then how it went, as JSON; the last, "gone", when the page died while it held a socket.
-import { inPage } from "../client/box.mjs";
+import { inPage } from "../middlebox/box.mjs";
 
 const [address, proxy, transport, count, which] = process.argv.slice(2);
 const { Browser } = await import(which === "firefox" ? "../client/firefox.mjs" : "../client/browser.mjs");
