@@ -1,7 +1,7 @@
 // Opens the self-test's page in headless Chromium, behind a box or a proxy perhaps, and prints what it says in the end.
-// Arguments: the page's origin, the proxy or "", what the box of tests/client breaks as JSON or "", seconds.
+// Arguments: the page's origin, the proxy or "", what tests/middlebox breaks as JSON or "", seconds.
 import { Browser } from "../client/browser.mjs";
-import { Box } from "../client/box.mjs";
+import { Box } from "../middlebox/box.mjs";
 
 const [site, proxy, modes, seconds] = process.argv.slice(2);
 const box = modes ? await Box.start(new URL(site).host) : null;
