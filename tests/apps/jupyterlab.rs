@@ -1,0 +1,42 @@
+//! JupyterLab, as PyPI has it.
+
+use tokio::process::Command;
+
+use crate::outside::{self, Program, present};
+use crate::scratch::Scratch;
+use crate::server::{Server, outspoken};
+use crate::stage::{NEEDED, Stage, networks};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jupyterlab() {
+    if !present(&NEEDED) || !present(&[Program::Applications]) {
+        return;
+    }
+    for network in networks() {
+        // A fresh one each: it remembers what was open.
+        let files = Scratch::new(&format!("jupyterlab-{}", network.transport));
+        let server = Server::start(|port| command(port, &files), "is running at").await;
+        let routes = format!("upstream = \"http://{}\"\ninject = true", server.at);
+        let mut stage = Stage::start(network, "jupyterlab", &routes).await;
+        assert_eq!(stage.next().await, None);
+        server.stop().await;
+    }
+}
+
+fn command(port: u16, files: &Scratch) -> Command {
+    let work = files.path("work");
+    std::fs::create_dir_all(&work).expect("the directory is ours");
+    let mut command = outspoken(&outside::application("jupyter-lab"));
+    command.args(["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0"]);
+    command.arg(format!("--ServerApp.port={port}"));
+    // Neither a password, nor questions to PyPI and to Jupyter's news.
+    command.args(["--IdentityProvider.token=", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"]);
+    command.arg("--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate");
+    command.args(["--allow-root"]).arg(format!("--ServerApp.root_dir={}", work.display()));
+    command.current_dir(&work).env("HOME", files.path("")).env("SHELL", "/bin/bash").env("PS1", "$ ");
+    for (name, place) in [("CONFIG", "config"), ("DATA", "data"), ("RUNTIME", "runtime")] {
+        command.env(format!("JUPYTER_{name}_DIR"), files.path(place));
+    }
+    command.env("IPYTHONDIR", files.path("ipython"));
+    command
+}
