@@ -63,7 +63,10 @@ export class User {
 
   // Key by key, to whatever has the focus.
   async type(text) {
-    for (const key of text) await this.page.call("Input.dispatchKeyEvent", { type: "char", key, text: key });
+    for (const key of text) {
+      await this.page.call("Input.dispatchKeyEvent", { type: "keyDown", key, text: key });
+      await this.page.call("Input.dispatchKeyEvent", { type: "keyUp", key });
+    }
   }
 
   // A key that is no character, with the shift key or without.

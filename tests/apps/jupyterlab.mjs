@@ -39,9 +39,9 @@ export async function use(user, address, say) {
   await say("settled");
 }
 
-// The kernel has nothing to do, and JupyterLab says so.
+// The kernel is there and has nothing to do, and JupyterLab says so in its last line.
 function idle(user) {
-  return user.sees("an idle kernel", notebook => document.querySelector(`${notebook} .jp-Notebook-ExecutionIndicator`)?.dataset.status === "idle", NOTEBOOK);
+  return user.reads("an idle kernel", () => document.querySelector("#jp-main-statusbar")?.innerText ?? "", text => text.includes("(ipykernel) | Idle"));
 }
 
 // Types into the last cell and runs it; a new one comes below it.
@@ -56,7 +56,7 @@ function output(user, test) {
   return user.reads(`an output: ${test}`, `() => [...document.querySelectorAll("${NOTEBOOK} .jp-OutputArea")].filter(area => area.textContent).at(-1)?.innerText ?? ""`, test);
 }
 
-// Until the terminal's rows are so.
+// Until the terminal's rows are so, as its text for screen readers has them.
 function line(user, test) {
-  return user.reads(`in the terminal: ${test}`, `() => [...document.querySelectorAll("${TERMINAL} .xterm-rows > div")].map(row => row.textContent.trimEnd()).join("\\n")`, test);
+  return user.reads(`in the terminal: ${test}`, `() => [...document.querySelectorAll("${TERMINAL} .xterm-accessibility-tree > div")].map(row => row.textContent.replaceAll('\\u00a0', ' ').trimEnd()).join("\\n")`, test);
 }

@@ -24,8 +24,13 @@ async fn jupyterlab() {
 }
 
 fn command(port: u16, files: &Scratch) -> Command {
-    let work = files.path("work");
-    std::fs::create_dir_all(&work).expect("the directory is ours");
+    let (work, settings) = (files.path("work"), files.path("settings"));
+    let terminal = settings.join("@jupyterlab/terminal-extension");
+    for place in [&work, &terminal] {
+        std::fs::create_dir_all(place).expect("the directory is ours");
+    }
+    // Terminals are pictures; for those who cannot see there is text beside them.
+    std::fs::write(terminal.join("plugin.jupyterlab-settings"), "{ \"screenReaderMode\": true }").expect("a file");
     let mut command = outspoken(&outside::application("jupyter-lab"));
     command.args(["--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0"]);
     command.arg(format!("--ServerApp.port={port}"));
@@ -37,6 +42,6 @@ fn command(port: u16, files: &Scratch) -> Command {
     for (name, place) in [("CONFIG", "config"), ("DATA", "data"), ("RUNTIME", "runtime")] {
         command.env(format!("JUPYTER_{name}_DIR"), files.path(place));
     }
-    command.env("IPYTHONDIR", files.path("ipython"));
+    command.env("JUPYTERLAB_SETTINGS_DIR", settings).env("IPYTHONDIR", files.path("ipython"));
     command
 }

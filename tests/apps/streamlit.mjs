@@ -26,6 +26,7 @@ export async function use(user, address, say) {
   await say("cut");
   await says(user, "That was all.");
   await says(user, Array.from({ length: 40 }, (_, n) => `w${n * n}`).join(" "));
+  await user.shot("2-cut");
   await button(user, "Once more");
   // The session that knew of the first.
   await says(user, "Pressed 2 times.");
@@ -33,7 +34,7 @@ export async function use(user, address, say) {
   // A file goes up by HTTP, and what became of it comes down the session.
   await user.chooses("[data-testid='stFileUploader'] input", fileURLToPath(import.meta.url));
   await says(user, `${statSync(fileURLToPath(import.meta.url)).size} bytes.`);
-  await user.shot("2-after");
+  await user.shot("3-after");
   await say("settled");
 }
 
