@@ -11,16 +11,18 @@ export async function use(user, address, say) {
   await idle(user);
   await cell(user, "print('-'.join(['six', 'times', 'seven', 'is', str(6 * 7)]))");
   await output(user, text => text.trim() === "six-times-seven-is-42");
-  // Binary frames of some size, and a picture among them.
-  await cell(user, "from base64 import b64decode; from IPython.display import HTML, display; display(HTML('<b id=bold>' + 'wide ' * 40000 + '</b>'))");
-  await user.sees("a long output", () => document.querySelector("#bold")?.textContent.length === 200000);
+  // One message of four million bytes, which must be allowed to the sidecar.
+  await cell(user, "from IPython.display import HTML; HTML('<b hidden>' + 'wide ' * 800_000 + '</b>a wide one')");
+  await user.sees("a wide output", () => [...document.querySelectorAll(".jp-OutputArea b[hidden]")].some(({ textContent }) => textContent === "wide ".repeat(800_000)));
+  await idle(user);
+  await user.shot("2-cells");
   await cell(user, "import time\nfor n in range(60):\n    print('square', n * n)\n    time.sleep(0.1)");
   await output(user, text => text.includes("square 25\n"));
   await say("cut");
   const squares = Array.from({ length: 60 }, (_, n) => `square ${n * n}\n`).join("");
   await output(user, text => text === squares);
   await idle(user);
-  await user.shot("2-notebook");
+  await user.shot("3-cut");
 
   await user.click("[data-command='launcher:create'], .jp-FileBrowser-toolbar [title^='New Launcher'], [data-jp-item-name='new-launcher']");
   await user.click(".jp-LauncherCard[data-category='Other'][title*='terminal']");
@@ -35,7 +37,7 @@ export async function use(user, address, say) {
   await say("cut");
   const rows = Array.from({ length: 30 }, (_, n) => `row ${(n + 1) ** 2}\n`).join("");
   await line(user, text => text.includes(rows));
-  await user.shot("3-terminal");
+  await user.shot("4-terminal");
   await say("settled");
 }
 

@@ -16,7 +16,8 @@ async fn jupyterlab() {
         // A fresh one each: it remembers what was open.
         let files = Scratch::new(&format!("jupyterlab-{}", network.transport));
         let server = Server::start(|port| command(port, &files), "is running at").await;
-        let routes = format!("upstream = \"http://{}\"\ninject = true", server.at);
+        // A picture, or a wide table, is one message.
+        let routes = format!("upstream = \"http://{}\"\ninject = true\n[session]\nmessage = \"16MiB\"", server.at);
         let mut stage = Stage::start(network, "jupyterlab", &routes).await;
         assert_eq!(stage.next().await, None);
         server.stop().await;

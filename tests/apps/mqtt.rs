@@ -60,9 +60,7 @@ async fn converse(network: Spec, pages: &str) {
             }
             // One that speaks for seconds, so that the cut comes in between.
             "count" => speaker = Some(count(&broker)),
-            "left" => {
-                broker.log.until("Received DISCONNECT from page-").await;
-            }
+            "left" => assert_eq!(connections(&mut broker).await, 1, "the page connected again"),
             other => panic!("the user wants {other}"),
         }
         stage.answer("").await;
@@ -82,6 +80,18 @@ fn count(broker: &Broker) -> Running {
         broker.plain.port()
     );
     Running::start(Command::new("bash").args(["-c", &script]))
+}
+
+/// How often the page had connected when it left, by the broker's word.
+async fn connections(broker: &mut Broker) -> usize {
+    let mut count = 0;
+    loop {
+        let line = broker.log.expect().await;
+        count += usize::from(line.contains("Sending CONNACK to page-"));
+        if line.contains("Received DISCONNECT from page-") {
+            return count;
+        }
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

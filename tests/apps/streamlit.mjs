@@ -36,6 +36,10 @@ export async function use(user, address, say) {
   await says(user, `${statSync(fileURLToPath(import.meta.url)).size} bytes.`);
   await user.shot("3-after");
   await say("settled");
+  // Another visit: the first one's session is let go at once.
+  await user.page.go(address);
+  await says(user, "Its square is 100.");
+  await say("came back");
 }
 
 const text = user => user.page.run(() => document.querySelector("[data-testid='stMain'], .stApp")?.innerText ?? "");

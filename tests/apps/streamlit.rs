@@ -19,6 +19,9 @@ async fn streamlit() {
     for network in networks() {
         let routes = format!("upstream = \"http://{}\"\ninject = true", server.at);
         let mut stage = Stage::start(network, "streamlit", &routes).await;
+        assert_eq!(stage.next().await.as_deref(), Some("came back"));
+        stage.left(1.0).await;
+        stage.answer("").await;
         assert_eq!(stage.next().await, None);
     }
     server.stop().await;

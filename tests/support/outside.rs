@@ -29,8 +29,16 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Applications, Self::Boxes, Self::Chromium, Self::Curl, Self::Mosquitto, Self::Node, Self::Python, Self::SystemdAnalyze];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Applications,
+        Self::Boxes,
+        Self::Chromium,
+        Self::Curl,
+        Self::Mosquitto,
+        Self::Node,
+        Self::Python,
+        Self::SystemdAnalyze,
+    ];
 
     /// What cannot be found of it.
     pub(crate) fn missing(self) -> Option<String> {
