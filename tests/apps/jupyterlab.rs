@@ -39,7 +39,7 @@ fn command(port: u16, files: &Scratch) -> Command {
     command.args(["--IdentityProvider.token=", "--LabApp.news_url=", "--LabApp.extension_manager=readonly"]);
     command.arg("--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate");
     command.args(["--allow-root"]).arg(format!("--ServerApp.root_dir={}", work.display()));
-    command.current_dir(&work).env("HOME", files.path("")).env("SHELL", "/bin/bash").env("PS1", "$ ");
+    command.current_dir(&work).env("HOME", files.path("")).env("SHELL", "/bin/bash");
     for (name, place) in [("CONFIG", "config"), ("DATA", "data"), ("RUNTIME", "runtime")] {
         command.env(format!("JUPYTER_{name}_DIR"), files.path(place));
     }

@@ -7,6 +7,8 @@ export async function use(user, address, say) {
   await user.page.go(address);
   await says(user, "Its square is 100.");
   const session = (await text(user)).match(/session (\S+)/)[1];
+  await user.find("[data-testid='stSlider']");
+  await user.find("[data-testid='stFileUploader'] button");
   await user.shot("1-before");
 
   // The middle of a hundred, and three more.
