@@ -15,6 +15,7 @@ use underpass::config::{Address, Config, Log, LogFormat};
 use underpass::demo;
 use underpass::lifecycle::drain::signals;
 use underpass::lifecycle::sockets::Sockets;
+use underpass::probe::{Asked, probe};
 
 /// Carries an unmodified WebSocket backend over networks that break WebSockets.
 ///
@@ -42,6 +43,13 @@ enum Command {
                             which is what --listen and --upstream say without a file."
     )]
     Run(RunArgs),
+    /// Test what the network between here and a running sidecar lets through, transport by transport
+    #[command(
+        after_help = "It needs nothing at the server, but says more where the configuration has `selftest = true`.\n\n\
+                            Exit codes: 0 everything passes; 1 something is blocked, held back or cut; 2 no sidecar was reached,\n\
+                            or the arguments are wrong, so nothing was tested. Ctrl-C ends it early with what is known."
+    )]
+    Probe(ProbeArgs),
     /// Report all mistakes of a configuration, without starting anything
     Check {
         /// The TOML file
@@ -69,11 +77,31 @@ struct RunArgs {
     listen: String,
 }
 
+#[derive(Args)]
+struct ProbeArgs {
+    /// The sidecar as its users see it: http(s)://host[:port], with the prefix behind it when that is not /_underpass
+    #[arg(value_name = "URL")]
+    url: String,
+    /// Go through this HTTP proxy, as browsers do: http://[user:password@]host:port
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// PEM file of the authorities to trust instead of the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// How long connections are kept open: what cuts old or quiet ones is found only by waiting
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=840))]
+    seconds: u64,
+    /// A WebSocket path of the backend to test with, instead of the self-test's own conversation
+    #[arg(long, value_name = "PATH")]
+    target: Option<String>,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command.unwrap_or(Command::Demo(DemoArgs::default())) {
         Command::Demo(args) => run_demo(&args),
         Command::Run(args) => run(args),
         Command::Check { config } => check(&config),
+        Command::Probe(args) => return run_probe(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,8 +156,28 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
     })
 }
 
+fn run_probe(args: ProbeArgs) -> ExitCode {
+    let ProbeArgs { url, proxy, ca, seconds, target } = args;
+    let asked = Asked { url, proxy, ca, time: std::time::Duration::from_secs(seconds), target };
+    let mut exit = ExitCode::from(2);
+    let told = on_runtime(async {
+        if std::io::stderr().is_terminal() {
+            eprintln!("Testing for {seconds} s …");
+        }
+        let report = probe(&asked, tokio::signal::ctrl_c()).await.map_err(|error| error.to_string())?;
+        print!("{report}");
+        exit = ExitCode::from(u8::from(!report.is_clean()));
+        Ok(())
+    });
+    if let Err(message) = told {
+        eprintln!("{message}");
+    }
+    exit
+}
+
 fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError> {
     let mut config = Config::from_flags(&listen.to_string(), &format!("ws://{backend}")).unwrap_or_default();
+    config.selftest = true;
     // A demo is stopped by hand: nobody wants to wait.
     config.drain.pre = std::time::Duration::ZERO;
     config.drain.spread = std::time::Duration::from_millis(500);
@@ -146,6 +194,7 @@ underpass {version} demo
   backend   ws://{backend}   an ordinary WebSocket server: /echo, /clock, /chat
   sidecar   {url}   in front of it
   page      {url}/   the same conversation over WebSocket, SSE, stream and poll
+  self-test {url}/_underpass/selftest   what the network on the way lets through
 
 To paste into another terminal:
 

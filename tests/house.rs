@@ -26,6 +26,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("lifecycle", &[]),
     ("demo", &[]),
+    ("selftest", &["session", "upstream::socket"]),
+    // A client: of the house it knows what a client could take with it.
+    ("probe", &["codec", "session", "upstream::dial", "upstream::socket", "upstream::tls", "selftest"]),
     ("upstream", &["session", "client"]),
     ("registry", &["session", "upstream", "lifecycle"]),
     ("transport", &["codec", "session", "registry", "upstream", "lifecycle"]),
@@ -44,6 +47,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "codec",
             "session",
             "lifecycle",
+            "selftest",
         ],
     ),
     (

@@ -17,8 +17,8 @@ HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent
 PEERS = HERE / "peers"
 
-#: The peer has CPU 0; backend and driver share CPU 1.
-PEER_CPU, LOAD_CPU = "0", "1"
+#: The peer has CPU 0, or as many as it has workers; backend and driver share CPU 1.
+LOAD_CPU = "1"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Peer:
     tls: bool = False
     #: Written in Node; its load is smaller, where ours would take it minutes.
     bridge: bool = False
+    #: Threads that serve, each with a CPU.
+    workers: int = 1
 
 
 PEER = {
@@ -42,6 +44,8 @@ PEER = {
     "stream": Peer("underpass", "stream", "underpass, octet stream"),
     "poll": Peer("underpass", "poll", "underpass, long poll"),
     "carried": Peer("underpass", "carried", "underpass, `ws` transport"),
+    "tunnel-2": Peer("underpass", "ws", "underpass with two workers, WebSocket through", workers=2),
+    "sse-2": Peer("underpass", "sse", "underpass with two workers, SSE", workers=2),
     "sse-tls": Peer("underpass", "sse", "underpass, SSE over TLS 1.3", tls=True),
     "sse-h2": Peer("underpass", "sse-h2", "underpass, SSE over HTTP/2 and TLS, 100 a connection", tls=True),
     "sockjs-events": Peer("sockjs", "sockjs-events", "sockjs-node, eventsource", bridge=True),
@@ -66,11 +70,9 @@ class Lab:
     def start(self, cpu: str, command: list, **more) -> subprocess.Popen:
         """A pinned process; with real-time priority where that is allowed, so that other work delays nothing."""
         before = ["chrt", "--rr", "1"] if self.realtime else []
-        # One worker everywhere; the runtime's own variable, for builds that have no key for it.
-        environment = os.environ | {"TOKIO_WORKER_THREADS": "1"}
         log = open(self.directory / "peer.log", "ab")
         command = [*before, "taskset", "-c", cpu, *map(str, command)]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True, **more)
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **more)
 
     @contextlib.contextmanager
     def running(self, peer: Peer, grace: str = "60s"):
@@ -79,7 +81,8 @@ class Lab:
             yield f"127.0.0.1:{self.backend_port}", [self.backend.pid]
             return
         port, tls = free_port(), free_port()
-        process = self.start(PEER_CPU, self.command(peer.program, port, tls, grace), cwd=PEERS)
+        cpus = ",".join(map(str, range(peer.workers)))
+        process = self.start(cpus, self.command(peer, port, tls, grace), cwd=PEERS)
         try:
             wait_for(port, process)
             # Workers of nginx are its children; taskset and chrt replace themselves by what they start.
@@ -87,14 +90,15 @@ class Lab:
         finally:
             stop(process)
 
-    def command(self, program: str, port: int, tls: int, grace: str) -> list:
+    def command(self, peer: Peer, port: int, tls: int, grace: str) -> list:
         values = {"port": port, "tls": tls, "backend": self.backend_port, "dir": self.directory, "grace": grace}
+        program = peer.program
         if program == "nginx":
             return ["nginx", "-e", self.directory / "nginx.log", "-c", self.filled("nginx.conf", values)]
         if program == "haproxy":
             return ["haproxy", "-db", "-f", self.filled("haproxy.cfg", values)]
         if program == "underpass":
-            config = self.filled("underpass.toml", values | {"admin": free_port()})
+            config = self.filled("underpass.toml", values | {"admin": free_port(), "workers": peer.workers})
             return [self.underpass, "run", config]
         return ["node", f"{program}.js", port, self.backend_port]
 

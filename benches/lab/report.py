@@ -29,6 +29,7 @@ def table(name: str, peers: dict) -> str:
     rounds = max((len(figures) for figures in peers.values()), default=0)
     load = ", ".join(f"{key} {value:,}" for key, value in row.full.items())
     bridges = "".join(f"; bridges: {key} {value:,}" for key, value in row.bridge.items())
+    bridges += "".join(f"; {PEER[peer].label}: {' '.join(f'{key} {value:,}' for key, value in more.items())}" for peer, more in row.single.items())
     out = [f"### {row.title}", "", f"`benches/run {name}`: {load}{bridges}; {rounds} round(s) in turns.", ""]
     out += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for peer, figures in peers.items():

@@ -17,6 +17,7 @@ impl Default for Config {
         Self {
             node: "n1".to_owned(),
             prefix: "/_underpass".to_owned(),
+            selftest: false,
             workers: 0,
             listeners: Vec::new(),
             routes: Vec::new(),

@@ -30,6 +30,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     let mut config = Config::default();
     top.text("node", &mut config.node, forms::node);
     top.text("prefix", &mut config.prefix, forms::prefix);
+    top.flag("selftest", &mut config.selftest);
     top.count("workers", &mut config.workers, 0..=256);
     config.origins.allowed = top.texts("allowed_origins", forms::origin);
     top.flag("allow_credentials", &mut config.origins.credentials);

@@ -33,6 +33,8 @@ pub struct Config {
     pub node: String,
     /// The path under which all requests of the protocol live; begins with `/`, does not end with it.
     pub prefix: String,
+    /// Whether the self-test is served under the prefix.
+    pub selftest: bool,
     /// Threads that serve, each with its own runtime and listening sockets; zero is one for each core.
     pub workers: usize,
     /// Where clients connect; at least one.

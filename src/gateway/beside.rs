@@ -18,7 +18,7 @@ use crate::registry::tally::Direction;
 use crate::transport::Body;
 use crate::transport::body::Duplex;
 use crate::transport::tunnel::{SpliceOptions, splice};
-use crate::upstream::dial::{DialError, Upgraded};
+use crate::upstream::dial::{DialError, Dialer, Upgraded};
 use crate::upstream::headers::{end_to_end, tunnel_handshake};
 
 /// Proxies a plain request.
@@ -57,18 +57,26 @@ pub(super) async fn tunnel(
         return Err(Refusal::origin_refused(why));
     }
     let path = request.uri().path();
-    let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let dialer = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let (head, _) = request.into_parts();
-    let handshake = tunnel_handshake(&head, &forwarded(peer));
-    let upgraded = match backend.dialer.upgrade(handshake).await {
-        Ok(upgraded) => upgraded,
+    tunnel_to(dialer, gateway, live, tunnel_handshake(&head, &forwarded(peer))).await.map_err(from_dial)
+}
+
+/// Passes a finished handshake, and what follows it.
+pub(super) async fn tunnel_to(
+    dialer: &Dialer,
+    gateway: &Arc<Gateway>,
+    live: &Live,
+    handshake: http::request::Parts,
+) -> Result<Response<Body>, DialError> {
+    match dialer.upgrade(handshake).await {
+        Ok(upgraded) => Ok(switching(Arc::clone(gateway), upgraded, options(live))),
         Err(DialError::Refused { mut head, body }) => {
             end_to_end(&mut head.headers);
-            return Ok(Response::from_parts(*head, Body::Proxied(body)));
+            Ok(Response::from_parts(*head, Body::Proxied(body)))
         }
-        Err(error) => return Err(from_dial(error)),
-    };
-    Ok(switching(Arc::clone(gateway), upgraded, options(live)))
+        Err(error) => Err(error),
+    }
 }
 
 fn switching(gateway: Arc<Gateway>, mut upgraded: Upgraded, options: Options) -> Response<Body> {

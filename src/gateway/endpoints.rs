@@ -42,7 +42,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 
 /// One request under the prefix.
 pub(super) struct Call<'a> {
-    pub(super) gateway: &'a Gateway,
+    pub(super) gateway: &'a Arc<Gateway>,
     pub(super) live: &'a Live,
     pub(super) peer: &'a Peer,
 }
@@ -111,7 +111,7 @@ impl Call<'_> {
         let bad = || Fault::BadRequest(format!("`{target}` is no target: it must be a path"));
         let target = route::target(target, query).ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
-        let backend = self.live.routes.find(&self.peer.host, target.path()).ok_or_else(unrouted)?;
+        let dialer = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
         let forwarded = forwarded(self.peer);
         let protocols = &asked.protocols;
@@ -126,7 +126,7 @@ impl Call<'_> {
             client: self.peer.client.map(|client| client.to_string()).unwrap_or_else(|| "unix".into()),
             policy: Arc::clone(&self.live.session),
             backend: Arc::clone(&self.live.backend),
-            dialer: Arc::clone(&backend.dialer),
+            dialer: Arc::clone(dialer),
         };
         Ok(self.gateway.registry.open(opening).await?)
     }
@@ -271,7 +271,7 @@ impl Call<'_> {
         answer(StatusCode::OK, JSON, facts::info(&self.live.session))
     }
 
-    async fn small_body(&self, body: Incoming) -> Result<Bytes, Fault> {
+    pub(super) async fn small_body(&self, body: Incoming) -> Result<Bytes, Fault> {
         send::read_body(body, SMALL_BODY, self.live.config.client.body).await
     }
 

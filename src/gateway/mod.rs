@@ -10,6 +10,7 @@ mod error;
 mod injection;
 mod origin;
 mod route;
+mod selftest;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use hyper::body::{Body as _, Incoming};
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
 use self::origin::Verdict;
-use self::route::{Endpoint, Place, Routes};
+use self::route::{Endpoint, Place, Routes, Selftest};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
@@ -34,6 +35,7 @@ use crate::registry::Registry;
 use crate::registry::tally::Tally;
 use crate::transport::query::Query;
 use crate::transport::{Body, Fault};
+use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
 use crate::upstream::tls::UpstreamTlsError;
 
@@ -52,6 +54,8 @@ pub(crate) struct Live {
     session: Arc<config::Session>,
     backend: Arc<config::Backend>,
     routes: Routes,
+    /// The self-test's conversation: its path, and who answers there. `None` when it is off.
+    selftest: Option<(String, Arc<Dialer>)>,
 }
 
 impl Live {
@@ -60,8 +64,17 @@ impl Live {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
             routes: Routes::new(&config)?,
+            selftest: config.selftest.then(|| selftest::conversation(&config)),
             config,
         })
+    }
+
+    /// Who is dialled for a WebSocket at this path of this host.
+    fn dialer(&self, host: &str, path: &str) -> Option<&Arc<Dialer>> {
+        match &self.selftest {
+            Some((talk, dialer)) if talk == path => Some(dialer),
+            _ => self.routes.find(host, path).map(|backend| &backend.dialer),
+        }
     }
 }
 
@@ -119,6 +132,9 @@ impl Gateway {
         let peer = Peer::of(&conn, request.headers(), request.uri().authority(), &live.config.trusted);
         let path = request.uri().path().to_owned();
         match route::place(&path, &live.config.prefix) {
+            Place::Ours(Endpoint::Selftest(_)) if live.selftest.is_none() => {
+                Ok(self.ours(live, &peer, request, Endpoint::Unknown).await)
+            }
             Place::Ours(endpoint) => Ok(self.ours(live, &peer, request, endpoint).await),
             Place::Ambiguous => Err(Refusal::bad_request(format!(
                 "the path leads to `{}` only when decoded or normalised: write it plainly",
@@ -140,12 +156,19 @@ impl Gateway {
     }
 
     /// A request under the prefix: origin first, then the method, then the endpoint.
-    async fn ours(&self, live: &Live, peer: &Peer, request: Asking, endpoint: Endpoint<'_>) -> Response<Body> {
+    async fn ours(
+        self: &Arc<Self>,
+        live: &Live,
+        peer: &Peer,
+        request: Asking,
+        endpoint: Endpoint<'_>,
+    ) -> Response<Body> {
         let origins = &live.config.origins;
         let verdict = origin::judge(origins, request.headers(), &peer.host);
         let mut response = match &verdict {
-            // Public, and asked for by script tags of other origins' pages, which do not name themselves.
-            Verdict::Refused(_) if matches!(endpoint, Endpoint::Client(_)) => {
+            // Public, and asked for by script tags of other origins' pages, which do not name themselves; or by a link in
+            // a mail.
+            Verdict::Refused(_) if matches!(endpoint, Endpoint::Client(_) | Endpoint::Selftest(Selftest::Page)) => {
                 self.dispatch(live, peer, request, endpoint).await
             }
             Verdict::Refused(why) => {
@@ -159,7 +182,13 @@ impl Gateway {
         response
     }
 
-    async fn dispatch(&self, live: &Live, peer: &Peer, request: Asking, endpoint: Endpoint<'_>) -> Response<Body> {
+    async fn dispatch(
+        self: &Arc<Self>,
+        live: &Live,
+        peer: &Peer,
+        request: Asking,
+        endpoint: Endpoint<'_>,
+    ) -> Response<Body> {
         let query = request.uri().query().map(str::to_owned);
         let query = Query::parse(query.as_deref());
         let nonce = query.nonce().ok().flatten().map(str::to_owned);
@@ -172,7 +201,7 @@ impl Gateway {
     }
 
     async fn call(
-        &self,
+        self: &Arc<Self>,
         live: &Live,
         peer: &Peer,
         request: Asking,
@@ -193,6 +222,7 @@ impl Gateway {
             Endpoint::Poll => Box::pin(call.poll_many(request, query)).await,
             Endpoint::Info => Ok(call.info()),
             Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
+            Endpoint::Selftest(what) => Box::pin(call.selftest(request, what)).await,
             Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match answered {
@@ -278,7 +308,11 @@ impl Handler for Service {
         match route::place(request.uri().path(), &live.config.prefix) {
             Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
             Place::Ours(Endpoint::Session { verb, .. }) if verb.attaches() => Wait::ToTell,
-            Place::Beside if wants_upgrade(request.headers(), request.version()) => Wait::ToDial,
+            Place::Beside | Place::Ours(Endpoint::Selftest(Selftest::Talk))
+                if wants_upgrade(request.headers(), request.version()) =>
+            {
+                Wait::ToDial
+            }
             _ => Wait::No,
         }
     }

@@ -32,8 +32,21 @@ pub(super) enum Endpoint<'a> {
     Info,
     /// `client.js` and its kin.
     Client(client::File),
+    /// `selftest` and what it needs; unknown when it is off.
+    Selftest(Selftest),
     /// Under the prefix, but none of them.
     Unknown,
+}
+
+/// The parts of the self-test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Selftest {
+    /// `selftest`: the page.
+    Page,
+    /// `selftest/seen`: what arrived of a request.
+    Seen,
+    /// `selftest/talk`: a WebSocket that we answer ourselves.
+    Talk,
 }
 
 /// What is done with a session.
@@ -63,8 +76,9 @@ impl Endpoint<'_> {
                 "POST, OPTIONS"
             }
             Self::Sse { .. } | Self::Session { .. } => "GET, OPTIONS",
-            Self::Info | Self::Client(_) => "GET, HEAD, OPTIONS",
-            Self::Unknown => "GET, POST, OPTIONS",
+            Self::Selftest(Selftest::Talk) => "GET, OPTIONS",
+            Self::Info | Self::Client(_) | Self::Selftest(Selftest::Page) => "GET, HEAD, OPTIONS",
+            Self::Selftest(Selftest::Seen) | Self::Unknown => "GET, POST, OPTIONS",
         }
     }
 }
@@ -100,6 +114,9 @@ fn endpoint(rest: &str) -> Endpoint<'_> {
         ("s", Some(tail)) => session(tail),
         ("info", None) => Endpoint::Info,
         ("poll", None) => Endpoint::Poll,
+        ("selftest", None) => Endpoint::Selftest(Selftest::Page),
+        ("selftest", Some("seen")) => Endpoint::Selftest(Selftest::Seen),
+        ("selftest", Some("talk")) => Endpoint::Selftest(Selftest::Talk),
         (name, None) => client::File::named(name).map_or(Endpoint::Unknown, Endpoint::Client),
         _ => Endpoint::Unknown,
     }

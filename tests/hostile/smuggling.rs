@@ -175,7 +175,7 @@ async fn run(name: &'static str, raw: String, asked: &'static [&'static str]) ->
     );
     let mut wire = Wire::open(site.at).await;
     wire.write(raw.replace('~', HIDDEN).as_bytes()).await;
-    let ended = tokio::time::timeout(Duration::from_secs(3), wire.rest()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), wire.rest()).await;
     let record = backend.record();
     let seen: Vec<String> = record
         .requests

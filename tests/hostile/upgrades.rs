@@ -22,7 +22,7 @@ async fn throw(
     let mut bytes = request("GET", "/chat", &handshake(headers), b"");
     bytes.extend_from_slice(HIDDEN.as_bytes());
     wire.write(&bytes).await;
-    let rest = tokio::time::timeout(Duration::from_secs(2), wire.rest()).await.unwrap_or_default();
+    let rest = tokio::time::timeout(Duration::from_secs(20), wire.rest()).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&rest).into_owned();
     let statuses = text.split("HTTP/1.1 ").skip(1).filter_map(|head| head.get(..3)?.parse().ok()).collect();
     (statuses, backend, text)

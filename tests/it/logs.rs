@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::sleep;
 
-use crate::plain::nowhere;
+use crate::plain::{canned, nowhere};
 use crate::scratch::Scratch;
 use crate::site::{Backend, Site, soon};
 
@@ -189,6 +189,39 @@ async fn a_reload_takes_a_good_file_and_keeps_the_old_one_from_a_bad_one() {
     sleep(Duration::from_millis(50)).await;
     running.signal("-INT");
     assert_eq!(running.exits().await, 0);
+}
+
+#[tokio::test]
+async fn a_page_without_our_script_is_a_warning_once_for_each_route() {
+    let page =
+        |fields: &str| format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{fields}\r\n<html><script></script>");
+    let (packed, _asked) = canned(page("Content-Encoding: zstd\r\n")).await;
+    let (forbidding, _asked) = canned(page("Content-Security-Policy: script-src 'none'\r\n")).await;
+    let scratch = Scratch::new("warnings");
+    let route =
+        |path, upstream| format!("[[route]]\npath = \"{path}\"\nupstream = \"ws://{upstream}\"\ninject = true\n");
+    let config = scratch.file(
+        "site.toml",
+        &format!(
+            "listen = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[drain]\npre = \"0s\"\n{}{}",
+            route("/packed", packed),
+            route("/forbidding", forbidding)
+        ),
+    );
+    let mut running = Running::start(&config);
+    let site = Site::elsewhere(address(&running.says("listening").await), None);
+    for path in ["/packed/1", "/packed/2", "/forbidding/1", "/forbidding/2"] {
+        let reply = site.request(Method::GET, path, &[("sec-fetch-dest", "document")], "").await;
+        assert!(reply.text().ends_with("<html><script></script>"), "{}", reply.text());
+    }
+    running.signal("-TERM");
+    assert_eq!(running.exits().await, 0);
+    let lines: Vec<Value> = running.lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let about = |route: &str| -> Vec<&Value> { lines.iter().filter(|line| line["route"] == route).collect() };
+    let told = [about("/packed"), about("/forbidding")];
+    assert!(told.iter().all(|lines| lines.len() == 1 && lines[0]["level"] == "WARN"), "{told:#?}");
+    assert_eq!(told[0][0]["coding"], "zstd");
+    assert!(told[1][0]["change"].as_str().expect("advice").contains("script-src"), "{told:#?}");
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod pressure;
 mod refusals;
 mod routes;
 mod secure;
+mod selftest;
 mod sessions;
 mod sharing;
 mod streams;

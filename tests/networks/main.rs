@@ -40,9 +40,9 @@ const MESSAGES: u32 = 1000;
 const GRACE: Duration = Duration::from_secs(8);
 const WAIT: Duration = Duration::from_secs(4);
 /// Until the backend sees the end of a page that died: a box may keep its last poll for it, which counts when answered.
-const RELEASE: Duration = GRACE.saturating_add(WAIT).saturating_add(Duration::from_secs(3));
-/// A first message that takes longer is too late.
-const FIRST: u64 = 4000;
+const RELEASE: Duration = GRACE.saturating_add(WAIT).saturating_add(Duration::from_secs(15));
+/// A first message that takes longer is too late, in milliseconds: in a table that is published, and on any machine.
+const FIRST: (u64, u64) = (4000, 20_000);
 /// Browsers at once.
 const ABREAST: usize = 3;
 
@@ -68,7 +68,7 @@ async fn networks() {
     let text = table::text(&rows);
     println!("{text}");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    if std::env::var_os("UNDERPASS_WRITE_NETWORKS").is_some_and(|write| write == "1") {
+    if publishes() {
         assert_eq!(rows.len(), boxes::ALL.len(), "the table is written whole");
         table::write(&text);
     }
@@ -162,6 +162,10 @@ async fn converse(
     row
 }
 
+fn publishes() -> bool {
+    std::env::var_os("UNDERPASS_WRITE_NETWORKS").is_some_and(|write| write == "1")
+}
+
 impl Row {
     /// What is not as it should be.
     fn complaints(&self, spec: &Spec) -> Vec<String> {
@@ -175,8 +179,9 @@ impl Row {
         check(page.get("failed").is_none(), "did not end well");
         check(self.transport() == spec.transport, &format!("should end on {}", spec.transport));
         check(page["last"] == spec.transport, "a later socket is on another transport");
-        check(self.first() <= FIRST, "the first message is late");
-        check(page["echoed"]["late"].as_u64().is_some_and(|late| late <= FIRST), "the message after a silence is late");
+        let first = if publishes() { FIRST.0 } else { FIRST.1 };
+        check(self.first() <= first, "the first message is late");
+        check(page["echoed"]["late"].as_u64().is_some_and(|late| late <= first), "the message after a silence is late");
         let count = &page["counted"];
         check(count["wrong"] == -1 && count["got"] == MESSAGES, "not all messages once and in order");
         check(count["code"] == 4200 && count["reason"] == "all came", "the backend's close");

@@ -24,7 +24,7 @@ use crate::chance::Chance;
 use crate::site::{Event, parse_event};
 
 /// A stream that says nothing for so long is given up; the sidecar is told to say something more often.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A body for these messages in one of the forms.
 pub(crate) fn encode(batch: &[Message], chance: &mut Chance) -> (&'static str, Bytes) {
