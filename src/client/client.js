@@ -724,7 +724,8 @@ var underpass = ((global, address, data) => {
         this.held = "";
         if (this.polls.size) this.say({ to: leader, carry: this.ours() });
       };
-      if (time) this.timer = setTimeout(act, time); else act();
+      // Hidden, a short wait is a second, and all tabs would wait.
+      if (time > 15 || (time && !global.document?.hidden)) this.timer = setTimeout(act, time); else act();
     },
     // Holds the poll, unless it is held for just these already.
     async hold() {

@@ -188,6 +188,28 @@ export const cases = {
     assert.ok(box.most <= 5, `${box.most} held at once`);
   },
 
+  async "a hidden tab that holds the poll for all is not slow"({ page }) {
+    const echo = (tab, count) => tab.run(async count => {
+      window.socket ??= open_("/echo");
+      await opened(socket);
+      const begun = performance.now();
+      for (let n = 1; n <= count; n++) {
+        socket.send(String(n));
+        await until("echo " + n, () => socket.got.at(-1) === String(n));
+      }
+      return performance.now() - begun;
+    }, count);
+    const hidden = await page({ "data-transports": "poll" });
+    await echo(hidden, 1);
+    const shown = await page({ "data-transports": "poll" });
+    await shown.call("Page.bringToFront");
+    await hidden.run(() => until("being hidden", () => document.hidden));
+    await echo(shown, 2);
+    // Each would wait for a timer of the hidden one, which come once a second.
+    const took = await echo(shown, 12);
+    assert(took < 8000, `${took} ms`);
+  },
+
   async "seven tabs with a socket each, also when the first ones go"({ page, box }) {
     box.modes = { ws: "kill" };
     const tabs = [];

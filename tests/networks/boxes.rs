@@ -57,7 +57,7 @@ pub(crate) struct Spec {
     pub(crate) command: fn(&Place) -> Command,
 }
 
-const fn reverse(
+pub(crate) const fn reverse(
     name: &'static str,
     program: &'static str,
     transport: &'static str,
@@ -110,7 +110,7 @@ pub(crate) const ALL: &[Spec] = &[
 
 const GZIP: &str = "gzip on; gzip_types text/event-stream; gzip_min_length 0;";
 
-fn nginx(place: &Place, http: &str, location: &str) -> Command {
+pub(crate) fn nginx(place: &Place, http: &str, location: &str) -> Command {
     let Place { dir, port, site } = place;
     let own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let own: String = own.iter().map(|name| format!("{name}_temp_path {}/{name};\n", dir.display())).collect();

@@ -1,6 +1,8 @@
 //! Servers and clients that nobody here wrote, on the two sides of the sidecar. One file a subject; each test is left out,
 //! aloud, where its program is missing, and fails for it under `tests/run`.
 
+#[path = "../support/broker.rs"]
+mod broker;
 #[path = "../support/outside.rs"]
 mod outside;
 #[path = "../support/running.rs"]

@@ -14,6 +14,8 @@ const BOXES: &[&str] =
 /// Something from outside that a test needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
+    /// What `tests/apps/requirements.txt` names.
+    Applications,
     /// The proxies of `tests/networks`.
     Boxes,
     Chromium,
@@ -28,7 +30,8 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Applications,
         Self::Boxes,
         Self::Chromium,
         Self::Curl,
@@ -48,10 +51,11 @@ impl Program {
             Self::Firefox => &["firefox-esr"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
             Self::Node => &["node"],
-            Self::Python => &[],
+            Self::Applications | Self::Python => &[],
             Self::SystemdAnalyze => &["systemd-analyze"],
         };
         let place = match self {
+            Self::Applications => Some(application("jupyter-lab")),
             Self::Node => Some(script("node_modules")),
             Self::Python => Some(python()),
             _ => None,
@@ -102,6 +106,16 @@ pub(crate) fn script(name: &str) -> PathBuf {
 
 /// The interpreter that has our requirements.
 pub(crate) fn python() -> PathBuf {
-    // CARGO_TARGET_TMPDIR lies directly in the target directory.
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target")).join("venv/bin/python")
+    target().join("venv/bin/python")
+}
+
+/// A command of those applications that PyPI has.
+pub(crate) fn application(name: &str) -> PathBuf {
+    target().join("venv-apps/bin").join(name)
+}
+
+/// The target directory.
+pub(crate) fn target() -> &'static Path {
+    // CARGO_TARGET_TMPDIR lies directly in it.
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap_or(Path::new("target"))
 }
