@@ -16,8 +16,11 @@ async fn jupyterlab() {
         // A fresh one each: it remembers what was open.
         let files = Scratch::new(&format!("jupyterlab-{}", network.transport));
         let server = Server::start(|port| command(port, &files), "is running at").await;
-        // A picture, or a wide table, is one message.
-        let routes = format!("upstream = \"http://{}\"\ninject = true\n[session]\nmessage = \"16MiB\"", server.at);
+        // A picture, or a wide table, is one message; and a kernel that starts keeps its WebSocket waiting.
+        let routes = format!(
+            "upstream = \"http://{}\"\ninject = true\n[session]\nmessage = \"16MiB\"\n[backend]\nhandshake = \"60s\"",
+            server.at
+        );
         let mut stage = Stage::start(network, "jupyterlab", &routes).await;
         assert_eq!(stage.next().await, None);
         server.stop().await;

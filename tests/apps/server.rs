@@ -1,5 +1,5 @@
-//! A server that is started on a port that was free. Enters: how to start it. Leaves: its address, once it answers. Must
-//! not touch: what it serves.
+//! A server that is started on a port that was free. Enters: how to start it. Leaves: its address, once it answers.
+//! Must not touch: what it serves.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! Where an application is used: a network, a sidecar, and a browser with a user. Enters: what the sidecar stands before.
-//! Leaves: what the user asks the test to do; panics when it did not go as it should. Must not touch: applications.
+//! Where an application is used: a network, a sidecar, and a browser with a user. Enters: what the sidecar stands
+//! before. Leaves: what the user asks the test to do; panics when it did not go as it should. Must not touch:
+//! applications.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
