@@ -5,6 +5,7 @@
 //! values, or an error that names the place. Must not touch: a clock, a runtime, the network, any room but `session`.
 
 pub mod batch;
+pub mod facts;
 pub mod frames;
 pub mod poll;
 pub mod request;

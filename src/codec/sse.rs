@@ -168,7 +168,12 @@ fn text_lines(out: &mut BytesMut, text: &[u8]) {
 
 /// The `data` lines of JSON. A line break in JSON can only be white space between values, so breaking there is harmless.
 fn json_lines(out: &mut BytesMut, json: &str) {
-    lines(out, json.as_bytes().split(|byte| matches!(byte, b'\n' | b'\r')));
+    let (json, is_end) = (json.as_bytes(), |byte: &u8| matches!(byte, b'\n' | b'\r'));
+    // As with texts.
+    if !json.contains(&b'\n') && !json.contains(&b'\r') {
+        return data(out, |out| out.extend_from_slice(json));
+    }
+    lines(out, json.split(is_end));
 }
 
 fn lines<'a>(out: &mut BytesMut, lines: impl Iterator<Item = &'a [u8]>) {

@@ -279,13 +279,8 @@ fn panicked(tally: &Tally) -> Response<Body> {
 }
 
 /// What the backend is told of the client.
-fn forwarded(peer: &Peer) -> Forwarded {
-    Forwarded {
-        chain: peer.chain.clone(),
-        proto: peer.proto.to_owned(),
-        host: peer.host.clone(),
-        trusted: peer.trusted,
-    }
+fn forwarded(peer: &Peer) -> Forwarded<'_> {
+    Forwarded { chain: peer.chain.as_str().into(), proto: peer.proto, host: &peer.host, trusted: peer.trusted }
 }
 
 /// The gateway as listeners call it.

@@ -141,7 +141,8 @@ fn session(tail: &str) -> Endpoint<'_> {
 
 /// True when decoding, empty segments or dot segments lead under the prefix.
 fn is_disguised(path: &str, prefix: &str) -> bool {
-    if !path.contains(['%', '\\', ';']) && !path.contains("//") && !path.contains("/.") {
+    let told_by = |byte: &u8| matches!(byte, b'%' | b'\\' | b';');
+    if !path.as_bytes().iter().any(told_by) && !path.as_bytes().windows(2).any(|two| matches!(two, b"//" | b"/.")) {
         return false;
     }
     let decoded = percent_decode_str(path).decode_utf8_lossy().replace('\\', "/");
@@ -232,9 +233,9 @@ impl Routes {
 
     /// The backend for a host (as the client wrote it, with a port perhaps) and a path.
     pub(super) fn find(&self, host: &str, path: &str) -> Option<&Arc<Backend>> {
-        let host = super::origin::split_port(host).0.trim_end_matches('.').to_ascii_lowercase();
+        let host = super::origin::split_port(host).0.trim_end_matches('.');
         let fits = |route: &config::Route| {
-            route.host.as_ref().is_none_or(|named| *named == host) && is_under(path, &route.path)
+            route.host.as_ref().is_none_or(|named| named.eq_ignore_ascii_case(host)) && is_under(path, &route.path)
         };
         self.0.iter().find(|(route, _)| fits(route)).map(|(_, backend)| backend)
     }

@@ -4,6 +4,7 @@
 //! what is alive, listening sockets, and words to the service manager. Must not touch: any other room.
 
 pub mod drain;
+pub mod log;
 pub mod sockets;
 pub mod systemd;
 
@@ -121,7 +122,11 @@ impl Lifecycle {
 
     /// Counts one more of `what`, until the guard is dropped.
     pub fn guard(&self, what: What) -> Guard {
-        self.shared.alive.send_modify(|alive| *alive.count(what) += 1);
+        self.shared.alive.send_if_modified(|alive| {
+            *alive.count(what) += 1;
+            // Nobody waits for more of them.
+            false
+        });
         Guard { shared: Arc::clone(&self.shared), what }
     }
 
@@ -142,7 +147,10 @@ impl Lifecycle {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.shared.alive.send_modify(|alive| *alive.count(self.what) -= 1);
+        self.shared.alive.send_if_modified(|alive| {
+            *alive.count(self.what) -= 1;
+            alive.is_empty()
+        });
     }
 }
 

@@ -73,7 +73,7 @@ impl Peer {
         };
         let mut peer = Self {
             client: address,
-            chain: address.map(|address| address.to_string()).unwrap_or_default(),
+            chain: address.map(text_of).unwrap_or_default(),
             proto: if conn.tls { "https" } else { "http" },
             host: asked_host(headers, authority),
             trusted: is_trusted,
@@ -174,9 +174,35 @@ fn asked_host(headers: &HeaderMap, authority: Option<&Authority>) -> String {
 
 /// A host with an optional port and nothing else.
 pub(super) fn plain_host(value: &str) -> Option<String> {
-    let authority: Authority = value.parse().ok()?;
-    let usable = !authority.host().is_empty() && !value.contains('@');
-    usable.then(|| value.to_ascii_lowercase())
+    is_plain_host(value).then(|| value.to_ascii_lowercase())
+}
+
+/// True for what [`plain_host`] takes. Every request asks this, so the usual form is seen without a parser.
+pub(super) fn is_plain_host(value: &str) -> bool {
+    let (name, port) = value.split_at(value.bytes().position(|byte| byte == b':').unwrap_or(value.len()));
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let number = || port[1..].bytes().all(|byte| byte.is_ascii_digit()) && port[1..].parse::<u16>().is_ok();
+    if !name.is_empty() && name.bytes().all(usual) && (port.is_empty() || number()) {
+        return true;
+    }
+    value.parse().is_ok_and(|authority: Authority| !authority.host().is_empty() && !value.contains('@'))
+}
+
+/// An address as it is written; IPv4 by hand, since this is said of every request.
+fn text_of(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else { return address.to_string() };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        for (least, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
+            if octet >= least {
+                text.push(char::from(b'0' + digit));
+            }
+        }
+    }
+    text
 }
 
 #[cfg(test)]

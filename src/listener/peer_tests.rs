@@ -109,3 +109,25 @@ fn addresses_are_shown_as_what_they_are() {
     assert_eq!(mapped.to_string(), "192.0.2.9:80");
     assert_eq!(PeerAddr::Unix.to_string(), "unix");
 }
+
+#[test]
+fn addresses_are_written_as_the_library_writes_them() {
+    for octet in 0..=255u8 {
+        let address = IpAddr::from([octet, 0, 255 - octet, 10]);
+        assert_eq!(text_of(address), address.to_string());
+    }
+    for text in ["::1", "2001:db8::7", "::ffff:192.0.2.9"] {
+        assert_eq!(text_of(text.parse().unwrap()), text);
+    }
+}
+
+#[test]
+fn plain_names_pass_for_hosts_as_the_parser_has_them() {
+    for host in ["a", "A.example", "1.2.3.4", "a-b.c", "-", ".", "a.", "xn--a", "a:80", "[::1]:80"] {
+        assert!(is_plain_host(host), "{host}");
+        assert!(host.parse::<Authority>().is_ok(), "{host}");
+    }
+    for none in ["", "a b", "a/b", "u@a", ":80", "[::1", "a:b:c", "\u{e9}"] {
+        assert!(!is_plain_host(none), "{none}");
+    }
+}

@@ -42,6 +42,8 @@ pub(super) struct Driver<S> {
     parting: Option<Instant>,
     pulse: Pulse,
     timer: Pin<Box<Sleep>>,
+    /// Time is to pass at once, without the timer: arming one for now would only wake this task once more.
+    overdue: bool,
     /// Held while the backend is connected: a process that stops waits for it.
     guard: Option<Guard>,
 }
@@ -74,6 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             parting: None,
             pulse: Pulse { every: backend.ping, patience: backend.pong, heard: now, asked: None },
             timer: Box::pin(sleep_until(now)),
+            overdue: true,
             guard: Some(guard),
         }
     }
@@ -85,9 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.pulse.hear();
         }
         self.paused = orders.paused;
-        if orders.rearm {
-            self.timer.as_mut().reset(Instant::now());
-        }
+        self.overdue |= orders.rearm;
         if let Some(socket) = &mut self.socket {
             if let Some(message) = orders.send {
                 // Refused only when the backend is closing, which is about to end the session anyway.
@@ -206,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Lets time pass when it is time. True when something may have come of it.
     fn tick(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.timer.as_mut().poll(cx).is_pending() {
+        if !std::mem::take(&mut self.overdue) && self.timer.as_mut().poll(cx).is_pending() {
             return false;
         }
         let now = Instant::now();

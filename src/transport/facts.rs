@@ -4,81 +4,52 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
+use crate::codec::facts::{self, Attached, Facts};
 use crate::config;
 use crate::registry::{Cell, Reader};
 
 /// The transports, best first.
 pub const TRANSPORTS: [&str; 4] = ["ws", "sse", "stream", "poll"];
 
-/// As JSON has them.
-#[derive(Serialize)]
-struct Facts<'a> {
-    id: &'a str,
-    token: &'a str,
-    protocol: &'a str,
-    url: String,
-    max_message: usize,
-    max_batch: usize,
-    ack_bytes: usize,
-    heartbeat: Seconds,
-    wait: Seconds,
-    grace: Seconds,
-    recycle: Seconds,
-    transports: [&'static str; 4],
-    #[serde(flatten)]
-    attachment: Option<Attachment>,
-}
-
-/// What is added when a stream begins.
-#[derive(Serialize)]
-struct Attachment {
-    resumed: bool,
-    from: u64,
-    next: u64,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    lost: bool,
-}
-
 /// What a client is told when its session is opened: an object with the facts as `session`.
 #[must_use]
 pub fn of_session(cell: &Cell, prefix: &str) -> String {
-    format!(r#"{{"session":{}}}"#, Facts::of(cell, prefix, None).json())
+    let mut out = BytesMut::from(r#"{"session":"#);
+    facts::encode(&mut out, &of(cell, prefix, None));
+    out.extend_from_slice(b"}");
+    text(out)
 }
 
 /// What a client is told when a stream of its session begins. `next` is the up number expected.
 #[must_use]
 pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival, next: u64) -> String {
     let lost = arrival == Arrival::Forgotten;
-    let attachment = Attachment { resumed: reader.resumed() && !lost, from: reader.from(), next, lost };
-    Facts::of(reader.cell(), prefix, Some(attachment)).json()
+    let attached = Attached { resumed: reader.resumed() && !lost, from: reader.from(), next, lost };
+    let mut out = BytesMut::new();
+    facts::encode(&mut out, &of(reader.cell(), prefix, Some(attached)));
+    text(out)
 }
 
-impl<'a> Facts<'a> {
-    fn of(cell: &'a Cell, prefix: &str, attachment: Option<Attachment>) -> Self {
-        let (policy, token) = (cell.policy(), cell.token().as_str());
-        Self {
-            id: cell.id(),
-            token,
-            protocol: cell.protocol(),
-            url: [prefix, "/s/", token].concat(),
-            max_message: policy.message,
-            max_batch: policy.batch,
-            ack_bytes: policy.ack_bytes,
-            heartbeat: Seconds(policy.heartbeat),
-            wait: Seconds(policy.wait),
-            grace: Seconds(policy.grace),
-            recycle: Seconds(policy.recycle),
-            transports: TRANSPORTS,
-            attachment,
-        }
+fn of<'a>(cell: &'a Cell, prefix: &'a str, attachment: Option<Attached>) -> Facts<'a> {
+    let policy = cell.policy();
+    Facts {
+        id: cell.id(),
+        token: cell.token().as_str(),
+        protocol: cell.protocol(),
+        prefix,
+        bytes: [policy.message, policy.batch, policy.ack_bytes],
+        timers: [policy.heartbeat, policy.wait, policy.grace, policy.recycle],
+        transports: &TRANSPORTS,
+        attachment,
     }
+}
 
-    fn json(&self) -> String {
-        serde_json::to_string(self).expect("plain fields under string keys are JSON")
-    }
+fn text(json: BytesMut) -> String {
+    String::from_utf8(json.into()).expect("JSON made of texts is text")
 }
 
 /// How the client of a stream came to its session.

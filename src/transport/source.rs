@@ -137,12 +137,12 @@ impl<E: Encoding> Streaming<E> {
 
 impl<E: Encoding> Source for Streaming<E> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
-        if let Some(facts) = self.facts.take() {
-            // Alone and at once: boxes that wait for a first byte must not wait for a message.
+        let (start, facts) = (out.len(), self.facts.take());
+        let opens = facts.is_some();
+        if let Some(facts) = facts {
+            // At once: boxes that wait for a first byte must not wait for a message. What is there already goes with it.
             self.encoding.opening(out, self.sent, &facts);
-            return Poll::Ready(Chunk::More);
         }
-        let start = out.len();
         loop {
             let now = Instant::now();
             let ended = self.pull(cx, out, start + CHUNK) || self.tick(now, out);
@@ -150,7 +150,10 @@ impl<E: Encoding> Source for Streaming<E> {
                 return Poll::Ready(Chunk::Last);
             }
             if out.len() > start {
-                self.beat = now + self.heartbeat();
+                // Behind the opening comes the probe, whatever went with it: that tells whether writes are held up.
+                if !opens {
+                    self.beat = now + self.heartbeat();
+                }
                 return Poll::Ready(Chunk::More);
             }
             // A timer that fires too early costs less than one that is moved at every message.

@@ -3,36 +3,25 @@
 //! Enters: a configured address, and finished request heads (see `headers`). Leaves: a connection, a verified
 //! WebSocket, or a [`DialError`] that tells an operator what happened, where, and what to do. Must not touch: where to
 //! dial on a request's word, frames, statuses towards the client.
-//!
-//! The handshake is hyper's and not tungstenite's: tungstenite's client refuses `Connection: keep-alive, Upgrade` and
-//! loses the body of a refusal. Only its two pure functions for the key are used.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request, response};
-use http_body_util::Empty;
+use http::{HeaderValue, request, response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{Backend, Endpoint, Upstream};
-use crate::upstream::headers;
+pub use crate::upstream::handshake::Upgraded;
+use crate::upstream::handshake::{Failure, shake_hands};
 pub use crate::upstream::io::Io;
 use crate::upstream::tls::{self, UpstreamTlsError};
-
-/// The longest head of an answer, and what a connection may buffer. A backend that never ends its head is cut off.
-pub(crate) const MAX_HEAD: usize = 64 * 1024;
 
 /// How long to wait before a unix socket with a full backlog is tried again.
 const BACKLOG_RETRY: Duration = Duration::from_millis(5);
@@ -48,17 +37,6 @@ pub struct Dialer {
     handshake: Duration,
     dials: Semaphore,
     most_dials: usize,
-}
-
-/// A WebSocket whose handshake was answered with a verified 101.
-#[derive(Debug)]
-pub struct Upgraded {
-    /// The connection.
-    pub io: Io,
-    /// What the backend sent right behind its answer; comes before anything read from `io`.
-    pub unread: Bytes,
-    /// The head of the 101, as the backend wrote it.
-    pub head: response::Parts,
 }
 
 /// A new key for a handshake (RFC 6455 section 4.1).
@@ -246,9 +224,10 @@ impl Dialer {
         }
         let _under_way = self.turn().await?;
         let io = self.connect().await?;
-        timeout(self.handshake, self.shake_hands(io, head)).await.unwrap_or_else(|_| {
-            Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake })
-        })
+        match timeout(self.handshake, shake_hands(io, head)).await {
+            Ok(shaken) => shaken.map_err(|failure| self.no_websocket(failure)),
+            Err(_) => Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake }),
+        }
     }
 
     fn meet(&self, talk: fn(UnixStream), asked: &request::Parts) -> Result<Upgraded, DialError> {
@@ -310,62 +289,13 @@ impl Dialer {
         }
     }
 
-    async fn shake_hands(&self, io: Io, head: request::Parts) -> Result<Upgraded, DialError> {
-        let dropped = |source| DialError::Dropped { address: self.address.clone(), source };
-        let (mut sender, connection) = http1::Builder::new()
-            .title_case_headers(true)
-            .max_buf_size(MAX_HEAD)
-            .max_header_size(MAX_HEAD)
-            .handshake::<_, Empty<Bytes>>(TokioIo::new(io))
-            .await
-            .map_err(dropped)?;
-        // Ends by itself: with the upgrade, with the refusal's body, or when this future is dropped.
-        tokio::spawn(connection.with_upgrades());
-        let expected = head.headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
-        let response = sender.send_request(Request::from_parts(head, Empty::new())).await.map_err(dropped)?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let (head, body) = response.into_parts();
-            return Err(DialError::Refused { head: Box::new(head), body });
+    fn no_websocket(&self, failure: Failure) -> DialError {
+        let address = self.address.clone();
+        match failure {
+            Failure::Dropped(source) => DialError::Dropped { address, source },
+            Failure::Bad(what) => DialError::BadHandshake { address, what },
+            Failure::Refused(head, body) => DialError::Refused { head, body },
         }
-        if let Some(what) = flaw(response.headers(), expected.as_deref()) {
-            return Err(DialError::BadHandshake { address: self.address.clone(), what });
-        }
-        self.take_over(response).await
-    }
-
-    async fn take_over(&self, mut response: Response<Incoming>) -> Result<Upgraded, DialError> {
-        let upgraded = hyper::upgrade::on(&mut response)
-            .await
-            .map_err(|source| DialError::Dropped { address: self.address.clone(), source })?;
-        let parts = upgraded.downcast::<TokioIo<Io>>().map_err(|_| DialError::BadHandshake {
-            address: self.address.clone(),
-            what: "the connection could not be taken over",
-        })?;
-        Ok(Upgraded {
-            io: parts.io.into_inner(),
-            // Copied, since a few bytes would keep hyper's whole read block alive.
-            unread: Bytes::copy_from_slice(&parts.read_buf),
-            head: response.into_parts().0,
-        })
-    }
-}
-
-/// What is wrong with a 101, if anything (RFC 6455 section 4.1).
-fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
-    if !headers::has_token(answer, &UPGRADE, "websocket") {
-        return Some("its Upgrade header does not name websocket");
-    }
-    if !headers::has_token(answer, &CONNECTION, "upgrade") {
-        return Some("its Connection header does not name upgrade");
-    }
-    let accept = answer.get(SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes().trim_ascii());
-    match (accept, expected) {
-        (_, None) => Some("the handshake had no Sec-WebSocket-Key"),
-        (None, _) => Some("it has no Sec-WebSocket-Accept header"),
-        (Some(accept), Some(expected)) if accept != expected.as_bytes() => {
-            Some("its Sec-WebSocket-Accept does not belong to our key")
-        }
-        _ => None,
     }
 }
 

@@ -7,6 +7,8 @@
 //! nobody can name ours there and have it removed (`Connection: X-Forwarded-For`). And what identifies a request
 //! (`Host`, `Cookie`, `Authorization` …) is never removed on the word of `Connection`.
 
+use std::borrow::Cow;
+
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
@@ -16,9 +18,9 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version, request};
 
-const FORWARDED_FOR: &str = "x-forwarded-for";
-const FORWARDED_PROTO: &str = "x-forwarded-proto";
-const FORWARDED_HOST: &str = "x-forwarded-host";
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Fields of one connection (RFC 9110 section 7.6.1 and its forerunners), and `Proxy`, which CGI programs take for the
 /// address of a proxy of their own.
@@ -79,15 +81,18 @@ const NOT_FOR_A_HANDSHAKE: [HeaderName; 14] = [
     HeaderName::from_static("last-event-id"),
 ];
 
+/// Room for the fields of an ordinary handshake: more than these are rare.
+const HANDSHAKE_FIELDS: usize = 12;
+
 /// What we tell the backend of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forwarded {
+pub struct Forwarded<'a> {
     /// The value of `X-Forwarded-For`; the gateway has appended the peer to a trusted proxy's list, or begun a new one.
-    pub chain: String,
+    pub chain: Cow<'a, str>,
     /// `http` or `https`, as the client speaks it.
-    pub proto: String,
+    pub proto: &'a str,
     /// The host that the client asked for; empty when it named none.
-    pub host: String,
+    pub host: &'a str,
     /// Whether the peer is a trusted proxy, whose other fields about the client are kept.
     pub trusted: bool,
 }
@@ -104,10 +109,7 @@ pub fn end_to_end(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    headers.remove(TE);
+    take_out(headers, |name| *name == TE || HOP_BY_HOP.contains(&name.as_str()));
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -116,27 +118,21 @@ pub fn end_to_end(headers: &mut HeaderMap) {
 /// Takes out the twins of fields that matter: `X_Forwarded_For` or `X.Forwarded.For` are one with `X-Forwarded-For` for
 /// a backend that folds names as CGI does. Other names with `_` or `.` stay.
 pub fn drop_aliases(headers: &mut HeaderMap) {
-    let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name.as_str())).cloned().collect();
-    for name in aliases {
-        headers.remove(name);
-    }
+    take_out(headers, |name| is_alias(name.as_str()));
 }
 
 /// Says who the client is: replaces `X-Forwarded-For`, `-Proto` and `-Host`. Everything else that an untrusted peer
 /// says about that goes; a trusted peer's stays. A value that cannot be a field is left out, never the client's.
-pub fn set_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded) {
+pub fn set_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded<'_>) {
     if !forwarded.trusted {
-        let claims: Vec<HeaderName> = headers.keys().filter(|name| is_about_client(name.as_str())).cloned().collect();
-        for name in claims {
-            headers.remove(name);
-        }
+        take_out(headers, |name| is_about_client(name.as_str()));
     }
     let ours =
-        [(FORWARDED_FOR, &forwarded.chain), (FORWARDED_PROTO, &forwarded.proto), (FORWARDED_HOST, &forwarded.host)];
+        [(FORWARDED_FOR, &*forwarded.chain), (FORWARDED_PROTO, forwarded.proto), (FORWARDED_HOST, forwarded.host)];
     for (name, value) in ours {
-        headers.remove(name);
-        if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
-            headers.insert(HeaderName::from_static(name), value);
+        match HeaderValue::from_str(value) {
+            Ok(value) if !value.is_empty() => drop(headers.insert(name, value)),
+            _ => drop(headers.remove(name)),
         }
     }
 }
@@ -159,16 +155,15 @@ pub fn session_handshake(
     original: &HeaderMap,
     target: &PathAndQuery,
     protocols: &[String],
-    forwarded: &Forwarded,
+    forwarded: &Forwarded<'_>,
     host: &HeaderValue,
     key: HeaderValue,
 ) -> request::Parts {
-    let mut headers = original.clone();
-    outgoing(&mut headers, forwarded, Some(host.clone()));
-    let foreign: Vec<HeaderName> = headers.keys().filter(|name| !fits_handshake(name)).cloned().collect();
-    for name in foreign {
-        headers.remove(name);
+    let mut headers = HeaderMap::with_capacity(HANDSHAKE_FIELDS);
+    for (name, value) in original.iter().filter(|(name, _)| fits_handshake(name)) {
+        headers.append(name.clone(), value.clone());
     }
+    outgoing(&mut headers, forwarded, Some(host.clone()));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     headers.insert(SEC_WEBSOCKET_KEY, key);
     if let Some(protocols) = protocol_list(protocols) {
@@ -180,7 +175,7 @@ pub fn session_handshake(
 /// The handshake of a passed-through WebSocket: the client's own, `Sec-WebSocket-…` untouched, so that key, version,
 /// subprotocols and extensions are settled between client and backend.
 #[must_use]
-pub fn tunnel_handshake(original: &request::Parts, forwarded: &Forwarded) -> request::Parts {
+pub fn tunnel_handshake(original: &request::Parts, forwarded: &Forwarded<'_>) -> request::Parts {
     let mut headers = original.headers.clone();
     outgoing(&mut headers, forwarded, host(original));
     // A handshake has no body (RFC 6455 section 4.1); one that was announced must not be waited for.
@@ -192,7 +187,7 @@ pub fn tunnel_handshake(original: &request::Parts, forwarded: &Forwarded) -> req
 
 /// The head of a request on its way to the backend, all but `Expect` and what a handshake adds: end-to-end fields, one
 /// `Cookie` line (HTTP/2 may split it, RFC 9113 section 8.2.3), our forwarding fields, one `Host`.
-pub(crate) fn outgoing(headers: &mut HeaderMap, forwarded: &Forwarded, host: Option<HeaderValue>) {
+pub(crate) fn outgoing(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, host: Option<HeaderValue>) {
     end_to_end(headers);
     drop_aliases(headers);
     join_cookies(headers);
@@ -245,6 +240,14 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .filter(|token| !token.is_empty())
 }
 
+/// Removes every field whose name is one of these. One look at each name: as a rule there is nothing to remove.
+fn take_out(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+}
+
 fn is_about_client(name: &str) -> bool {
     name.starts_with("x-forwarded-") || ABOUT_THE_CLIENT.contains(&name)
 }
@@ -254,7 +257,7 @@ fn is_protected(name: &str) -> bool {
 }
 
 fn is_alias(name: &str) -> bool {
-    if !name.contains(['_', '.']) {
+    if !name.bytes().any(|byte| matches!(byte, b'_' | b'.')) {
         return false;
     }
     let meant = name.replace(['_', '.'], "-");

@@ -9,6 +9,7 @@
 
 pub mod dial;
 pub mod frame;
+mod handshake;
 pub mod headers;
 mod io;
 mod pool;

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{Either, Empty};
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep_until};
 
 /// Any error of a body.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request on its way to the backend.
-pub(crate) type Outgoing = UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type Outgoing = Either<Empty<Bytes>, UnsyncBoxBody<Bytes, BoxError>>;
 /// The near end of a connection.
 pub(crate) type Sender = SendRequest<Outgoing>;
 
@@ -53,6 +54,10 @@ impl Pool {
 
     /// Keeps the connection once its exchange has ended: request and response are through and nobody closed it.
     pub(crate) fn give_back(self: &Arc<Self>, mut sender: Sender) {
+        // A short answer came with its head: nothing is left to wait for.
+        if sender.is_ready() {
+            return self.keep(sender);
+        }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok()

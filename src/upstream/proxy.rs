@@ -25,13 +25,15 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Backend;
-use crate::upstream::dial::{DialError, Dialer, MAX_HEAD};
+use crate::upstream::dial::{DialError, Dialer};
+use crate::upstream::handshake::MAX_HEAD;
 use crate::upstream::headers::{self, Forwarded};
 use crate::upstream::pool::{BoxError, Outgoing, Pool, Sender};
 
@@ -101,7 +103,11 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ProxyError`].
-    pub async fn forward<B>(&self, request: Request<B>, forwarded: &Forwarded) -> Result<Response<Incoming>, ProxyError>
+    pub async fn forward<B>(
+        &self,
+        request: Request<B>,
+        forwarded: &Forwarded<'_>,
+    ) -> Result<Response<Incoming>, ProxyError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -109,9 +115,8 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let mut head = self.head(parts, forwarded)?;
         reconcile_length(&mut head.headers, body.size_hint().exact());
-        let pace = Arc::new(Pace::default());
-        let body = UnsyncBoxBody::new(Paced { body, pace: pace.clone() });
-        let mut response = self.exchange(Request::from_parts(head, body), &pace).await?;
+        let (body, pace) = outgoing(body);
+        let mut response = self.exchange(Request::from_parts(head, body), pace.as_deref()).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(ProxyError::Switched { address: self.dialer.address().clone() });
         }
@@ -131,7 +136,7 @@ impl Proxy {
         self.pool.idle()
     }
 
-    fn head(&self, mut parts: request::Parts, forwarded: &Forwarded) -> Result<request::Parts, ProxyError> {
+    fn head(&self, mut parts: request::Parts, forwarded: &Forwarded<'_>) -> Result<request::Parts, ProxyError> {
         if parts.method == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
@@ -153,7 +158,11 @@ impl Proxy {
         Ok(parts)
     }
 
-    async fn exchange(&self, mut request: Request<Outgoing>, pace: &Pace) -> Result<Response<Incoming>, ProxyError> {
+    async fn exchange(
+        &self,
+        mut request: Request<Outgoing>,
+        pace: Option<&Pace>,
+    ) -> Result<Response<Incoming>, ProxyError> {
         while let Some(sender) = self.pool.take() {
             match self.attempt(sender, request, pace).await {
                 Ok(response) => return Ok(response),
@@ -172,13 +181,12 @@ impl Proxy {
         &self,
         mut sender: Sender,
         request: Request<Outgoing>,
-        pace: &Pace,
+        pace: Option<&Pace>,
     ) -> Result<Response<Incoming>, Failure> {
-        pace.note(false);
         let answer = tokio::select! {
             biased;
             answer = sender.try_send_request(request) => answer,
-            () = pace.stalled(self.response) => return Err(Failure::Final(self.too_late())),
+            () = stalled(pace, self.response) => return Err(Failure::Final(self.too_late())),
         };
         match answer {
             Ok(response) => {
@@ -225,6 +233,30 @@ fn reconcile_length(headers: &mut HeaderMap, length: Option<u64>) {
     let said = headers.remove(CONTENT_LENGTH).is_some();
     if let (true, Some(length)) = (said, length) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// A body on its way, and its pace. What has no body needs neither.
+fn outgoing<B>(body: B) -> (Outgoing, Option<Arc<Pace>>)
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end_stream() {
+        return (Either::Left(Empty::new()), None);
+    }
+    let pace = Arc::new(Pace::default());
+    (Either::Right(UnsyncBoxBody::new(Paced { body, pace: pace.clone() })), Some(pace))
+}
+
+/// Ends when the backend has held us up for `limit`, from now on.
+async fn stalled(pace: Option<&Pace>, limit: Duration) {
+    match pace {
+        None => sleep(limit).await,
+        Some(pace) => {
+            pace.note(false);
+            pace.stalled(limit).await;
+        }
     }
 }
 

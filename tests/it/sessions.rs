@@ -105,8 +105,13 @@ async fn an_end_that_nobody_asks_for_is_kept_for_one_more_grace() {
     let opened = site.open("/").await;
     backend.accept().await.close(4001, "kicked").await;
     let start = Instant::now();
+    let send = format!("{}/send", opened.url);
+    // The close is on its way still, as long as a send is taken.
+    while soon("an answer", site.post(&send, "")).await.status == 200 {
+        sleep(Duration::from_millis(5)).await;
+    }
     // A send is no sign of life once the session has ended.
-    becomes_unknown(&site, &format!("{}/send", opened.url)).await;
+    becomes_unknown(&site, &send).await;
     assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
 }
 

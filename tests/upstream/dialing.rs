@@ -175,6 +175,114 @@ async fn a_head_that_is_too_long_is_cut_off() {
     served.await.expect("a calm backend");
 }
 
+/// Sends `answer` in pieces of these lengths, `KEY` in it replaced; the dialler's outcome.
+async fn answered(answer: &str, piece: usize) -> Result<Upgraded, DialError> {
+    let answer = answer.to_owned();
+    let (upstream, served) = once(move |mut stream| async move {
+        let answer = answer.replace("KEY", &accept_for(&read_head(&mut stream).await));
+        stream.set_nodelay(true).expect("a live socket");
+        for piece in answer.as_bytes().chunks(piece) {
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        read_rest(&mut stream).await;
+    })
+    .await;
+    let outcome = timeout(PATIENCE, dialer(&upstream).upgrade(handshake())).await.expect("in time");
+    drop(served);
+    outcome
+}
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: KEY\r\n\r\n";
+
+#[tokio::test]
+async fn an_answer_may_come_in_any_pieces() {
+    let long = SWITCH.replace("\r\n\r\n", &format!("\r\nX-Long: {}\r\n\r\nfirst", "x".repeat(9000)));
+    let many = SWITCH.replace("\r\n\r\n", &format!("\r\n{}\r\nfirst", "X-Many: x\r\n".repeat(60)));
+    let hinted = format!("HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n{SWITCH}first");
+    let bare = SWITCH.replace("\r\n", "\n") + "first";
+    for (answer, pieces) in [
+        (format!("{SWITCH}first"), &[1, 2, 3, 7, 50, 1000][..]),
+        (long, &[999, 5000, 10_000][..]),
+        (many, &[1, 100, 1000][..]),
+        (hinted, &[1, 30, 1000][..]),
+        (bare, &[1, 1000][..]),
+    ] {
+        for piece in pieces {
+            let mut upgraded = answered(&answer, *piece).await.unwrap_or_else(|error| panic!("{piece}: {error}"));
+            let mut bytes = upgraded.unread.to_vec();
+            while bytes.len() < 5 {
+                bytes.push(timeout(PATIENCE, upgraded.io.read_u8()).await.expect("in time").expect("a byte"));
+            }
+            assert_eq!(bytes, b"first", "{piece} of {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn heads_that_are_none_are_dropped_however_they_come() {
+    for odd in [
+        SWITCH.replace("Upgrade: websocket", "Upgrade:\r\n websocket"),
+        SWITCH.replace("Upgrade: websocket", "Upgrade : websocket"),
+        SWITCH.replace("Upgrade: websocket", "Upgrade: web\0socket"),
+        SWITCH.replace("Upgrade: websocket", "Upgrade: websocket\rX: y"),
+        SWITCH.replace("Upgrade: websocket", ": websocket"),
+        SWITCH.replace("101", "1010"),
+        SWITCH.replace("HTTP/1.1", "HTTP/2.0"),
+        SWITCH.replace("\r\n\r\n", &format!("\r\n{}\r\n", "X-Many: x\r\n".repeat(120))),
+        format!("\u{0}{SWITCH}"),
+    ] {
+        for piece in [1, 10_000] {
+            let error = answered(&odd, piece).await.map(drop).expect_err("no WebSocket");
+            assert!(matches!(error, DialError::Dropped { .. }), "{odd:?} by {piece}: {error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusals_keep_their_bodies_in_each_framing_and_in_any_pieces() {
+    for (answer, status, body) in [
+        ("HTTP/1.1 403 No\r\nContent-Length: 5\r\n\r\nno, no", 403, "no, n"),
+        (
+            "HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n3;x\r\n, n\r\n0\r\nX: y\r\n\r\n",
+            403,
+            "no, n",
+        ),
+        ("HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, ""),
+        ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 Later\r\nContent-Length: 2\r\n\r\nno", 503, "no"),
+        ("HTTP/1.0 101 Switching\r\nContent-Length: 2\r\n\r\n", 0, ""),
+    ] {
+        for piece in [1, 7, 1000] {
+            match answered(answer, piece).await.map(drop).expect_err("no WebSocket") {
+                DialError::Refused { head, body: rest } => {
+                    assert_eq!(head.status.as_u16(), status, "{answer}");
+                    let whole = timeout(PATIENCE, rest.collect()).await.expect("in time").expect("a whole body");
+                    assert_eq!(whole.to_bytes(), body, "{answer} by {piece}");
+                }
+                error => assert!(status == 0 && matches!(error, DialError::BadHandshake { .. }), "{answer}: {error}"),
+            }
+        }
+    }
+}
+
+/// It answers at once and closes what it has not read: some of the request cannot be written any more.
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_is_read_is_heard() {
+    let (upstream, served) = once(|mut stream| async move {
+        write(&mut stream, "HTTP/1.1 503 Full\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfull").await;
+        read_head(&mut stream).await;
+    })
+    .await;
+    let error = dialer(&upstream).upgrade(handshake()).await.map(drop).expect_err("no WebSocket");
+    let DialError::Refused { head, body } = error else { panic!("{error:?}") };
+    assert_eq!(head.status.as_u16(), 503);
+    assert_eq!(body.collect().await.expect("a whole body").to_bytes(), "full");
+    served.await.expect("a calm backend");
+}
+
 #[tokio::test]
 async fn a_silent_backend_is_given_up_and_its_connection_closed() {
     let (upstream, served) = once(|mut stream| async move {

@@ -99,8 +99,8 @@ pub(crate) fn accept_for(head: &str) -> String {
     derive_accept_key(field(head, "sec-websocket-key").expect("a key").as_bytes())
 }
 
-pub(crate) fn forwarded() -> Forwarded {
-    Forwarded { chain: "192.0.2.1".into(), proto: "http".into(), host: "app.example".into(), trusted: false }
+pub(crate) fn forwarded() -> Forwarded<'static> {
+    Forwarded { chain: "192.0.2.1".into(), proto: "http", host: "app.example", trusted: false }
 }
 
 pub(crate) fn handshake() -> request::Parts {
