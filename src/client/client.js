@@ -49,9 +49,9 @@ var underpass = ((global, address, data) => {
     const init = { cache: "no-store", credentials: options.credentials, signal: control.signal };
     if (body !== undefined) {
       init.method = "POST";
-      if (body) init.body = JSON.stringify(body);
-      if (body && form) init.body = new URLSearchParams({ json: init.body });
-      else if (body) init.headers = { "Content-Type": "application/json" };
+      const json = body && JSON.stringify(body);
+      if (form) init.body = json && new URLSearchParams({ json });
+      else if (json) init.body = json, init.headers = { "Content-Type": "application/json" };
     }
     let status = 0, json = null;
     try {
@@ -907,10 +907,10 @@ var underpass = ((global, address, data) => {
     close(code, reason) {
       if (code !== undefined) {
         code = clamp(0, Math.round(+code) || 0, 65535);
-        if (code !== 1000 && (code < 3000 || code > 4999)) refuse("InvalidAccessError", `The close code must be 1000 or 3000 to 4999, not ${code}`);
+        if (code !== 1000 && (code < 3000 || code > 4999)) refuse("InvalidAccessError", `${code} is neither 1000 nor 3000 to 4999`);
       }
       reason = reason === undefined ? "" : decoder.decode(encoder.encode(String(reason)));
-      if (encoder.encode(reason).length > 123) refuse("SyntaxError", "The close reason must not be longer than 123 bytes");
+      if (encoder.encode(reason).length > 123) refuse("SyntaxError", "The reason is over 123 bytes");
       if (this.#state > 1) return;
       // A reason cannot stand without a code.
       if (reason && code === undefined) code = 1000;

@@ -77,11 +77,11 @@ pub fn hash(file: File) -> &'static str {
     &file.made().hash
 }
 
-/// The script without comments and indentation; nothing else of it changes. Comments have lines of their own, and no
-/// string spans lines.
+/// The script without comments, indentation, and line ends behind a semicolon, a comma or an opening brace; nothing else of
+/// it changes. Comments have lines of their own, and no string spans lines.
 fn tight(script: &str) -> String {
     let lines = script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//"));
-    lines.flat_map(|line| [line, "\n"]).collect()
+    lines.flat_map(|line| [line, if line.ends_with([';', ',', '{']) { "" } else { "\n" }]).collect()
 }
 
 /// Answers a `GET` or `HEAD` for a file.
