@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use underpass::config::Client;
 use underpass::listener::framing::request_fault;
 use underpass::transport::Body;
+use underpass::transport::body::Sent;
 
 use self::edge::{Edge, client};
 
@@ -212,7 +212,7 @@ async fn run(Case(name, raw, statuses, asked): &'static Case) -> Option<String> 
 }
 
 /// The gateway in small: 400 to what is faulty, otherwise the body is read and the request noted.
-async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<String>>>) -> Response<Body> {
+async fn answer(request: Request<Sent>, log: Arc<Mutex<Vec<String>>>) -> Response<Body> {
     let respond = |status, text: &str| Response::builder().status(status).body(Body::full(text.to_owned())).unwrap();
     if let Some(fault) = request_fault(&request) {
         return respond(400, fault);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 
 use super::error::{Refusal, refuse};
 use super::route::{self, Ours, Verb};
@@ -23,6 +23,7 @@ use crate::listener::peer::Peer;
 use crate::registry::tally::{Resume, Transport};
 use crate::registry::{Cell, Found, Opening, Reader};
 use crate::session::Attach;
+use crate::transport::body::Sent;
 use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
 use crate::transport::source::Source;
@@ -234,12 +235,7 @@ impl Call<'_> {
         }
     }
 
-    fn attach_ws(
-        &self,
-        cell: &Arc<Cell>,
-        request: &Request<Incoming>,
-        query: &Query<'_>,
-    ) -> Result<Response<Body>, Fault> {
+    fn attach_ws(&self, cell: &Arc<Cell>, request: &Request<Sent>, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
         }
@@ -271,7 +267,7 @@ impl Call<'_> {
         answer(StatusCode::OK, JSON, facts::info(&self.live.session))
     }
 
-    async fn small_body(&self, body: Incoming) -> Result<Bytes, Fault> {
+    async fn small_body(&self, body: Sent) -> Result<Bytes, Fault> {
         send::read_body(body, SMALL_BODY, self.live.config.client.body).await
     }
 

@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
@@ -32,6 +32,7 @@ use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::registry::Registry;
 use crate::registry::tally::Tally;
+use crate::transport::body::Sent;
 use crate::transport::query::Query;
 use crate::transport::{Body, Fault};
 use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
@@ -90,10 +91,10 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub async fn handle(self: Arc<Self>, request: Asking) -> Response<Body> {
+    pub async fn handle(self: Arc<Self>, request: Asking, conn: ConnInfo) -> Response<Body> {
         let live = self.live.load_full();
         let version = request.version();
-        let mut response = match self.admit(&live, request).await {
+        let mut response = match self.admit(&live, request, &conn).await {
             Ok(response) => response,
             Err(refusal) => self.refusal(refusal),
         };
@@ -106,17 +107,13 @@ impl Gateway {
         response
     }
 
-    async fn admit(self: &Arc<Self>, live: &Live, request: Asking) -> Result<Response<Body>, Refusal> {
+    async fn admit(self: &Arc<Self>, live: &Live, request: Asking, conn: &ConnInfo) -> Result<Response<Body>, Refusal> {
         if let Some(what) = request_fault(&request) {
             let mut response = self.refusal(Refusal::bad_request(what));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Ok(response);
         }
-        let Some(conn) = request.extensions().get::<ConnInfo>().cloned() else {
-            // Every listener puts it there; without it nothing may be believed.
-            return Err(Refusal::bad_request("the connection is not known"));
-        };
-        let peer = Peer::of(&conn, request.headers(), request.uri().authority(), &live.config.trusted);
+        let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
         let path = request.uri().path().to_owned();
         match route::place(&path, &live.config.prefix) {
             Place::Ours(endpoint) => Ok(self.ours(live, &peer, request, endpoint).await),
@@ -264,22 +261,23 @@ pub struct Service(pub Arc<Gateway>);
 
 impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
-    fn handle(&self, request: Asking) -> Answering {
+    fn handle(&self, request: Asking, conn: ConnInfo) -> Answering {
         let gateway = Arc::clone(&self.0);
         let tally = Arc::clone(&gateway.tally);
         Box::pin(async move {
-            let answered = AssertUnwindSafe(gateway.handle(request)).catch_unwind().await;
+            let answered = AssertUnwindSafe(gateway.handle(request, conn)).catch_unwind().await;
             answered.unwrap_or_else(|_| panicked(&tally))
         })
     }
 
-    fn wait(&self, request: &Request<Incoming>) -> Wait {
+    fn wait(&self, request: &Request<Sent>) -> Wait {
         let live = self.0.live.load();
         match route::place(request.uri().path(), &live.config.prefix) {
             Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
             Place::Ours(Endpoint::Session { verb, .. }) if verb.attaches() => Wait::ToTell,
+            Place::Ours(_) => Wait::No,
             Place::Beside if wants_upgrade(request.headers(), request.version()) => Wait::ToDial,
-            _ => Wait::No,
+            Place::Ambiguous | Place::Beside => Wait::Relayed,
         }
     }
 }

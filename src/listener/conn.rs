@@ -14,9 +14,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
@@ -27,6 +28,7 @@ use super::guard::{Guarded, Hold, Traffic};
 use super::handler::{Answering, Handler, Wait};
 use super::held::{Carrying, Held, Taken};
 use super::peer::{ConnInfo, PeerAddr};
+use super::request::whole;
 use super::rewind::Rewind;
 use super::socket::Socket;
 use super::timer::HeadTimer;
@@ -35,7 +37,7 @@ use crate::config::Client;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::registry::tally::Tally;
 use crate::transport::Body;
-use crate::upstream::headers::has_token;
+use crate::transport::body::Sent;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -80,11 +82,11 @@ pub(super) async fn drive<H: Handler>(
 
 /// Where the requests of one connection go, and what bounds it.
 #[derive(Clone)]
-struct Door<H> {
-    handler: H,
-    info: ConnInfo,
+pub(super) struct Door<H> {
+    pub(super) handler: H,
+    pub(super) info: ConnInfo,
     client: Arc<Client>,
-    lifecycle: Lifecycle,
+    pub(super) lifecycle: Lifecycle,
 }
 
 async fn drive_tls<H: Handler>(
@@ -136,9 +138,25 @@ where
     if io.is_fresh() && !begins(&door, &mut io, silence).await? {
         return Ok(None);
     }
-    let slot = Slot::default();
-    let Some((io, held)) = Box::pin(until_held(&door, io, &slot)).await? else { return Ok(None) };
-    Ok(held.answer(&door.handler, io).await.map(|taken| (door, taken)))
+    let (io, held) = match read_whole(&door, &mut io) {
+        Some(held) => (io, held),
+        None => match Box::pin(until_held(&door, io)).await? {
+            Some(held) => held,
+            None => return Ok(None),
+        },
+    };
+    Ok(held.answer(&door, io).await.map(|taken| (door, taken)))
+}
+
+/// Takes a request that is there in one piece and that hyper is not needed for.
+fn read_whole<H: Handler, IO>(door: &Door<H>, io: &mut Rewind<IO>) -> Option<Held> {
+    let (request, end) = whole(io.ahead(), &door.client)?;
+    let wait = door.handler.wait(&request);
+    if wait == Wait::Relayed {
+        return None;
+    }
+    io.skip(end);
+    Some(Held::new(Box::new(request), wait))
 }
 
 /// How serving ends that went on until an exchange was taken out.
@@ -157,12 +175,13 @@ async fn begins<H, IO: AsyncRead + Unpin>(
 }
 
 /// Lets hyper serve until it ends, or until a request is in the slot: then the socket is taken back.
-async fn until_held<H, IO>(door: &Door<H>, io: Rewind<IO>, slot: &Slot) -> Result<Option<(Rewind<IO>, Held)>, Failure>
+async fn until_held<H, IO>(door: &Door<H>, io: Rewind<IO>) -> Result<Option<(Rewind<IO>, Held)>, Failure>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = Service { door: door.clone(), slot: Some(Arc::clone(slot)) };
+    let slot = Slot::default();
+    let service = Service { door: door.clone(), slot: Some(Arc::clone(&slot)) };
     let timer = HeadTimer::new(&door.client, Arc::clone(&door.info.bytes));
     let mut conn = http1_settings(&door.client, timer).serve_connection(TokioIo::new(io), service);
     let mut drain = pin!(door.lifecycle.reached(Phase::Draining));
@@ -259,18 +278,18 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = Box::new(request);
-        request.extensions_mut().insert(self.door.info.clone());
+        let mut request = Box::new(request.map(Sent::Coming));
         let alone = request.body().is_end_stream();
-        let (version, keep_alive) = (request.version(), keeps_alive(&request));
         let wait = if alone { self.door.handler.wait(&request) } else { Wait::No };
         match &self.slot {
-            Some(slot) if wait != Wait::No => {
-                let held = Held { request, dials: wait == Wait::ToDial, version, keep_alive };
-                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
+            Some(slot) if matches!(wait, Wait::ToTell | Wait::ToDial) => {
+                if wait == Wait::ToDial {
+                    compact(&mut request);
+                }
+                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(Held::new(request, wait));
                 Box::pin(std::future::pending())
             }
-            _ => Box::pin(through_hyper(self.door.handler.handle(request))),
+            _ => Box::pin(through_hyper(self.door.handler.handle(request, self.door.info.clone()))),
         }
     }
 }
@@ -288,8 +307,17 @@ async fn through_hyper(answering: Answering) -> Result<Response<Body>, std::conv
     Ok(refusal)
 }
 
-fn keeps_alive(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
+/// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
+fn compact(request: &mut Request<Sent>) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
 }
 
 fn http1_settings(client: &Client, timer: HeadTimer) -> http1::Builder {

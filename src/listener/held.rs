@@ -7,28 +7,29 @@
 //! most of its life, so none of them leaves hyper waiting: this costs a few hundred bytes instead.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response, StatusCode, Version, response};
-use hyper::body::Incoming;
+use http::header::CONNECTION;
+use http::{Response, StatusCode, Version, response};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::handler::{Asking, Handler};
+use super::conn::Door;
+use super::handler::{Asking, Handler, Wait};
+use super::head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of};
+use super::peer::ConnInfo;
 use super::rewind::Rewind;
+use crate::lifecycle::Phase;
 use crate::transport::Body;
 use crate::transport::body::{Relay, Upgrade};
 use crate::transport::source::{Chunk, Source};
+use crate::upstream::headers::has_token;
 
-/// Room for the size line of a chunk: eight digits and its end.
-const SIZE_LINE: usize = 10;
 /// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
 /// `backend.dials`, so that one slow backend does not take all.
 static DIALLING: Semaphore = Semaphore::const_new(128);
@@ -40,18 +41,16 @@ const SCRATCH: usize = 64 * 1024;
 thread_local! {
     /// What is encoded goes through here, and is copied only when the socket does not take it at once.
     static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    /// The date as last written, and the second it is true for.
-    static DATE_NOW: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
-/// A request that was taken out of hyper.
+/// A request that was taken out of hyper, or did without it.
 pub(super) struct Held {
-    pub(super) request: Asking,
+    request: Asking,
     /// It waits for a backend to be dialled.
-    pub(super) dials: bool,
-    pub(super) version: Version,
+    dials: bool,
+    version: Version,
     /// The client allows another request behind this one.
-    pub(super) keep_alive: bool,
+    keep_alive: bool,
 }
 
 /// An answer that is being written.
@@ -68,18 +67,6 @@ pub(super) struct Carrying<IO> {
     keep_alive: bool,
 }
 
-/// How the end of the body is told (RFC 9112 section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// Nothing but the head: there is no body.
-    None,
-    /// By its length; the head waits for it.
-    Length,
-    Chunked,
-    /// By the end of the connection, for HTTP/1.0.
-    End,
-}
-
 /// What became of an exchange that was taken out.
 pub(super) enum Taken<IO> {
     /// To be driven to its end.
@@ -92,17 +79,31 @@ pub(super) enum Taken<IO> {
 type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Held {
+    /// The request, and how its answer waits.
+    pub(super) fn new(request: Asking, wait: Wait) -> Self {
+        let version = request.version();
+        let keep_alive = version == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close");
+        Self { request, dials: wait == Wait::ToDial, version, keep_alive }
+    }
+
     /// Waits for the answer, as long as the client is there: `None` when it left before.
-    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Option<Taken<IO>>
+    pub(super) async fn answer<H, IO>(self, door: &Door<H>, mut io: Rewind<IO>) -> Option<Taken<IO>>
     where
         H: Handler,
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { request, dials, version, keep_alive } = self;
-        let mut answering = if dials { Box::pin(in_turn(handler.clone(), request)) } else { handler.handle(request) };
+        let (handler, info) = (&door.handler, door.info.clone());
+        let mut answering =
+            if dials { Box::pin(in_turn(handler.clone(), request, info)) } else { handler.handle(request, info) };
+        let mut closing = None;
         let answer = poll_fn(|cx| {
             if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
+            }
+            let closing = closing.get_or_insert_with(|| Box::pin(door.lifecycle.reached(Phase::Closing)));
+            if closing.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
             }
             while let Poll::Ready(more) = io.poll_ahead(cx) {
                 if !more {
@@ -113,6 +114,7 @@ impl Held {
         })
         .await;
         let (head, body) = answer?.into_parts();
+        let keep_alive = keep_alive && !door.lifecycle.is_draining();
         if let Body::Upgrade(upgrade) = body {
             return Some(Taken::Upgraded(Box::pin(switch(io, head, upgrade)).await?));
         }
@@ -121,10 +123,9 @@ impl Held {
 }
 
 /// An answer that waits for its turn to dial.
-async fn in_turn(handler: impl Handler, mut request: Asking) -> Response<Body> {
-    compact(&mut request);
+async fn in_turn(handler: impl Handler, request: Asking, info: ConnInfo) -> Response<Body> {
     let _turn = timeout(TURN_WAIT, DIALLING.acquire()).await.ok();
-    handler.handle(request).await
+    handler.handle(request, info).await
 }
 
 /// Writes the head of a 101; what the connection carries then. `None` when the client is gone.
@@ -286,105 +287,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
             self.io = None;
         }
         Poll::Ready(self.io.take())
-    }
-}
-
-/// Closes the chunk whose data follow a [`SIZE_LINE`] at `body`, and the whole body behind the last one; where the
-/// bytes to write begin.
-fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
-    let size = out.len() - body - SIZE_LINE;
-    let mut start = 0;
-    if size == 0 {
-        out.truncate(body);
-    } else {
-        let digits = hex_digits(size);
-        let gap = SIZE_LINE - 2 - digits;
-        // The line goes right before the data, and what stands before it is moved up: nothing, or a head.
-        out.copy_within(..body, gap);
-        let line = &mut out[body + gap..body + SIZE_LINE];
-        for (place, digit) in line[..digits].iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[size >> (4 * (digits - 1 - place)) & 0xf];
-        }
-        line[digits..].copy_from_slice(b"\r\n");
-        out.extend_from_slice(b"\r\n");
-        start = gap;
-    }
-    if last {
-        out.extend_from_slice(b"0\r\n\r\n");
-    }
-    start
-}
-
-/// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
-fn compact(request: &mut Request<Incoming>) {
-    if let Ok(uri) = request.uri().to_string().parse() {
-        *request.uri_mut() = uri;
-    }
-    for value in request.headers_mut().values_mut() {
-        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
-            copy.set_sensitive(value.is_sensitive());
-            *value = copy;
-        }
-    }
-}
-
-/// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
-fn hex_digits(size: usize) -> usize {
-    (size.max(1).ilog2() / 4 + 1) as usize
-}
-
-/// Status line and fields of a head, all but what [`finish_head`] adds.
-fn head_of(head: &response::Parts) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(512);
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(head.status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for (name, value) in &head.headers {
-        if !is_settled_later(name, head.status) {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                out.extend_from_slice(part);
-            }
-        }
-    }
-    out.into_boxed_slice()
-}
-
-/// Adds what depends on the body, on the connection and on the time, and the end of the head.
-fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
-    // Writing to memory cannot fail.
-    let _ = match framing {
-        Framing::None | Framing::End => Ok(()),
-        Framing::Length => write!(out, "content-length: {length}\r\n"),
-        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
-    };
-    if !keep_alive {
-        out.extend_from_slice(b"connection: close\r\n");
-    }
-    out.extend_from_slice(b"date: ");
-    put_date(out);
-    out.extend_from_slice(b"\r\n\r\n");
-}
-
-/// The time as HTTP has it (RFC 9110 section 5.6.7); written anew once a second.
-fn put_date(out: &mut BytesMut) {
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE_NOW.with_borrow_mut(|(written, text)| {
-        if *written != second || text.is_empty() {
-            (*written, *text) = (second, httpdate::fmt_http_date(now));
-        }
-        out.extend_from_slice(text.as_bytes());
-    });
-}
-
-/// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
-fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
-    match *name {
-        TRANSFER_ENCODING | DATE | CONTENT_LENGTH => true,
-        CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
-        _ => false,
     }
 }
 

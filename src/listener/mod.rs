@@ -1,7 +1,6 @@
 //! The doors: accepts connections, one task each, and hands their requests to a handler.
 //!
-//! Enters: listening sockets. Leaves: requests, each with a [`peer::ConnInfo`] in its extensions. Must not touch: what is
-//! behind the handler.
+//! Enters: listening sockets. Leaves: requests, each with its [`peer::ConnInfo`]. Must not touch: what is behind the handler.
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
@@ -10,8 +9,10 @@ mod exchanges;
 pub mod framing;
 pub mod guard;
 pub mod handler;
+mod head;
 mod held;
 pub mod peer;
+mod request;
 mod rewind;
 mod socket;
 mod timer;

@@ -29,7 +29,7 @@ pub enum PeerAddr {
     Unix,
 }
 
-/// What is known of the connection that a request came by; each request has it in its extensions.
+/// What is known of the connection that a request came by.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
     /// The socket's other end.

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::body::Sent;
 use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::registry::Cell;
@@ -72,10 +73,13 @@ pub fn closed(close: &Close) -> String {
 ///
 /// # Errors
 /// [`Fault::TooLarge`], or [`Fault::BadRequest`] when it stalls or breaks off.
-pub async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+pub async fn read_body(mut body: Sent, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     let too_large = || Fault::TooLarge { what: "the body".into(), limit };
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
+    }
+    if let Sent::Whole(whole) = body {
+        return Ok(whole);
     }
     let mut whole = BytesMut::new();
     while let Some(frame) = next_frame(&mut body, patience).await? {
@@ -91,7 +95,7 @@ pub async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> 
     Ok(whole.freeze())
 }
 
-async fn next_frame(body: &mut Incoming, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
+async fn next_frame(body: &mut Sent, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
     let stalled = |_| Fault::BadRequest(format!("the body stalled: nothing came for {} s", patience.as_secs()));
     let broken = |error| Fault::BadRequest(format!("the body broke off: {error}; nothing of it was accepted"));
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,8 +17,10 @@ use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
 use underpass::listener::handler::{Answering, Asking, Handler, Wait};
+use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
 use underpass::transport::Body;
+use underpass::transport::body::Sent;
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -44,14 +45,15 @@ pub(crate) fn client() -> Client {
 
 /// A test's handler, as the listener calls it.
 #[derive(Clone)]
-struct Answerer(Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>);
+struct Answerer(Arc<dyn Fn(Request<Sent>) -> Answering + Send + Sync>);
 
 impl Handler for Answerer {
-    fn handle(&self, request: Asking) -> Answering {
+    fn handle(&self, mut request: Asking, conn: ConnInfo) -> Answering {
+        request.extensions_mut().insert(conn);
         (self.0)(*request)
     }
 
-    fn wait(&self, request: &Request<Incoming>) -> Wait {
+    fn wait(&self, request: &Request<Sent>) -> Wait {
         if request.headers().contains_key("upgrade") { Wait::ToDial } else { Wait::No }
     }
 }
@@ -68,7 +70,7 @@ impl Edge {
     /// On TCP, port chosen by the system.
     pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
@@ -77,7 +79,7 @@ impl Edge {
     /// Anywhere.
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
@@ -141,6 +143,6 @@ pub(crate) async fn one_ok(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// Answers `ok` to everything.
-pub(crate) async fn ok(_request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn ok(_request: Request<Sent>) -> Response<Body> {
     Response::new(Body::full("ok"))
 }
