@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body as _;
@@ -18,6 +18,7 @@ use crate::client;
 use crate::codec::batch::Form;
 use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
+use crate::codec::standing;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
 use crate::registry::tally::{Resume, Transport};
@@ -247,7 +248,7 @@ impl Call<'_> {
         Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<String, Fault> {
+    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<BytesMut, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
@@ -280,12 +281,10 @@ impl Call<'_> {
 }
 
 /// An answer that is a JSON object, with the request's nonce in it.
-fn told(mut object: String, nonce: Option<&str>) -> Response<Body> {
-    if let (Some(nonce), Some('}')) = (nonce, object.pop()) {
-        object.push_str(",\"n\":");
-        object.push_str(&serde_json::Value::from(nonce).to_string());
+fn told(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
+    if let Some(nonce) = nonce {
+        standing::echo(&mut object, nonce);
     }
-    object.push('}');
     answer(StatusCode::OK, JSON, object)
 }
 

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use self::endpoints::Call;
@@ -37,6 +37,9 @@ use crate::transport::query::Query;
 use crate::transport::{Body, Fault};
 use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
 use crate::upstream::tls::UpstreamTlsError;
+
+/// Asks nginx and its kin not to collect an answer before they pass it on.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The service behind every listener.
 pub struct Gateway {
@@ -177,7 +180,7 @@ impl Gateway {
         query: &Query<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let allowed = endpoint.methods();
-        if endpoint != Endpoint::Unknown && !allowed.split(", ").any(|method| method == request.method()) {
+        if endpoint != Endpoint::Unknown && !lists(allowed, request.method()) {
             return Err(Refusal::method_not_allowed(allowed));
         }
         let call = Call { gateway: self, live, peer };
@@ -216,13 +219,19 @@ impl Gateway {
     }
 }
 
+/// Whether a list for `Allow` has this method; the first is the usual one.
+fn lists(allowed: &str, method: &Method) -> bool {
+    let first = allowed.strip_prefix(method.as_str()).is_some_and(|rest| rest.starts_with(','));
+    first || allowed.split(", ").any(|allowed| allowed == method)
+}
+
 /// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.
 fn protect(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     if let http::header::Entry::Vacant(unsaid) = headers.entry(CACHE_CONTROL) {
         unsaid.insert(HeaderValue::from_static("no-store, no-transform"));
     }
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
@@ -247,12 +256,7 @@ fn panicked(tally: &Tally) -> Response<Body> {
 
 /// What the backend is told of the client.
 fn forwarded(peer: &Peer) -> Forwarded {
-    Forwarded {
-        chain: peer.chain.clone(),
-        proto: peer.proto.to_owned(),
-        host: peer.host.clone(),
-        trusted: peer.trusted,
-    }
+    Forwarded { chain: peer.chain(), proto: peer.proto.to_owned(), host: peer.host.clone(), trusted: peer.trusted }
 }
 
 /// The gateway as listeners call it.

@@ -11,7 +11,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, Uri};
 use http::{Request, Version};
 
-use super::peer::plain_host;
+use super::peer::is_plain_host;
 
 /// Why this request is to be answered with 400 before anything else looks at it; `None` when it is sound.
 #[must_use]
@@ -39,10 +39,10 @@ fn host_fault<B>(request: &Request<B>) -> Option<&'static str> {
 }
 
 fn host_value_fault(host: &HeaderValue, authority: Option<&Authority>, uri: &Uri) -> Option<&'static str> {
-    let Some(host) = host.to_str().ok().and_then(plain_host) else {
+    let Some(host) = host.to_str().ok().filter(|host| is_plain_host(host)) else {
         return Some("Host is not a host");
     };
-    let differs = |authority: &Authority| without_default(&host, uri) != without_default(authority.as_str(), uri);
+    let differs = |authority: &Authority| without_default(host, uri) != without_default(authority.as_str(), uri);
     authority.is_some_and(differs).then_some("Host differs from the target's")
 }
 

@@ -4,7 +4,6 @@
 //! sockets.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
@@ -15,6 +14,8 @@ use http::{StatusCode, response};
 pub(super) const SIZE_LINE: usize = 10;
 
 thread_local! {
+    /// Heads are put together here before it is known how long they are.
+    static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     /// The date as last written, and the second it is true for.
     static DATE_NOW: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
@@ -31,12 +32,20 @@ pub(super) enum Framing {
     End,
 }
 
-/// Status line and fields of a head, all but what [`finish_head`] adds.
+/// Status line and fields of a head, all but what [`finish_head`] adds; of exactly its size, since a poll waits with it.
 pub(super) fn head_of(head: &response::Parts) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(512);
+    SCRATCHPAD.with_borrow_mut(|out| {
+        out.clear();
+        put_head(out, head);
+        Box::from(&out[..])
+    })
+}
+
+/// The same at the end of a buffer.
+pub(super) fn put_head(out: &mut BytesMut, head: &response::Parts) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
-    out.push(b' ');
+    out.extend_from_slice(b" ");
     out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
     out.extend_from_slice(b"\r\n");
     for (name, value) in &head.headers {
@@ -46,23 +55,38 @@ pub(super) fn head_of(head: &response::Parts) -> Box<[u8]> {
             }
         }
     }
-    out.into_boxed_slice()
 }
 
 /// Adds what depends on the body, on the connection and on the time, and the end of the head.
 pub(super) fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
-    // Writing to memory cannot fail.
-    let _ = match framing {
-        Framing::None | Framing::End => Ok(()),
-        Framing::Length => write!(out, "content-length: {length}\r\n"),
-        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
-    };
+    match framing {
+        Framing::None | Framing::End => {}
+        Framing::Length => {
+            out.extend_from_slice(b"content-length: ");
+            put_decimal(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
     if !keep_alive {
         out.extend_from_slice(b"connection: close\r\n");
     }
     out.extend_from_slice(b"date: ");
     put_date(out);
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// By hand: formatting takes several times as long, and this is in every answer.
+fn put_decimal(out: &mut BytesMut, mut number: usize) {
+    let (mut digits, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789"[number % 10];
+        number /= 10;
+        if number == 0 {
+            return out.extend_from_slice(&digits[at..]);
+        }
+    }
 }
 
 /// The time as HTTP has it (RFC 9110 section 5.6.7); written anew once a second.

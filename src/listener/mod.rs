@@ -11,6 +11,7 @@ pub mod guard;
 pub mod handler;
 mod head;
 mod held;
+mod http1;
 pub mod peer;
 mod request;
 mod rewind;
@@ -18,7 +19,6 @@ mod socket;
 mod timer;
 pub mod tls;
 
-use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,12 +66,7 @@ pub async fn serve<H: Handler>(
             () = lifecycle.reached(Phase::Draining) => return,
             next = next(&bound, &permits, &shared, &mut complaints) => next,
         };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            if let Err(error) = conn::drive(shared, socket, peer, hold).await {
-                tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");
-            }
-        });
+        conn::drive(shared.clone(), socket, peer, hold);
     }
 }
 

@@ -45,9 +45,10 @@ pub struct ConnInfo {
 pub struct Peer {
     /// Its address; `None` behind a unix socket that does not say.
     pub client: Option<IpAddr>,
-    /// The value of `X-Forwarded-For` for the backend; empty when there is nothing to say, and the field is then to be
-    /// left out.
-    pub chain: String,
+    /// The socket's other end; `None` for a unix socket.
+    near: Option<IpAddr>,
+    /// Whom a trusted proxy speaks for, as it says; empty when there is none.
+    hops: String,
     /// `http` or `https`: what the client used.
     pub proto: &'static str,
     /// The host, with port if any, that the client asked for; empty if it is not usable.
@@ -73,26 +74,33 @@ impl Peer {
         };
         let mut peer = Self {
             client: address,
-            chain: address.map(|address| address.to_string()).unwrap_or_default(),
+            near: address,
+            hops: String::new(),
             proto: if conn.tls { "https" } else { "http" },
             host: asked_host(headers, authority),
             trusted: is_trusted,
         };
         if is_trusted {
-            peer.believe(headers, address, trusted);
+            peer.believe(headers, trusted);
         }
         peer
     }
 
-    fn believe(&mut self, headers: &HeaderMap, address: Option<IpAddr>, trusted: &Trusted) {
-        let mut hops = list(headers, &FORWARDED_FOR);
-        let client = walk(&hops, trusted);
-        self.client = client.or(address);
-        let own = self.chain.clone();
-        if address.is_some() {
-            hops.push(&own);
+    /// The value of `X-Forwarded-For` for the backend; empty when there is nothing to say, and the field is then to be
+    /// left out.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match self.near {
+            Some(near) if self.hops.is_empty() => near.to_string(),
+            Some(near) => format!("{}, {near}", self.hops),
+            None => self.hops.clone(),
         }
-        self.chain = hops.join(", ");
+    }
+
+    fn believe(&mut self, headers: &HeaderMap, trusted: &Trusted) {
+        let hops = list(headers, &FORWARDED_FOR);
+        self.client = walk(&hops, trusted).or(self.near);
+        self.hops = hops.join(", ");
         if let Some(proto) = list(headers, &FORWARDED_PROTO).last().and_then(|value| scheme(value)) {
             self.proto = proto;
         }
@@ -174,9 +182,18 @@ fn asked_host(headers: &HeaderMap, authority: Option<&Authority>) -> String {
 
 /// A host with an optional port and nothing else.
 pub(super) fn plain_host(value: &str) -> Option<String> {
-    let authority: Authority = value.parse().ok()?;
-    let usable = !authority.host().is_empty() && !value.contains('@');
-    usable.then(|| value.to_ascii_lowercase())
+    is_plain_host(value).then(|| value.to_ascii_lowercase())
+}
+
+/// True for what [`plain_host`] takes. Every request asks this, so the usual form is seen without a parser.
+pub(super) fn is_plain_host(value: &str) -> bool {
+    let (name, port) = value.split_at(value.bytes().position(|byte| byte == b':').unwrap_or(value.len()));
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let number = || port[1..].bytes().all(|byte| byte.is_ascii_digit()) && port[1..].parse::<u16>().is_ok();
+    if !name.is_empty() && name.bytes().all(usual) && (port.is_empty() || number()) {
+        return true;
+    }
+    value.parse().is_ok_and(|authority: Authority| !authority.host().is_empty() && !value.contains('@'))
 }
 
 #[cfg(test)]

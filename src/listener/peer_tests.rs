@@ -54,19 +54,19 @@ fn who_the_client_is() {
         let fields: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
         let peer = peer(from, false, &fields);
         assert_eq!(peer.client, Some(client.parse().unwrap()), "client of {from} {lines:?}");
-        assert_eq!(peer.chain, *chain, "chain of {from} {lines:?}");
+        assert_eq!(peer.chain(), *chain, "chain of {from} {lines:?}");
     }
 }
 
 #[test]
 fn a_unix_peer_has_no_address() {
     let silent = peer("unix", false, &[("host", "a")]);
-    assert_eq!((silent.client, silent.chain.as_str(), silent.trusted), (None, "", true));
+    assert_eq!((silent.client, silent.chain().as_str(), silent.trusted), (None, "", true));
     let conn = ConnInfo { peer: PeerAddr::Unix, tls: false, bytes: Arc::new(Traffic::default()) };
     let mut headers = HeaderMap::new();
     headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.9"));
     let distrusted = Peer::of(&conn, &headers, None, &Trusted::default());
-    assert_eq!((distrusted.client, distrusted.chain.as_str(), distrusted.trusted), (None, "", false));
+    assert_eq!((distrusted.client, distrusted.chain().as_str(), distrusted.trusted), (None, "", false));
 }
 
 #[test]

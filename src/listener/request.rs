@@ -68,3 +68,43 @@ fn decimal(digits: &[u8]) -> Option<usize> {
     let sound = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| sound)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<(Request<Sent>, usize)> {
+        whole(&Bytes::copy_from_slice(text.as_bytes()), &Client::default())
+    }
+
+    #[test]
+    fn a_whole_request_is_taken_up_to_its_end() {
+        let text = "POST /a?b=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nA: 1\r\nA: 2\r\n\r\nhiGET / HT";
+        let (request, end) = read(text).expect("it is whole");
+        assert_eq!(&text[end..], "GET / HT");
+        assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/a?b=1"));
+        assert_eq!(request.headers().get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert!(matches!(request.body(), Sent::Whole(body) if body == "hi"));
+    }
+
+    #[test]
+    fn what_is_not_all_there_or_odd_is_left_to_hyper() {
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(FIELDS + 1));
+        for text in [
+            "",
+            "GET / HTTP/1.1\r\nHost: x\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nContent-Length: +2\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+            &many,
+        ] {
+            assert!(read(text).is_none(), "{text:?}");
+        }
+    }
+}

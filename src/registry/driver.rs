@@ -42,6 +42,8 @@ pub(super) struct Driver<S> {
     parting: Option<Instant>,
     pulse: Pulse,
     timer: Pin<Box<Sleep>>,
+    /// What is due is to be looked up at once: the timer would take a turn of the runtime to say so.
+    look: bool,
     /// Held while the backend is connected: a process that stops waits for it.
     guard: Option<Guard>,
 }
@@ -74,6 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             parting: None,
             pulse: Pulse { every: backend.ping, patience: backend.pong, heard: now, asked: None },
             timer: Box::pin(sleep_until(now)),
+            look: true,
             guard: Some(guard),
         }
     }
@@ -85,9 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.pulse.hear();
         }
         self.paused = orders.paused;
-        if orders.rearm {
-            self.timer.as_mut().reset(Instant::now());
-        }
+        self.look |= orders.rearm;
         if let Some(socket) = &mut self.socket {
             if let Some(message) = orders.send {
                 // Refused only when the backend is closing, which is about to end the session anyway.
@@ -103,8 +104,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         orders.finished
     }
 
-    /// Writes what waits, and reads while the session takes it. True when something came of it.
-    fn exchange(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Writes what waits. True when the session may have the next message for it.
+    fn flush(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(socket) = &mut self.socket else { return false };
         let flushed = match socket.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
@@ -124,10 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if took {
             self.cell.upstream_took();
         }
-        took | self.read(cx)
+        took
     }
 
-    /// Reads a turn's worth, and hands it to the session in one go. True when something came.
+    /// Reads a turn's worth, and hands it to the session in one go. True when there may be more to read, or more
+    /// than messages came: what follows from those, the session says by waking us.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if self.paused || self.parting.is_some() {
             return false;
@@ -149,17 +151,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Ready(other) => break Some(other),
             }
         };
-        let came = !messages.is_empty() || other.is_some();
-        if came {
+        if !messages.is_empty() || other.is_some() {
             self.pulse.hear();
         }
         if !messages.is_empty() {
             self.paused = self.cell.upstream_messages(messages);
         }
-        if let Some(event) = other {
-            self.hear(event);
-        }
-        came
+        let Some(event) = other else { return bytes >= TURN };
+        self.hear(event);
+        true
     }
 
     fn hear(&mut self, event: SocketEvent) {
@@ -206,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Lets time pass when it is time. True when something may have come of it.
     fn tick(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.timer.as_mut().poll(cx).is_pending() {
+        if !std::mem::take(&mut self.look) && self.timer.as_mut().poll(cx).is_pending() {
             return false;
         }
         let now = Instant::now();
@@ -263,8 +263,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
                 this.registry.forget(&this.cell, close);
                 return Poll::Ready(());
             }
-            let moved = this.exchange(cx);
-            if !(moved | this.tick(cx)) {
+            if this.flush(cx) {
+                continue;
+            }
+            if !(this.read(cx) | this.tick(cx)) {
                 return Poll::Pending;
             }
         }

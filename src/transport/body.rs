@@ -108,7 +108,7 @@ impl http_body::Body for Body {
             Self::Stream(source) | Self::Batch(source) => {
                 let mut out = BytesMut::new();
                 let Poll::Ready(chunk) = source.poll_chunk(cx, &mut out) else { return Poll::Pending };
-                if chunk != Chunk::More {
+                if matches!(chunk, Chunk::Last | Chunk::Broken) {
                     *this = Self::Empty;
                 }
                 Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))))

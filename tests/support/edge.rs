@@ -45,7 +45,7 @@ pub(crate) fn client() -> Client {
 
 /// A test's handler, as the listener calls it.
 #[derive(Clone)]
-struct Answerer(Arc<dyn Fn(Request<Sent>) -> Answering + Send + Sync>);
+struct Answerer(Arc<dyn Fn(Request<Sent>) -> Answering + Send + Sync>, Wait);
 
 impl Handler for Answerer {
     fn handle(&self, mut request: Asking, conn: ConnInfo) -> Answering {
@@ -54,7 +54,7 @@ impl Handler for Answerer {
     }
 
     fn wait(&self, request: &Request<Sent>) -> Wait {
-        if request.headers().contains_key("upgrade") { Wait::ToDial } else { Wait::No }
+        if request.headers().contains_key("upgrade") { Wait::ToDial } else { self.1 }
     }
 }
 
@@ -76,8 +76,25 @@ impl Edge {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
     }
 
+    /// On TCP, with every request carried in this way.
+    pub(crate) fn carrying<H, F>(client: Client, wait: Wait, handler: H) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, None, handler, wait)
+    }
+
     /// Anywhere.
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(address, client, tls, handler, Wait::No)
+    }
+
+    fn start<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H, wait: Wait) -> Self
     where
         H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
@@ -85,10 +102,8 @@ impl Edge {
         let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
         let at = bound.local_addr().unwrap();
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
-        let service = Answerer(Arc::new(move |request| {
-            let response = handler(request);
-            Box::pin(response)
-        }));
+        let answer = move |request| -> Answering { Box::pin(handler(request)) };
+        let service = Answerer(Arc::new(answer), wait);
         let client = Arc::new(client);
         let serving = tokio::spawn(listener::serve(
             bound,
