@@ -3,6 +3,7 @@
 //! Enters: arguments. Leaves: an exit code, and words to whoever started us. Must not touch: anything but the doors of
 //! the library.
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;

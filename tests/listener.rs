@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
@@ -20,6 +19,7 @@ use underpass::config::{Address, Client, Trusted};
 use underpass::lifecycle::Phase;
 use underpass::listener::peer::{ConnInfo, Peer, PeerAddr};
 use underpass::transport::Body;
+use underpass::transport::body::Sent;
 
 use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 
@@ -140,7 +140,7 @@ async fn connections_above_the_bound_wait_for_a_place() {
 // === who is there ===
 
 /// Answers with who the client is.
-async fn who(request: Request<Incoming>) -> Response<Body> {
+async fn who(request: Request<Sent>) -> Response<Body> {
     let info = request.extensions().get::<ConnInfo>().unwrap();
     let peer = Peer::of(info, request.headers(), request.uri().authority(), &Trusted::default());
     let kind = if info.peer == PeerAddr::Unix { "unix" } else { "tcp" };
@@ -171,7 +171,7 @@ async fn draining_closes_the_listener_and_idle_connections_and_lets_busy_ones_fi
     let (entered, mut busy) = mpsc::channel(1);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let (door, path) = (Arc::clone(&gate), "/slow");
-    let edge = Edge::tcp(client(), None, move |request: Request<Incoming>| {
+    let edge = Edge::tcp(client(), None, move |request: Request<Sent>| {
         let (entered, door) = (entered.clone(), Arc::clone(&door));
         async move {
             if request.uri().path() == path {
@@ -221,7 +221,7 @@ async fn closing_ends_what_does_not_end_by_itself() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_counted_until_its_socket_ends() {
-    let edge = Edge::tcp(client(), None, |_request: Request<Incoming>| async move {
+    let edge = Edge::tcp(client(), None, |_request: Request<Sent>| async move {
         let echo = Body::upgrade(|stream| async move {
             let (mut read, mut write) = tokio::io::split(stream);
             let _ = tokio::io::copy(&mut read, &mut write).await;

@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use underpass::config::Client;
 use underpass::listener::framing::request_fault;
+use underpass::listener::handler::Wait;
 use underpass::transport::Body;
+use underpass::transport::body::Sent;
 
 use self::edge::{Edge, client};
 
@@ -187,7 +188,9 @@ const CORPUS: &[Case] = &[
 
 #[tokio::test]
 async fn nothing_is_smuggled() {
-    let runs: Vec<_> = CORPUS.iter().map(|case| tokio::spawn(run(case))).collect();
+    // A short request that is there in one piece is read without hyper: both must read alike.
+    let ways = [Wait::No, Wait::Relayed];
+    let runs: Vec<_> = ways.iter().flat_map(|way| CORPUS.iter().map(|case| tokio::spawn(run(case, *way)))).collect();
     let mut wrong = Vec::new();
     for run in runs {
         wrong.extend(run.await.unwrap());
@@ -197,22 +200,21 @@ async fn nothing_is_smuggled() {
 }
 
 /// What is wrong with how this case went.
-async fn run(Case(name, raw, statuses, asked): &'static Case) -> Option<String> {
+async fn run(Case(name, raw, statuses, asked): &'static Case, way: Wait) -> Option<String> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
     let span = Duration::from_millis(500);
-    let edge = Edge::tcp(Client { idle: span, header: span, ..client() }, None, move |request| {
-        answer(request, Arc::clone(&log))
-    });
+    let limits = Client { idle: span, header: span, ..client() };
+    let edge = Edge::carrying(limits, way, move |request| answer(request, Arc::clone(&log)));
     let answer = edge.throw(format!("{raw}{NEXT}").as_bytes()).await;
     let got: Vec<u16> = answer.split("HTTP/1.").skip(1).filter_map(|head| head.get(2..5)?.parse().ok()).collect();
     let seen = seen.lock().unwrap();
     let right = got == *statuses && *seen == *asked && !seen.iter().any(|line| line.contains("/hidden"));
-    (!right).then(|| format!("{name}: answered {got:?} for {statuses:?}, asked {seen:?} for {asked:?}"))
+    (!right).then(|| format!("{name} ({way:?}): answered {got:?} for {statuses:?}, asked {seen:?} for {asked:?}"))
 }
 
 /// The gateway in small: 400 to what is faulty, otherwise the body is read and the request noted.
-async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<String>>>) -> Response<Body> {
+async fn answer(request: Request<Sent>, log: Arc<Mutex<Vec<String>>>) -> Response<Body> {
     let respond = |status, text: &str| Response::builder().status(status).body(Body::full(text.to_owned())).unwrap();
     if let Some(fault) = request_fault(&request) {
         return respond(400, fault);

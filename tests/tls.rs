@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::RootCertStore;
@@ -24,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 use underpass::config::{Client, TlsFiles};
 use underpass::listener::tls::TlsSource;
 use underpass::transport::Body;
+use underpass::transport::body::Sent;
 
 use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 
@@ -82,7 +82,7 @@ impl Drop for Pair {
 }
 
 /// Answers with the version it was asked in.
-async fn version(request: Request<Incoming>) -> Response<Body> {
+async fn version(request: Request<Sent>) -> Response<Body> {
     Response::new(Body::full(format!("{:?}", request.version())))
 }
 

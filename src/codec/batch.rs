@@ -75,14 +75,15 @@ impl Form {
     }
 
     fn from_content_type(content_type: &str) -> Option<Self> {
-        let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        Some(match essence.as_str() {
-            "" | "application/json" => Self::Json,
-            "application/octet-stream" => Self::Frames,
-            "application/x-www-form-urlencoded" => Self::Form,
-            "text/plain" => Self::Text,
-            _ => return None,
-        })
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let known = [
+            ("", Self::Json),
+            ("application/json", Self::Json),
+            ("application/octet-stream", Self::Frames),
+            ("application/x-www-form-urlencoded", Self::Form),
+            ("text/plain", Self::Text),
+        ];
+        known.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(essence)).map(|(_, form)| form)
     }
 }
 

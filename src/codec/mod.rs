@@ -10,6 +10,7 @@ pub mod frames;
 pub mod poll;
 pub mod request;
 pub mod sse;
+pub mod standing;
 mod write;
 
 /// Why a body was refused. Nothing of a refused body is accepted.

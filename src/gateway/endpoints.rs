@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
 
 use super::error::{Refusal, refuse};
 use super::route::{self, Ours, Verb};
@@ -18,11 +18,13 @@ use crate::client;
 use crate::codec::batch::Form;
 use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
+use crate::codec::standing;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
 use crate::registry::tally::{Resume, Transport};
 use crate::registry::{Cell, Found, Opening, Reader};
 use crate::session::Attach;
+use crate::transport::body::Sent;
 use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
 use crate::transport::source::Source;
@@ -234,12 +236,7 @@ impl Call<'_> {
         }
     }
 
-    fn attach_ws(
-        &self,
-        cell: &Arc<Cell>,
-        request: &Request<Incoming>,
-        query: &Query<'_>,
-    ) -> Result<Response<Body>, Fault> {
+    fn attach_ws(&self, cell: &Arc<Cell>, request: &Request<Sent>, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
         }
@@ -251,7 +248,7 @@ impl Call<'_> {
         Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<String, Fault> {
+    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<BytesMut, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
@@ -271,7 +268,7 @@ impl Call<'_> {
         answer(StatusCode::OK, JSON, facts::info(&self.live.session))
     }
 
-    pub(super) async fn small_body(&self, body: Incoming) -> Result<Bytes, Fault> {
+    pub(super) async fn small_body(&self, body: Sent) -> Result<Bytes, Fault> {
         send::read_body(body, SMALL_BODY, self.live.config.client.body).await
     }
 
@@ -284,12 +281,10 @@ impl Call<'_> {
 }
 
 /// An answer that is a JSON object, with the request's nonce in it.
-fn told(mut object: String, nonce: Option<&str>) -> Response<Body> {
-    if let (Some(nonce), Some('}')) = (nonce, object.pop()) {
-        object.push_str(",\"n\":");
-        object.push_str(&serde_json::Value::from(nonce).to_string());
+fn told(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
+    if let Some(nonce) = nonce {
+        standing::echo(&mut object, nonce);
     }
-    object.push('}');
     answer(StatusCode::OK, JSON, object)
 }
 

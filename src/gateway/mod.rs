@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
@@ -33,11 +33,15 @@ use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::registry::Registry;
 use crate::registry::tally::Tally;
+use crate::transport::body::Sent;
 use crate::transport::query::Query;
 use crate::transport::{Body, Fault};
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
 use crate::upstream::tls::UpstreamTlsError;
+
+/// Asks nginx and its kin not to collect an answer before they pass it on.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The service behind every listener.
 pub struct Gateway {
@@ -103,10 +107,10 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub async fn handle(self: Arc<Self>, request: Asking) -> Response<Body> {
+    pub async fn handle(self: Arc<Self>, request: Asking, conn: ConnInfo) -> Response<Body> {
         let live = self.live.load_full();
         let version = request.version();
-        let mut response = match self.admit(&live, request).await {
+        let mut response = match self.admit(&live, request, &conn).await {
             Ok(response) => response,
             Err(refusal) => self.refusal(refusal),
         };
@@ -119,17 +123,13 @@ impl Gateway {
         response
     }
 
-    async fn admit(self: &Arc<Self>, live: &Live, request: Asking) -> Result<Response<Body>, Refusal> {
+    async fn admit(self: &Arc<Self>, live: &Live, request: Asking, conn: &ConnInfo) -> Result<Response<Body>, Refusal> {
         if let Some(what) = request_fault(&request) {
             let mut response = self.refusal(Refusal::bad_request(what));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Ok(response);
         }
-        let Some(conn) = request.extensions().get::<ConnInfo>().cloned() else {
-            // Every listener puts it there; without it nothing may be believed.
-            return Err(Refusal::bad_request("the connection is not known"));
-        };
-        let peer = Peer::of(&conn, request.headers(), request.uri().authority(), &live.config.trusted);
+        let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
         let path = request.uri().path().to_owned();
         match route::place(&path, &live.config.prefix) {
             Place::Ours(Endpoint::Selftest(_)) if live.selftest.is_none() => {
@@ -209,7 +209,7 @@ impl Gateway {
         query: &Query<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let allowed = endpoint.methods();
-        if endpoint != Endpoint::Unknown && !allowed.split(", ").any(|method| method == request.method()) {
+        if endpoint != Endpoint::Unknown && !lists(allowed, request.method()) {
             return Err(Refusal::method_not_allowed(allowed));
         }
         let call = Call { gateway: self, live, peer };
@@ -249,13 +249,19 @@ impl Gateway {
     }
 }
 
+/// Whether a list for `Allow` has this method; the first is the usual one.
+fn lists(allowed: &str, method: &Method) -> bool {
+    let first = allowed.strip_prefix(method.as_str()).is_some_and(|rest| rest.starts_with(','));
+    first || allowed.split(", ").any(|allowed| allowed == method)
+}
+
 /// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.
 fn protect(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     if let http::header::Entry::Vacant(unsaid) = headers.entry(CACHE_CONTROL) {
         unsaid.insert(HeaderValue::from_static("no-store, no-transform"));
     }
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
@@ -280,7 +286,7 @@ fn panicked(tally: &Tally) -> Response<Body> {
 
 /// What the backend is told of the client.
 fn forwarded(peer: &Peer) -> Forwarded<'_> {
-    Forwarded { chain: peer.chain.as_str().into(), proto: peer.proto, host: &peer.host, trusted: peer.trusted }
+    Forwarded { chain: peer.chain().into(), proto: peer.proto, host: &peer.host, trusted: peer.trusted }
 }
 
 /// The gateway as listeners call it.
@@ -289,16 +295,16 @@ pub struct Service(pub Arc<Gateway>);
 
 impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
-    fn handle(&self, request: Asking) -> Answering {
+    fn handle(&self, request: Asking, conn: ConnInfo) -> Answering {
         let gateway = Arc::clone(&self.0);
         let tally = Arc::clone(&gateway.tally);
         Box::pin(async move {
-            let answered = AssertUnwindSafe(gateway.handle(request)).catch_unwind().await;
+            let answered = AssertUnwindSafe(gateway.handle(request, conn)).catch_unwind().await;
             answered.unwrap_or_else(|_| panicked(&tally))
         })
     }
 
-    fn wait(&self, request: &Request<Incoming>) -> Wait {
+    fn wait(&self, request: &Request<Sent>) -> Wait {
         let live = self.0.live.load();
         match route::place(request.uri().path(), &live.config.prefix) {
             Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
@@ -308,7 +314,8 @@ impl Handler for Service {
             {
                 Wait::ToDial
             }
-            _ => Wait::No,
+            Place::Ours(_) => Wait::No,
+            Place::Ambiguous | Place::Beside => Wait::Relayed,
         }
     }
 }

@@ -3,20 +3,21 @@
 //! Enters: an accepted socket. Leaves: requests for the handler, each with its [`ConnInfo`]. Must not touch: paths,
 //! sessions, statuses (but those with which hyper refuses what is not HTTP).
 //!
-//! HTTP/1: hyper reads a request; when its answer may take long, the socket is taken back from hyper and the exchange
-//! goes on in `held`. Behind it, when the client may send another request, everything starts anew.
+//! Here is what hyper does: HTTP/2, and of HTTP/1 (`http1`) the requests that are long or odd. When the answer of one of
+//! those may take long, the socket is taken back from hyper.
 
 use std::error::Error as StdError;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
@@ -25,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use super::exchanges::{Counting, Exchanges};
 use super::guard::{Guarded, Hold, Traffic};
 use super::handler::{Answering, Handler, Wait};
-use super::held::{Carrying, Held, Taken};
+use super::http1::{Held, Http1};
 use super::peer::{ConnInfo, PeerAddr};
 use super::rewind::Rewind;
 use super::socket::Socket;
@@ -35,7 +36,7 @@ use crate::config::Client;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::registry::tally::Tally;
 use crate::transport::Body;
-use crate::upstream::headers::has_token;
+use crate::transport::body::Sent;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -56,35 +57,28 @@ pub(super) struct Shared<H> {
     pub(super) tally: Arc<Tally>,
 }
 
-/// Drives one connection to its end; says why it ended when that was not by agreement.
-pub(super) async fn drive<H: Handler>(
-    shared: Shared<H>,
-    socket: Socket,
-    peer: PeerAddr,
-    hold: Hold,
-) -> Result<(), Failure> {
+/// Drives one connection to its end, in a task of its own.
+pub(super) fn drive<H: Handler>(shared: Shared<H>, socket: Socket, peer: PeerAddr, hold: Hold) {
     let Shared { handler, tls, client, lifecycle, tally } = shared;
     let traffic = Arc::new(Traffic::default());
     let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::clone(&traffic) };
     let stream = Guarded::new(socket, client.write, traffic, Some(hold));
     let door = Door { handler, info, client, lifecycle };
-    match tls {
-        None => {
-            let silence = door.client.handshake;
-            http1(door, Rewind::new(stream), silence).await
+    let Some(tls) = tls else { return drop(tokio::spawn(Http1::new(door, stream))) };
+    tokio::spawn(async move {
+        if let Err(error) = drive_tls(tls, stream, door, &tally).await {
+            tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");
         }
-        // Boxed, so that connections without TLS do not carry the room for it.
-        Some(tls) => Box::pin(drive_tls(tls, stream, door, &tally)).await,
-    }
+    });
 }
 
 /// Where the requests of one connection go, and what bounds it.
 #[derive(Clone)]
-struct Door<H> {
-    handler: H,
-    info: ConnInfo,
-    client: Arc<Client>,
-    lifecycle: Lifecycle,
+pub(super) struct Door<H> {
+    pub(super) handler: H,
+    pub(super) info: ConnInfo,
+    pub(super) client: Arc<Client>,
+    pub(super) lifecycle: Lifecycle,
 }
 
 async fn drive_tls<H: Handler>(
@@ -104,67 +98,24 @@ async fn drive_tls<H: Handler>(
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(door, stream).await
     } else {
-        http1(door, Rewind::new(stream), silence).await
+        tokio::spawn(Http1::new(door, stream));
+        Ok(())
     }
 }
 
 /// What hyper hands on of a request whose answer may take long.
 type Slot = Arc<Mutex<Option<Held>>>;
 
-/// Serves requests until the connection ends, or until an exchange is taken out and goes on in a task of its own.
-/// `silence` is how long nothing at all may come.
-async fn http1<H, IO>(door: Door<H>, io: Rewind<IO>, silence: Duration) -> Result<(), Failure>
-where
-    H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    match serve(door, io, silence).await? {
-        None => {}
-        Some((_, Taken::Upgraded(carry))) => drop(tokio::spawn(carry)),
-        Some((door, Taken::Carrying(carrying))) => drop(tokio::spawn(Carry::Writing { door, carrying })),
-    }
-    Ok(())
-}
-
-/// Serves requests until the connection ends, or until an exchange is taken out; then that, and the door again.
-async fn serve<H, IO>(door: Door<H>, mut io: Rewind<IO>, silence: Duration) -> Serving<H, IO>
-where
-    H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    // A silent connection costs no buffer; and with the whole request there, hyper is not kept waiting for it.
-    if io.is_fresh() && !begins(&door, &mut io, silence).await? {
-        return Ok(None);
-    }
-    let slot = Slot::default();
-    let Some((io, held)) = Box::pin(until_held(&door, io, &slot)).await? else { return Ok(None) };
-    Ok(held.answer(&door.handler, io).await.map(|taken| (door, taken)))
-}
-
-/// How serving ends that went on until an exchange was taken out.
-type Serving<H, IO> = Result<Option<(Door<H>, Taken<IO>)>, Failure>;
-
-/// Waits for the first byte; false when there will be none.
-async fn begins<H, IO: AsyncRead + Unpin>(
-    door: &Door<H>,
-    io: &mut Rewind<IO>,
-    silence: Duration,
-) -> Result<bool, Failure> {
-    tokio::select! {
-        began = timeout(silence, poll_fn(|cx| io.poll_ahead(cx))) => Ok(began.map_err(|_| "no request came")?),
-        () = door.lifecycle.reached(Phase::Draining) => Ok(false),
-    }
-}
-
 /// Lets hyper serve until it ends, or until a request is in the slot: then the socket is taken back.
-async fn until_held<H, IO>(door: &Door<H>, io: Rewind<IO>, slot: &Slot) -> Result<Option<(Rewind<IO>, Held)>, Failure>
+pub(super) async fn until_held<H, IO>(door: Door<H>, io: Rewind<IO>) -> Result<Option<(Rewind<IO>, Held)>, Failure>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = Service { door: door.clone(), slot: Some(Arc::clone(slot)) };
+    let slot = Slot::default();
+    let service = Service { door: door.clone(), slot: Some(Arc::clone(&slot)) };
     let timer = HeadTimer::new(&door.client, Arc::clone(&door.info.bytes));
-    let mut conn = http1_settings(&door.client, timer).serve_connection(TokioIo::new(io), service);
+    let mut conn = hyper_settings(&door.client, timer).serve_connection(TokioIo::new(io), service);
     let mut drain = pin!(door.lifecycle.reached(Phase::Draining));
     let mut close = pin!(door.lifecycle.reached(Phase::Closing));
     let mut draining = false;
@@ -191,60 +142,6 @@ where
     }))
 }
 
-/// A connection behind its first answer of ours: writes answers to their ends, and has what lies between them served. One
-/// task for all of it, since a long poll follows a long poll. Written out and not `async`, which would keep room for the
-/// answer twice.
-enum Carry<H, IO> {
-    Writing { door: Door<H>, carrying: Carrying<IO> },
-    Serving(Pin<Box<dyn Future<Output = Serving<H, IO>> + Send>>),
-}
-
-impl<H, IO> Carry<H, IO>
-where
-    H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    /// What follows; `None` at the end.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self>> {
-        Poll::Ready(match self {
-            Self::Writing { door, carrying } => {
-                let io = ready!(Pin::new(carrying).poll(cx)).filter(|_| !door.lifecycle.is_draining());
-                let (door, silence) = (door.clone(), door.client.idle);
-                io.map(|io| Self::Serving(Box::pin(serve(door, io, silence))))
-            }
-            Self::Serving(serving) => match ready!(serving.as_mut().poll(cx)) {
-                Ok(Some((door, Taken::Carrying(carrying)))) => Some(Self::Writing { door, carrying }),
-                Ok(Some((_, Taken::Upgraded(carry)))) => {
-                    tokio::spawn(carry);
-                    None
-                }
-                Ok(None) => None,
-                Err(error) => {
-                    tracing::debug!(error = &*error as &dyn StdError, "connection ended");
-                    None
-                }
-            },
-        })
-    }
-}
-
-impl<H, IO> Future for Carry<H, IO>
-where
-    H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(next) = ready!(self.poll_next(cx)) {
-            *self = next;
-        }
-        Poll::Ready(())
-    }
-}
-
-impl<H, IO> Unpin for Carry<H, IO> {}
-
 /// A handler as hyper calls it.
 #[derive(Clone)]
 struct Service<H> {
@@ -259,18 +156,18 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = Box::new(request);
-        request.extensions_mut().insert(self.door.info.clone());
+        let mut request = Box::new(request.map(Sent::Coming));
         let alone = request.body().is_end_stream();
-        let (version, keep_alive) = (request.version(), keeps_alive(&request));
         let wait = if alone { self.door.handler.wait(&request) } else { Wait::No };
         match &self.slot {
-            Some(slot) if wait != Wait::No => {
-                let held = Held { request, dials: wait == Wait::ToDial, version, keep_alive };
-                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
+            Some(slot) if matches!(wait, Wait::ToTell | Wait::ToDial) => {
+                if wait == Wait::ToDial {
+                    compact(&mut request);
+                }
+                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(Held::new(request, wait));
                 Box::pin(std::future::pending())
             }
-            _ => Box::pin(through_hyper(self.door.handler.handle(request))),
+            _ => Box::pin(through_hyper(self.door.handler.handle(request, self.door.info.clone()))),
         }
     }
 }
@@ -288,11 +185,20 @@ async fn through_hyper(answering: Answering) -> Result<Response<Body>, std::conv
     Ok(refusal)
 }
 
-fn keeps_alive(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
+/// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
+fn compact(request: &mut Request<Sent>) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
 }
 
-fn http1_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
+fn hyper_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Without a timer hyper's limits on time are silently off; the value is only a switch, see `timer`.

@@ -5,30 +5,33 @@
 use std::pin::Pin;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 
+use super::peer::ConnInfo;
 use crate::transport::Body;
+use crate::transport::body::Sent;
 
 /// A request on its way. Boxed: each future that it passes through would have room for it twice.
-pub type Asking = Box<Request<Incoming>>;
+pub type Asking = Box<Request<Sent>>;
 
 /// An answer on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// Answers requests, each with a [`ConnInfo`](super::peer::ConnInfo) in its extensions.
+/// Answers requests.
 pub trait Handler: Clone + Send + Sync + 'static {
-    /// Answers one.
-    fn handle(&self, request: Asking) -> Answering;
+    /// Answers one that came by this connection.
+    fn handle(&self, request: Asking, conn: ConnInfo) -> Answering;
 
     /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
-    /// whose buffers would wait as well. Only asked of HTTP/1 requests without a body.
-    fn wait(&self, request: &Request<Incoming>) -> Wait;
+    /// whose buffers would wait as well; one that is over at once does without it when it can. Only asked of HTTP/1.
+    fn wait(&self, request: &Request<Sent>) -> Wait;
 }
 
 /// How an exchange waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Not at all.
+    /// For bodies of any length, in either direction: hyper carries it.
+    Relayed,
+    /// Not at all: the request is short and so is the answer.
     No,
     /// For what there is to tell.
     ToTell,

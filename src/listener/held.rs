@@ -7,158 +7,105 @@
 //! most of its life, so none of them leaves hyper waiting: this costs a few hundred bytes instead.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TRANSFER_ENCODING};
-use http::{Request, Response, StatusCode, Version, response};
-use hyper::body::Incoming;
+use http::header::CONNECTION;
+use http::{StatusCode, Version, response};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
-use super::handler::{Asking, Handler};
+use super::head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
 use super::rewind::Rewind;
 use crate::transport::Body;
 use crate::transport::body::{Relay, Upgrade};
 use crate::transport::source::{Chunk, Source};
 
-/// Room for the size line of a chunk: eight digits and its end.
-const SIZE_LINE: usize = 10;
-/// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
-/// `backend.dials`, so that one slow backend does not take all.
-static DIALLING: Semaphore = Semaphore::const_new(128);
-/// How long an exchange waits for its turn to dial; then it goes ahead, and the backend's own bound decides.
-const TURN_WAIT: Duration = Duration::from_secs(1);
 /// A scratch buffer that grew beyond this is let go.
 const SCRATCH: usize = 64 * 1024;
+/// About the length of a head.
+const HEAD: usize = 384;
 
 thread_local! {
     /// What is encoded goes through here, and is copied only when the socket does not take it at once.
     static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    /// The date as last written, and the second it is true for.
-    static DATE_NOW: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
-}
-
-/// A request that was taken out of hyper.
-pub(super) struct Held {
-    pub(super) request: Asking,
-    /// It waits for a backend to be dialled.
-    pub(super) dials: bool,
-    pub(super) version: Version,
-    /// The client allows another request behind this one.
-    pub(super) keep_alive: bool,
 }
 
 /// An answer that is being written.
 pub(super) struct Carrying<IO> {
     /// `None` once it was given back.
     io: Option<Rewind<IO>>,
-    source: Box<dyn Source + Send>,
+    /// What is pulled from; `None` when all of the answer was known.
+    source: Option<Box<dyn Source + Send>>,
     /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
     head: Option<Box<[u8]>>,
     framing: Framing,
     /// What the socket has not taken yet.
     waiting: Bytes,
     last: bool,
+    /// The source has nothing more for now, and will wake us.
+    dry: bool,
     keep_alive: bool,
 }
 
-/// How the end of the body is told (RFC 9112 section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// Nothing but the head: there is no body.
-    None,
-    /// By its length; the head waits for it.
-    Length,
-    Chunked,
-    /// By the end of the connection, for HTTP/1.0.
-    End,
-}
-
-/// What became of an exchange that was taken out.
-pub(super) enum Taken<IO> {
-    /// To be driven to its end.
-    Carrying(Carrying<IO>),
-    /// The head is written, the connection is something else's now.
-    Upgraded(Carried),
-}
-
 /// What a connection carries behind a 101, to its end.
-type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-impl Held {
-    /// Waits for the answer, as long as the client is there: `None` when it left before.
-    pub(super) async fn answer<H, IO>(self, handler: &H, mut io: Rewind<IO>) -> Option<Taken<IO>>
-    where
-        H: Handler,
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Self { request, dials, version, keep_alive } = self;
-        let mut answering = if dials { Box::pin(in_turn(handler.clone(), request)) } else { handler.handle(request) };
-        let answer = poll_fn(|cx| {
-            if let Poll::Ready(response) = answering.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
-            }
-            while let Poll::Ready(more) = io.poll_ahead(cx) {
-                if !more {
-                    return Poll::Ready(None);
-                }
-            }
-            Poll::Pending
-        })
-        .await;
-        let (head, body) = answer?.into_parts();
-        if let Body::Upgrade(upgrade) = body {
-            return Some(Taken::Upgraded(Box::pin(switch(io, head, upgrade)).await?));
-        }
-        Some(Taken::Carrying(begin(io, head, body, version, keep_alive)))
-    }
-}
-
-/// An answer that waits for its turn to dial.
-async fn in_turn(handler: impl Handler, mut request: Asking) -> Response<Body> {
-    compact(&mut request);
-    let _turn = timeout(TURN_WAIT, DIALLING.acquire()).await.ok();
-    handler.handle(request).await
-}
+pub(super) type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Writes the head of a 101; what the connection carries then. `None` when the client is gone.
-async fn switch<IO>(mut io: Rewind<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
+pub(super) async fn switch<IO>(mut io: Rewind<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut out = BytesMut::from(&head_of(&head)[..]);
-    finish_head(&mut out, Framing::None, 0, true);
+    let out = whole_answer(&head, Framing::None, &[], true);
     io.write_all(&out).await.ok()?;
     Some(upgrade(Box::new(io)))
 }
 
-fn begin<IO>(io: Rewind<IO>, head: response::Parts, body: Body, version: Version, keep_alive: bool) -> Carrying<IO> {
+/// An answer to be written. What is known of it at once is written down at once, the rest as it comes.
+pub(super) fn begin<IO>(
+    io: Rewind<IO>,
+    head: response::Parts,
+    body: Body,
+    version: Version,
+    keep_alive: bool,
+) -> Carrying<IO> {
     let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
     let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let (source, framing): (Box<dyn Source + Send>, _) = match body {
+    let (source, framing): (Result<Box<dyn Source + Send>, Bytes>, _) = match body {
         // Not even the end of an empty body: it would be taken for the beginning of the next answer.
-        Body::Empty | Body::Proxied(_) if bodiless => (Box::new(Once(Bytes::new())), Framing::None),
-        Body::Batch(source) => (source, Framing::Length),
-        Body::Stream(source) => (source, streaming),
-        Body::Proxied(body) => (Box::new(Relay(body)), streaming),
-        Body::Rewritten(body) => (body, streaming),
-        Body::Full(bytes) => (Box::new(Once(bytes)), Framing::Length),
+        Body::Empty | Body::Proxied(_) if bodiless => (Err(Bytes::new()), Framing::None),
+        Body::Batch(source) => (Ok(source), Framing::Length),
+        Body::Stream(source) => (Ok(source), streaming),
+        Body::Proxied(body) => (Ok(Box::new(Relay(body))), streaming),
+        Body::Rewritten(body) => (Ok(body), streaming),
+        Body::Full(bytes) => (Err(bytes), Framing::Length),
         // An upgrade never comes here.
-        Body::Empty | Body::Upgrade(_) => (Box::new(Once(Bytes::new())), Framing::Length),
+        Body::Empty | Body::Upgrade(_) => (Err(Bytes::new()), Framing::Length),
     };
     let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
     let keep_alive = keep_alive && framing != Framing::End && !closing;
-    let (head, waiting) = (Some(head_of(&head)), Bytes::new());
-    Carrying { io: Some(io), source, head, framing, waiting, last: false, keep_alive }
+    let (source, head, waiting) = match source {
+        Ok(source) => (Some(source), Some(head_of(&head)), Bytes::new()),
+        Err(body) => (None, None, whole_answer(&head, framing, &body, keep_alive)),
+    };
+    Carrying { io: Some(io), last: source.is_none(), dry: false, source, head, framing, waiting, keep_alive }
+}
+
+/// An answer whose body is known.
+fn whole_answer(head: &response::Parts, framing: Framing, body: &[u8], keep_alive: bool) -> Bytes {
+    let mut out = BytesMut::with_capacity(HEAD + body.len());
+    put_head(&mut out, head);
+    finish_head(&mut out, framing, body.len(), keep_alive);
+    out.extend_from_slice(body);
+    out.freeze()
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
+    /// True when nothing but the end of the connection or the session ends it.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.framing, Framing::Chunked | Framing::End)
+    }
+
     /// Pulls, frames and writes once. Ready when something was written or begun to be.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         SCRATCHPAD.with_borrow_mut(|out| {
@@ -207,7 +154,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         let body = out.len();
         let room = if self.framing == Framing::Chunked { SIZE_LINE } else { 0 };
         out.resize(body + room, 0);
-        let chunk = match self.source.poll_chunk(cx, out) {
+        let Some(source) = &mut self.source else { return Poll::Ready(Err(Gone)) };
+        let chunk = match source.poll_chunk(cx, out) {
             Poll::Ready(Chunk::Broken) => return Poll::Ready(Err(Gone)),
             Poll::Ready(chunk) => chunk,
             Poll::Pending if body > 0 => {
@@ -217,7 +165,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
             }
             Poll::Pending => return Poll::Pending,
         };
-        self.last = chunk == Chunk::Last;
+        (self.last, self.dry) = (chunk == Chunk::Last, chunk == Chunk::Now);
         Poll::Ready(Ok(if room > 0 { frame_chunk(out, body, self.last) } else { 0 }))
     }
 
@@ -230,8 +178,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
 
     fn fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
         loop {
-            match ready!(self.source.poll_chunk(cx, out)) {
-                Chunk::More => {}
+            let Some(source) = &mut self.source else { return Poll::Ready(Err(Gone)) };
+            match ready!(source.poll_chunk(cx, out)) {
+                Chunk::More | Chunk::Now => {}
                 Chunk::Last => break,
                 Chunk::Broken => return Poll::Ready(Err(Gone)),
             }
@@ -254,6 +203,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        // What the source said is true for as long as nobody had a chance to wake us.
+        this.dry = false;
         loop {
             if ready!(this.poll_written(cx)).is_err() {
                 return Poll::Ready(None);
@@ -261,10 +212,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
             if this.last {
                 return this.finish(cx);
             }
-            match this.poll_more(cx) {
-                Poll::Ready(Ok(())) => continue,
-                Poll::Ready(Err(Gone)) => return Poll::Ready(None),
-                Poll::Pending => {}
+            if !this.dry {
+                match this.poll_more(cx) {
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(Gone)) => return Poll::Ready(None),
+                    Poll::Pending => {}
+                }
             }
             let Some(io) = &mut this.io else { return Poll::Ready(None) };
             match io.poll_ahead(cx) {
@@ -286,114 +239,5 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
             self.io = None;
         }
         Poll::Ready(self.io.take())
-    }
-}
-
-/// Closes the chunk whose data follow a [`SIZE_LINE`] at `body`, and the whole body behind the last one; where the
-/// bytes to write begin.
-fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
-    let size = out.len() - body - SIZE_LINE;
-    let mut start = 0;
-    if size == 0 {
-        out.truncate(body);
-    } else {
-        let digits = hex_digits(size);
-        let gap = SIZE_LINE - 2 - digits;
-        // The line goes right before the data, and what stands before it is moved up: nothing, or a head.
-        out.copy_within(..body, gap);
-        let line = &mut out[body + gap..body + SIZE_LINE];
-        for (place, digit) in line[..digits].iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[size >> (4 * (digits - 1 - place)) & 0xf];
-        }
-        line[digits..].copy_from_slice(b"\r\n");
-        out.extend_from_slice(b"\r\n");
-        start = gap;
-    }
-    if last {
-        out.extend_from_slice(b"0\r\n\r\n");
-    }
-    start
-}
-
-/// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
-fn compact(request: &mut Request<Incoming>) {
-    if let Ok(uri) = request.uri().to_string().parse() {
-        *request.uri_mut() = uri;
-    }
-    for value in request.headers_mut().values_mut() {
-        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
-            copy.set_sensitive(value.is_sensitive());
-            *value = copy;
-        }
-    }
-}
-
-/// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
-fn hex_digits(size: usize) -> usize {
-    (size.max(1).ilog2() / 4 + 1) as usize
-}
-
-/// Status line and fields of a head, all but what [`finish_head`] adds.
-fn head_of(head: &response::Parts) -> Box<[u8]> {
-    let mut out = Vec::with_capacity(512);
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(head.status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for (name, value) in &head.headers {
-        if !is_settled_later(name, head.status) {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                out.extend_from_slice(part);
-            }
-        }
-    }
-    out.into_boxed_slice()
-}
-
-/// Adds what depends on the body, on the connection and on the time, and the end of the head.
-fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
-    // Writing to memory cannot fail.
-    let _ = match framing {
-        Framing::None | Framing::End => Ok(()),
-        Framing::Length => write!(out, "content-length: {length}\r\n"),
-        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
-    };
-    if !keep_alive {
-        out.extend_from_slice(b"connection: close\r\n");
-    }
-    out.extend_from_slice(b"date: ");
-    put_date(out);
-    out.extend_from_slice(b"\r\n\r\n");
-}
-
-/// The time as HTTP has it (RFC 9110 section 5.6.7); written anew once a second.
-fn put_date(out: &mut BytesMut) {
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE_NOW.with_borrow_mut(|(written, text)| {
-        if *written != second || text.is_empty() {
-            (*written, *text) = (second, httpdate::fmt_http_date(now));
-        }
-        out.extend_from_slice(text.as_bytes());
-    });
-}
-
-/// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
-fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
-    match *name {
-        TRANSFER_ENCODING | DATE | CONTENT_LENGTH => true,
-        CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
-        _ => false,
-    }
-}
-
-/// Known bytes.
-struct Once(Bytes);
-
-impl Source for Once {
-    fn poll_chunk(&mut self, _cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
-        out.extend_from_slice(&self.0);
-        Poll::Ready(Chunk::Last)
     }
 }

@@ -1,7 +1,6 @@
 //! The doors: accepts connections, one task each, and hands their requests to a handler.
 //!
-//! Enters: listening sockets. Leaves: requests, each with a [`peer::ConnInfo`] in its extensions. Must not touch: what is
-//! behind the handler.
+//! Enters: listening sockets. Leaves: requests, each with its [`peer::ConnInfo`]. Must not touch: what is behind the handler.
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
@@ -10,14 +9,16 @@ mod exchanges;
 pub mod framing;
 pub mod guard;
 pub mod handler;
+mod head;
 mod held;
+mod http1;
 pub mod peer;
+mod request;
 mod rewind;
 mod socket;
 mod timer;
 pub mod tls;
 
-use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,12 +66,7 @@ pub async fn serve<H: Handler>(
             () = lifecycle.reached(Phase::Draining) => return,
             next = next(&bound, &permits, &shared, &mut complaints) => next,
         };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            if let Err(error) = conn::drive(shared, socket, peer, hold).await {
-                tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");
-            }
-        });
+        conn::drive(shared.clone(), socket, peer, hold);
     }
 }
 

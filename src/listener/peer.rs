@@ -29,7 +29,7 @@ pub enum PeerAddr {
     Unix,
 }
 
-/// What is known of the connection that a request came by; each request has it in its extensions.
+/// What is known of the connection that a request came by.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
     /// The socket's other end.
@@ -45,9 +45,10 @@ pub struct ConnInfo {
 pub struct Peer {
     /// Its address; `None` behind a unix socket that does not say.
     pub client: Option<IpAddr>,
-    /// The value of `X-Forwarded-For` for the backend; empty when there is nothing to say, and the field is then to be
-    /// left out.
-    pub chain: String,
+    /// The socket's other end; `None` for a unix socket.
+    near: Option<IpAddr>,
+    /// Whom a trusted proxy speaks for, as it says; empty when there is none.
+    hops: String,
     /// `http` or `https`: what the client used.
     pub proto: &'static str,
     /// The host, with port if any, that the client asked for; empty if it is not usable.
@@ -73,26 +74,33 @@ impl Peer {
         };
         let mut peer = Self {
             client: address,
-            chain: address.map(text_of).unwrap_or_default(),
+            near: address,
+            hops: String::new(),
             proto: if conn.tls { "https" } else { "http" },
             host: asked_host(headers, authority),
             trusted: is_trusted,
         };
         if is_trusted {
-            peer.believe(headers, address, trusted);
+            peer.believe(headers, trusted);
         }
         peer
     }
 
-    fn believe(&mut self, headers: &HeaderMap, address: Option<IpAddr>, trusted: &Trusted) {
-        let mut hops = list(headers, &FORWARDED_FOR);
-        let client = walk(&hops, trusted);
-        self.client = client.or(address);
-        let own = self.chain.clone();
-        if address.is_some() {
-            hops.push(&own);
+    /// The value of `X-Forwarded-For` for the backend; empty when there is nothing to say, and the field is then to be
+    /// left out.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        match self.near {
+            Some(near) if self.hops.is_empty() => near.to_string(),
+            Some(near) => format!("{}, {near}", self.hops),
+            None => self.hops.clone(),
         }
-        self.chain = hops.join(", ");
+    }
+
+    fn believe(&mut self, headers: &HeaderMap, trusted: &Trusted) {
+        let hops = list(headers, &FORWARDED_FOR);
+        self.client = walk(&hops, trusted).or(self.near);
+        self.hops = hops.join(", ");
         if let Some(proto) = list(headers, &FORWARDED_PROTO).last().and_then(|value| scheme(value)) {
             self.proto = proto;
         }
@@ -186,23 +194,6 @@ pub(super) fn is_plain_host(value: &str) -> bool {
         return true;
     }
     value.parse().is_ok_and(|authority: Authority| !authority.host().is_empty() && !value.contains('@'))
-}
-
-/// An address as it is written; IPv4 by hand, since this is said of every request.
-fn text_of(address: IpAddr) -> String {
-    let IpAddr::V4(address) = address else { return address.to_string() };
-    let mut text = String::with_capacity("255.255.255.255".len());
-    for (place, octet) in address.octets().into_iter().enumerate() {
-        if place > 0 {
-            text.push('.');
-        }
-        for (least, digit) in [(100, octet / 100), (10, octet / 10 % 10), (0, octet % 10)] {
-            if octet >= least {
-                text.push(char::from(b'0' + digit));
-            }
-        }
-    }
-    text
 }
 
 #[cfg(test)]

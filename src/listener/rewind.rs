@@ -33,6 +33,19 @@ impl<IO> Rewind<IO> {
         self.ahead.is_empty()
     }
 
+    /// What was read ahead.
+    pub(super) fn ahead(&self) -> &Bytes {
+        &self.ahead
+    }
+
+    /// Drops the first `count` bytes of what was read ahead.
+    pub(super) fn skip(&mut self, count: usize) {
+        self.ahead.advance(count);
+        if self.ahead.is_empty() {
+            self.ahead = Bytes::new();
+        }
+    }
+
     /// Puts bytes back in front of what is there. They are copied: a slice of a read block would keep all of it.
     pub(super) fn put_back(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
@@ -67,10 +80,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Rewind<IO> {
         }
         let fits = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..fits]);
-        self.ahead.advance(fits);
-        if self.ahead.is_empty() {
-            self.ahead = Bytes::new();
-        }
+        self.skip(fits);
         Poll::Ready(Ok(()))
     }
 }

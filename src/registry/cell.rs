@@ -5,13 +5,14 @@
 //!
 //! The rule: the mutex is never held across an await, and nobody is woken under it.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::reader::Reader;
 use super::tally::{Ending, Tally, Transport};
@@ -48,6 +49,8 @@ pub(super) struct State {
     pub(super) active: bool,
     /// When the driver lets time pass next.
     armed: Moment,
+    /// What readers wait by, while there is none.
+    pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl State {
@@ -107,6 +110,7 @@ impl Cell {
             ending: None,
             active: true,
             armed: Moment::default(),
+            timer: None,
         };
         tally.session_opened();
         let (leave, room) = (AtomicU64::new(0), Notify::new());
@@ -154,17 +158,17 @@ impl Cell {
         cause: Option<&str>,
     ) -> Result<Reader, AttachError> {
         let presented = attach.after.is_some();
-        let (attachment, from, rival, newest) = self.act(|state, now| {
+        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
             let (attachment, from) = state.session.attach(now, attach)?;
             let rival = state.attached.replace(transport);
             if state.active {
                 self.tally.moved(rival, Some(transport));
             }
-            Ok((attachment, from, rival, state.newest.replace(transport)))
+            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
         })?;
         let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader::new(Arc::clone(self), attachment, transport, from, newest.is_some(), comes_back))
+        Ok(Reader::new(Arc::clone(self), attachment, transport, from, (newest.is_some(), comes_back), timer))
     }
 
     fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
@@ -174,7 +178,14 @@ impl Cell {
     }
 
     /// Takes messages up, waiting a bounded time for room. Cancel-safe: what was accepted stays accepted.
-    pub async fn push(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
+    pub async fn push(&self, first: Option<u64>, batch: &[Message]) -> Pushed {
+        let pushed = self.act(|state, now| state.session.push(now, first, batch));
+        let Pushed::Busy { taken, .. } = pushed else { return pushed };
+        Box::pin(self.push_rest(first.map(|first| first + taken as u64), &batch[taken..])).await
+    }
+
+    /// What found no room at once.
+    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
         let deadline = Instant::now() + self.policy.busy;
         loop {
             let room = self.room.notified();

@@ -104,8 +104,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         orders.finished
     }
 
-    /// Writes what waits, and reads while the session takes it. True when something came of it.
-    fn exchange(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Writes what waits. True when the session may have the next message for it.
+    fn flush(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(socket) = &mut self.socket else { return false };
         let flushed = match socket.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
@@ -125,10 +125,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if took {
             self.cell.upstream_took();
         }
-        took | self.read(cx)
+        took
     }
 
-    /// Reads a turn's worth, and hands it to the session in one go. True when something came.
+    /// Reads a turn's worth, and hands it to the session in one go. True when there may be more to read, or more
+    /// than messages came: what follows from those, the session says by waking us.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if self.paused || self.parting.is_some() {
             return false;
@@ -150,17 +151,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Ready(other) => break Some(other),
             }
         };
-        let came = !messages.is_empty() || other.is_some();
-        if came {
+        if !messages.is_empty() || other.is_some() {
             self.pulse.hear();
         }
         if !messages.is_empty() {
             self.paused = self.cell.upstream_messages(messages);
         }
-        if let Some(event) = other {
-            self.hear(event);
-        }
-        came
+        let Some(event) = other else { return bytes >= TURN };
+        self.hear(event);
+        true
     }
 
     fn hear(&mut self, event: SocketEvent) {
@@ -264,8 +263,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
                 this.registry.forget(&this.cell, close);
                 return Poll::Ready(());
             }
-            let moved = this.exchange(cx);
-            if !(moved | this.tick(cx)) {
+            if this.flush(cx) {
+                continue;
+            }
+            if !(this.read(cx) | this.tick(cx)) {
                 return Poll::Pending;
             }
         }

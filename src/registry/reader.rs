@@ -2,12 +2,13 @@
 //!
 //! Enters: polls of a transport. Leaves: what the session has for it, wake-ups. Must not touch: sockets, HTTP.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cell::{Cell, register};
 use super::tally::{Resume, Transport};
@@ -22,6 +23,10 @@ pub struct Reader {
     resumed: bool,
     /// A client that came back, until its first read tells whether messages are gone.
     comes_back: bool,
+    /// The last read left nothing, and whoever polled it will be woken.
+    dry: bool,
+    /// The session's, see [`Reader::poll_due`].
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Reader {
@@ -30,10 +35,10 @@ impl Reader {
         attachment: Attachment,
         transport: Transport,
         from: u64,
-        resumed: bool,
-        comes_back: bool,
+        (resumed, comes_back): (bool, bool),
+        timer: Option<Pin<Box<Sleep>>>,
     ) -> Self {
-        Self { cell, attachment, transport, from, resumed, comes_back }
+        Self { cell, attachment, transport, from, resumed, comes_back, dry: false, timer }
     }
 
     /// The session.
@@ -57,13 +62,19 @@ impl Reader {
     /// What comes next. Messages are handed to `each` with their numbers: payloads up to `budget` bytes together, but at
     /// least one message. `each` runs under the session's mutex. Pending registers the waker.
     pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
-        let pulled = self.cell.act(|state, now| {
+        let (pulled, dry) = self.cell.act(|state, now| {
             let pulled = state.session.pull(now, self.attachment, budget, each);
-            if pulled == Pulled::Wait {
+            let dry = match pulled {
+                Pulled::Wait => true,
+                Pulled::Batch { .. } => state.session.is_dry(),
+                _ => false,
+            };
+            if dry {
                 register(&mut state.reader, cx);
             }
-            pulled
+            (pulled, dry)
         });
+        self.dry = dry;
         if std::mem::take(&mut self.comes_back) {
             let lost = matches!(pulled, Pulled::Lost { .. });
             self.cell.tally.resumed(if lost { Resume::Lost } else { Resume::Resumed });
@@ -75,6 +86,22 @@ impl Reader {
                 Poll::Ready(pulled)
             }
         }
+    }
+
+    /// True when the last [`Reader::poll_pull`] took all that there was, and whoever polled will be woken for more.
+    #[must_use]
+    pub fn is_dry(&self) -> bool {
+        self.dry
+    }
+
+    /// Ready once it is `due`. A timer that fires too early costs less than one that is moved for every message, and less
+    /// than a new one for every poll: a session has one, which lies with the cell between two attachments.
+    pub fn poll_due(&mut self, cx: &mut Context<'_>, now: Instant, due: Instant) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() <= now || due < timer.deadline() {
+            timer.as_mut().reset(due);
+        }
+        timer.as_mut().poll(cx)
     }
 
     fn count(&self, pulled: &Pulled) {
@@ -103,7 +130,9 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        let timer = self.timer.take();
         self.cell.act(|state, now| {
+            state.timer = timer.or(state.timer.take());
             let current = state.session.is_current(self.attachment);
             state.session.detach(now, self.attachment);
             if current {

@@ -250,6 +250,12 @@ impl Session {
 
     // === questions ===
 
+    /// True when an attachment that has read everything would have to wait.
+    #[must_use]
+    pub fn is_dry(&self) -> bool {
+        self.down.unread_cost() == 0 && self.ended.is_none()
+    }
+
     /// Cursors and counters.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -1,4 +1,4 @@
-//! The body of every response: nothing, known bytes, a proxied body, a source that is pulled from, or what becomes of
+//! The body of every request, and of every response: nothing, known bytes, a proxied body, a source that is pulled from, or what becomes of
 //! the connection.
 //!
 //! Enters: one of these. Leaves: frames for hyper, or a [`Source`] for whoever has the bare socket. Must not touch: what
@@ -45,6 +45,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// What is done with a connection behind a 101, to its end.
 pub type Upgrade = Box<dyn FnOnce(Box<dyn Duplex>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// A request's body.
+pub enum Sent {
+    /// It comes as it is asked for.
+    Coming(Incoming),
+    /// It was there with the head.
+    Whole(Bytes),
+}
 
 impl Body {
     /// A body of known bytes.
@@ -100,7 +108,7 @@ impl http_body::Body for Body {
             Self::Stream(source) | Self::Batch(source) => {
                 let mut out = BytesMut::new();
                 let Poll::Ready(chunk) = source.poll_chunk(cx, &mut out) else { return Poll::Pending };
-                if chunk != Chunk::More {
+                if matches!(chunk, Chunk::Last | Chunk::Broken) {
                     *this = Self::Empty;
                 }
                 Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))))
@@ -123,6 +131,33 @@ impl http_body::Body for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Proxied(body) => body.size_hint(),
             Self::Rewritten(_) | Self::Stream(_) | Self::Batch(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Coming(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Coming(body) => body.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Coming(body) => body.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

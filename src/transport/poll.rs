@@ -3,14 +3,13 @@
 //! Enters: a reader. Leaves: a response whose body is one batch, once there is something to tell or time is up. Must not
 //! touch: how batches are written.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::body::Body;
 use super::source::{Chunk, Source};
@@ -39,7 +38,6 @@ struct Polling {
     nonce: Option<String>,
     deadline: Instant,
     gathered: Gathered,
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What was gathered for the answer.
@@ -72,25 +70,19 @@ pub fn source(reader: Reader, asked: Asked) -> Box<dyn Source + Send> {
         frames: asked.frames,
         nonce: asked.nonce,
         deadline: Instant::now() + asked.wait,
-        timer: None,
     })
 }
 
 impl Source for Polling {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         loop {
-            if self.pull(cx) || self.is_over(Instant::now()) {
+            let now = Instant::now();
+            if self.pull(cx) || self.is_over(now) {
                 self.encode(out);
                 return Poll::Ready(Chunk::Last);
             }
             let due = self.reader.leave_at().map_or(self.deadline, |leave| leave.min(self.deadline));
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if timer.deadline() != due {
-                timer.as_mut().reset(due);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(self.reader.poll_due(cx, now, due));
         }
     }
 }
@@ -104,7 +96,7 @@ impl Polling {
             let messages = &mut gathered.messages;
             let keep = |_, message: &Message| messages.push(message.clone());
             let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget - gathered.size, keep) else { break };
-            if gathered.take(pulled) {
+            if gathered.take(pulled) || self.reader.is_dry() {
                 break;
             }
         }

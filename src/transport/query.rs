@@ -20,7 +20,7 @@ impl<'a> Query<'a> {
     /// Takes a query apart.
     #[must_use]
     pub fn parse(query: Option<&'a str>) -> Self {
-        Self { pairs: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect() }
+        Self { pairs: query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(decoded).collect() }
     }
 
     /// A parameter's text.
@@ -82,6 +82,15 @@ impl<'a> Query<'a> {
         let cause = self.text("cause")?;
         Some(cause.chars().filter(|char| char.is_ascii_graphic() || *char == ' ').take(MAX_WORD).collect())
     }
+}
+
+/// One parameter; most are written as they are meant.
+fn decoded(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+    if pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return form_urlencoded::parse(pair.as_bytes()).next().unwrap_or_default();
+    }
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    (name.into(), value.into())
 }
 
 /// The start of a text that came from a stranger, safe to show.

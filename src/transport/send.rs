@@ -6,14 +6,17 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::body::Sent;
 use super::fault::Fault;
 use crate::codec::batch::Form;
-use crate::registry::Cell;
+use crate::codec::standing;
+use crate::registry::tally::Transport;
+use crate::registry::{Cell, Standing};
 use crate::session::{Close, Message, Pushed};
 
 /// How a body is to be read, and what it numbers and acknowledges.
@@ -30,7 +33,7 @@ pub struct Sending {
 ///
 /// # Errors
 /// [`Fault`]; what it says of numbers tells what was accepted.
-pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<String, Fault> {
+pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
     let messages = sending.form.decode(body, cell.policy().message)?;
     if let Some(after) = sending.after {
         cell.ack(after)?;
@@ -50,7 +53,7 @@ pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<String, 
 ///
 /// # Errors
 /// [`Fault::BadCursor`] when so much was not sent; [`Fault::BadRequest`] without a cursor.
-pub fn ack(cell: &Cell, after: Option<u64>) -> Result<String, Fault> {
+pub fn ack(cell: &Cell, after: Option<u64>) -> Result<BytesMut, Fault> {
     let after = after.ok_or_else(|| Fault::BadRequest("`after` is missing: it is what an ack acknowledges".into()))?;
     cell.ack(after)?;
     Ok(standing(cell))
@@ -58,21 +61,29 @@ pub fn ack(cell: &Cell, after: Option<u64>) -> Result<String, Fault> {
 
 /// Closes the session for the client.
 #[must_use]
-pub fn close(cell: &Cell, close: Close) -> String {
+pub fn close(cell: &Cell, close: Close) -> BytesMut {
     closed(&cell.close(close))
 }
 
 /// The answer to a close.
 #[must_use]
-pub fn closed(close: &Close) -> String {
-    json!({ "close": close }).to_string()
+pub fn closed(close: &Close) -> BytesMut {
+    json!({ "close": close }).to_string().as_bytes().into()
 }
 
 /// Reads a whole body of at most `limit` bytes, each piece within `patience`.
 ///
 /// # Errors
 /// [`Fault::TooLarge`], or [`Fault::BadRequest`] when it stalls or breaks off.
-pub async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+pub async fn read_body(body: Sent, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+    match body {
+        Sent::Whole(whole) if whole.len() <= limit => Ok(whole),
+        // Boxed: the way of a short message has no room for the wait.
+        body => Box::pin(read_pieces(body, limit, patience)).await,
+    }
+}
+
+async fn read_pieces(mut body: Sent, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     let too_large = || Fault::TooLarge { what: "the body".into(), limit };
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
@@ -91,20 +102,16 @@ pub async fn read_body(mut body: Incoming, limit: usize, patience: Duration) -> 
     Ok(whole.freeze())
 }
 
-async fn next_frame(body: &mut Incoming, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
+async fn next_frame(body: &mut Sent, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
     let stalled = |_| Fault::BadRequest(format!("the body stalled: nothing came for {} s", patience.as_secs()));
     let broken = |error| Fault::BadRequest(format!("the body broke off: {error}; nothing of it was accepted"));
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
 }
 
-fn standing(cell: &Cell) -> String {
-    let standing = cell.standing();
-    let counts = standing.counts;
-    let attached = standing.attached.map(|transport| transport.as_str());
-    // By hand: this is the answer to every message up.
-    let attached = attached.map_or_else(|| "null".to_owned(), |transport| format!("\"{transport}\""));
+fn standing(cell: &Cell) -> BytesMut {
+    let Standing { counts, attached } = cell.standing();
     let (next, sent, unacked) = (counts.next, counts.sent, counts.sent - counts.acked);
-    format!(r#"{{"next":{next},"attached":{attached},"sent":{sent},"unacked":{unacked}}}"#)
+    standing::encode(next, attached.map(Transport::as_str), sent, unacked)
 }
 
 fn count(cell: &Cell, messages: &[Message]) {

@@ -3,12 +3,11 @@
 //! Enters: a reader, an encoding, the timers. Leaves: chunks, each to be written with one write. Must not touch: hyper;
 //! a `Body` drives it, or the listener on a bare socket.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
@@ -31,6 +30,8 @@ pub trait Source {
 pub enum Chunk {
     /// At least one byte; there may be more.
     More,
+    /// At least one byte, and nothing more for now: whoever polled will be woken.
+    Now,
     /// The last bytes, or none.
     Last,
     /// Nothing, and what was appended before is not all: the reader must not take it for the end.
@@ -65,7 +66,6 @@ pub struct Streaming<E> {
     /// When the next heartbeat is due unless something is written before; the first one is the probe.
     beat: Instant,
     recycle: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
 }
 
 impl<E: Encoding> Streaming<E> {
@@ -81,7 +81,6 @@ impl<E: Encoding> Streaming<E> {
             facts: Some(facts),
             beat,
             recycle: (!recycle.is_zero()).then(|| now + recycle),
-            timer: Box::pin(sleep_until(now)),
         }
     }
 
@@ -91,7 +90,12 @@ impl<E: Encoding> Streaming<E> {
             let encoding = &self.encoding;
             match self.reader.poll_pull(cx, CHUNK, |number, message| encoding.message(out, number, message)) {
                 Poll::Pending => return false,
-                Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
+                Poll::Ready(Pulled::Batch { first, count, .. }) => {
+                    self.sent = first + count - 1;
+                    if self.reader.is_dry() {
+                        return false;
+                    }
+                }
                 Poll::Ready(Pulled::Lost { from, to }) => {
                     self.encoding.lost(out, from, to);
                     self.sent = to;
@@ -154,16 +158,12 @@ impl<E: Encoding> Source for Streaming<E> {
                 if !opens {
                     self.beat = now + self.heartbeat();
                 }
-                return Poll::Ready(Chunk::More);
+                let due = self.due();
+                let waits = self.reader.is_dry() && self.reader.poll_due(cx, now, due).is_pending();
+                return Poll::Ready(if waits { Chunk::Now } else { Chunk::More });
             }
-            // A timer that fires too early costs less than one that is moved at every message.
             let due = self.due();
-            if self.timer.deadline() <= now || due < self.timer.deadline() {
-                self.timer.as_mut().reset(due);
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(self.reader.poll_due(cx, now, due));
         }
     }
 }

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,8 +17,10 @@ use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
 use underpass::listener::handler::{Answering, Asking, Handler, Wait};
+use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
 use underpass::transport::Body;
+use underpass::transport::body::Sent;
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -44,15 +45,16 @@ pub(crate) fn client() -> Client {
 
 /// A test's handler, as the listener calls it.
 #[derive(Clone)]
-struct Answerer(Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>);
+struct Answerer(Arc<dyn Fn(Request<Sent>) -> Answering + Send + Sync>, Wait);
 
 impl Handler for Answerer {
-    fn handle(&self, request: Asking) -> Answering {
+    fn handle(&self, mut request: Asking, conn: ConnInfo) -> Answering {
+        request.extensions_mut().insert(conn);
         (self.0)(*request)
     }
 
-    fn wait(&self, request: &Request<Incoming>) -> Wait {
-        if request.headers().contains_key("upgrade") { Wait::ToDial } else { Wait::No }
+    fn wait(&self, request: &Request<Sent>) -> Wait {
+        if request.headers().contains_key("upgrade") { Wait::ToDial } else { self.1 }
     }
 }
 
@@ -68,25 +70,40 @@ impl Edge {
     /// On TCP, port chosen by the system.
     pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
     }
 
+    /// On TCP, with every request carried in this way.
+    pub(crate) fn carrying<H, F>(client: Client, wait: Wait, handler: H) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, None, handler, wait)
+    }
+
     /// Anywhere.
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(address, client, tls, handler, Wait::No)
+    }
+
+    fn start<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H, wait: Wait) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
         let at = bound.local_addr().unwrap();
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
-        let service = Answerer(Arc::new(move |request| {
-            let response = handler(request);
-            Box::pin(response)
-        }));
+        let answer = move |request| -> Answering { Box::pin(handler(request)) };
+        let service = Answerer(Arc::new(answer), wait);
         let client = Arc::new(client);
         let serving = tokio::spawn(listener::serve(
             bound,
@@ -141,6 +158,6 @@ pub(crate) async fn one_ok(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// Answers `ok` to everything.
-pub(crate) async fn ok(_request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn ok(_request: Request<Sent>) -> Response<Body> {
     Response::new(Body::full("ok"))
 }

@@ -1,0 +1,110 @@
+//! A short request that is there in one piece, read by hand. Pure.
+//!
+//! Enters: bytes that were read ahead. Leaves: the request and how many bytes it took, when it is all there and can be
+//! read in one way only. Must not touch: anything else: what is not taken here is left to hyper, which reads or refuses
+//! it as it would have.
+//!
+//! Most requests of ours are a head without a body or with a small one, and come in one segment. hyper would take two
+//! buffers of 8 KiB and a dozen steps for each. The parser is hyper's own, with its settings, so that both read alike.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Uri, Version};
+use httparse::{ParserConfig, Status};
+
+use crate::config::Client;
+use crate::transport::body::Sent;
+
+/// The most fields of a request that is read here; browsers send some twenty.
+const FIELDS: usize = 64;
+
+/// The request at the beginning of `bytes`, and where it ends there.
+pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, usize)> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut head = httparse::Request::new(&mut []);
+    let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut head, bytes, &mut fields);
+    let Ok(Status::Complete(length)) = parsed else { return None };
+    let fits = length <= limits.header_bytes && head.headers.len() <= limits.header_fields;
+    if !fits || head.version != Some(1) {
+        return None;
+    }
+    let (headers, body) = headers(bytes, head.headers)?;
+    let end = length.checked_add(body).filter(|end| *end <= bytes.len())?;
+    // Copied, so that a message that waits does not keep the request around it.
+    let mut request = Request::new(Sent::Whole(Bytes::copy_from_slice(&bytes[length..end])));
+    *request.method_mut() = method(head.method?)?;
+    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(head.path?.as_bytes())).ok()?;
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = headers;
+    Some((request, end))
+}
+
+/// All fields, and the length of the body. None where the body has another end than its length, or more than one length.
+fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, usize)> {
+    let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len()), None);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        match name {
+            TRANSFER_ENCODING | EXPECT => return None,
+            CONTENT_LENGTH if length.is_some() => return None,
+            CONTENT_LENGTH => length = Some(decimal(field.value)?),
+            _ => {}
+        }
+        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
+    }
+    Some((headers, length.unwrap_or(0)))
+}
+
+/// Not those whose answers are framed in their own way (RFC 9112 section 6.3).
+fn method(name: &str) -> Option<Method> {
+    let method = Method::from_bytes(name.as_bytes()).ok()?;
+    (method != Method::HEAD && method != Method::CONNECT).then_some(method)
+}
+
+/// Digits only: what else might be a number, two servers could read differently.
+fn decimal(digits: &[u8]) -> Option<usize> {
+    let sound = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| sound)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<(Request<Sent>, usize)> {
+        whole(&Bytes::copy_from_slice(text.as_bytes()), &Client::default())
+    }
+
+    #[test]
+    fn a_whole_request_is_taken_up_to_its_end() {
+        let text = "POST /a?b=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nA: 1\r\nA: 2\r\n\r\nhiGET / HT";
+        let (request, end) = read(text).expect("it is whole");
+        assert_eq!(&text[end..], "GET / HT");
+        assert_eq!((request.method().as_str(), request.uri().to_string().as_str()), ("POST", "/a?b=1"));
+        assert_eq!(request.headers().get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert!(matches!(request.body(), Sent::Whole(body) if body == "hi"));
+    }
+
+    #[test]
+    fn what_is_not_all_there_or_odd_is_left_to_hyper() {
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(FIELDS + 1));
+        for text in [
+            "",
+            "GET / HTTP/1.1\r\nHost: x\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nContent-Length: +2\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+            &many,
+        ] {
+            assert!(read(text).is_none(), "{text:?}");
+        }
+    }
+}
