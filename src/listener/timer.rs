@@ -5,7 +5,8 @@
 //!
 //! hyper has one timer for both: it starts when the connection becomes idle and stops at the end of the next header. The
 //! one here looks at the byte counter as well: silence is given one span, and the first byte re-arms the timer with the
-//! span for a header. So a connection may rest for a minute, yet never drip a header for as long.
+//! span for a header. So a connection may rest for a minute, yet never drip a header for as long. hyper gets a connection
+//! when the first bytes of a request are there, so its first wait is for the rest of a header.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,7 +25,6 @@ use crate::config::Client;
 #[derive(Debug)]
 pub(super) struct HeadTimer {
     traffic: Arc<Traffic>,
-    handshake: Duration,
     idle: Duration,
     header: Duration,
     used: AtomicBool,
@@ -44,26 +44,27 @@ struct HeadSleep {
 
 impl HeadTimer {
     pub(super) fn new(client: &Client, traffic: Arc<Traffic>) -> Self {
-        let Client { handshake, idle, header, .. } = *client;
-        Self { traffic, handshake, idle, header, used: AtomicBool::new(false) }
+        let Client { idle, header, .. } = *client;
+        Self { traffic, idle, header, used: AtomicBool::new(false) }
     }
 }
 
 impl Timer for HeadTimer {
-    fn sleep(&self, silence: Duration) -> Pin<Box<dyn Sleep>> {
+    fn sleep(&self, span: Duration) -> Pin<Box<dyn Sleep>> {
+        let begun = !self.used.swap(true, Ordering::Relaxed);
         Box::pin(HeadSleep {
             traffic: Arc::clone(&self.traffic),
-            silent_at: Some(self.traffic.read()),
+            silent_at: (!begun).then(|| self.traffic.read()),
             header: self.header,
-            deadline: tokio::time::Instant::now() + silence,
+            deadline: tokio::time::Instant::now() + span,
             sleep: None,
         })
     }
 
     /// hyper's deadline is not used: it knows one span for all, we choose by whether this is the first request.
     fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        let first = !self.used.swap(true, Ordering::Relaxed);
-        self.sleep(if first { self.handshake } else { self.idle })
+        let begun = !self.used.load(Ordering::Relaxed);
+        self.sleep(if begun { self.header } else { self.idle })
     }
 
     fn now(&self) -> Instant {

@@ -141,12 +141,13 @@ impl<E: Encoding> Streaming<E> {
 
 impl<E: Encoding> Source for Streaming<E> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
-        let (start, facts) = (out.len(), self.facts.take());
-        let opens = facts.is_some();
-        if let Some(facts) = facts {
-            // At once: boxes that wait for a first byte must not wait for a message. What is there already goes with it.
+        if let Some(facts) = self.facts.take() {
+            // Alone and at once. Boxes that wait for a first byte must not wait for a message; and one that gives each write
+            // when the next one comes must not seem sound because a message came with the opening, and then the probe.
             self.encoding.opening(out, self.sent, &facts);
+            return Poll::Ready(Chunk::More);
         }
+        let start = out.len();
         loop {
             let now = Instant::now();
             let ended = self.pull(cx, out, start + CHUNK) || self.tick(now, out);
@@ -154,10 +155,7 @@ impl<E: Encoding> Source for Streaming<E> {
                 return Poll::Ready(Chunk::Last);
             }
             if out.len() > start {
-                // Behind the opening comes the probe, whatever went with it: that tells whether writes are held up.
-                if !opens {
-                    self.beat = now + self.heartbeat();
-                }
+                self.beat = now + self.heartbeat();
                 let due = self.due();
                 let waits = self.reader.is_dry() && self.reader.poll_due(cx, now, due).is_pending();
                 return Poll::Ready(if waits { Chunk::Now } else { Chunk::More });

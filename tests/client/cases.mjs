@@ -191,7 +191,8 @@ export const cases = {
     assert.ok(box.most <= 5, `${box.most} held at once`);
   },
 
-  async "a hidden tab that holds the poll for all is not slow"({ page }) {
+  async "a hidden tab that holds the poll for all is not slow"({ which, page }) {
+    if (which === "firefox") return console.log("       (left out: every page has a window of its own here, and none is hidden)");
     const echo = (tab, count) => tab.run(async count => {
       window.socket ??= open_("/echo");
       await opened(socket);

@@ -12,7 +12,7 @@ const failures = [];
 async function run([name, act]) {
   const begun = Date.now(), box = await Box.start(site), context = await browser.context(), pages = [];
   const world = {
-    box,
+    box, which,
     // A test page; `attributes` are the script tag's.
     async page(attributes = {}) {
       const page = await context.page(`${box.url}/page?${new URLSearchParams({ "data-debug": "", ...attributes })}`);
