@@ -17,10 +17,11 @@ use underpass::lifecycle::log;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::probe::{Asked, probe};
 
-/// A session is a few dozen small pieces, opened and closed by the thousand: jemalloc keeps them closer together than
-/// the C library's allocator, and is faster at it (docs/PERFORMANCE.md has the figures).
+/// A session is a few dozen small pieces, opened and closed by the thousand: mimalloc keeps them closer together than the C
+/// library's allocator, and is faster at it (docs/PERFORMANCE.md has the figures). It builds with the C compiler that ring
+/// needs anyway; jemalloc would want make as well.
 #[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Carries an unmodified WebSocket backend over networks that break WebSockets.
 ///
