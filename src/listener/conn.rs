@@ -123,7 +123,11 @@ where
         if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
             return Poll::Ready(ended.map(|()| None));
         }
-        if let Some(held) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        // hyper reads the next request when the body of the last one has come, although the end of an answer that was early
+        // may still be with it: not all of that would be written.
+        if !door.info.bytes.is_blocked()
+            && let Some(held) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
             return Poll::Ready(Ok(Some(held)));
         }
         if !draining && drain.as_mut().poll(cx).is_ready() {

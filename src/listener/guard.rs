@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::registry::tally::Counted;
 pub struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
+    blocked: AtomicBool,
 }
 
 /// What a socket holds and lets go of with its end, upgraded or not.
@@ -65,6 +66,12 @@ impl Traffic {
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
+
+    /// Whether the last write was not taken: who writes has something left.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
 }
 
 // === impl Guarded ===
@@ -79,7 +86,9 @@ impl<IO> Guarded<IO> {
     fn judge(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match write {
             Poll::Ready(Ok(written)) => {
-                self.stalled = false;
+                if std::mem::take(&mut self.stalled) {
+                    self.traffic.blocked.store(false, Ordering::Relaxed);
+                }
                 self.traffic.written.fetch_add(written as u64, Ordering::Relaxed);
                 write
             }
@@ -98,6 +107,7 @@ impl<IO> Guarded<IO> {
         if !self.stalled {
             stall.as_mut().reset(Instant::now() + limit);
             self.stalled = true;
+            self.traffic.blocked.store(true, Ordering::Relaxed);
         }
         stall.as_mut().poll(cx).is_ready()
     }

@@ -1,14 +1,20 @@
 //! What is not ours passes as if nobody stood between: WebSockets byte for byte, everything else by HTTP.
 
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpListener;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::plain::{Line, canned, nowhere};
 use crate::site::{Backend, Site, soon};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// Until something that is not to happen would have.
+const SHORT: Duration = Duration::from_millis(150);
 
 /// A backend whose connections the test plays byte by byte.
 async fn raw() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<Line>) {
@@ -230,6 +236,37 @@ async fn an_expectation_is_answered_and_the_body_arrives() {
         assert!(client.head().await.starts_with("http/1.1 204 "));
     };
     tokio::join!(serve, ask);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_early_is_whole_before_the_next_one_begins() {
+    let (at, mut lines) = raw().await;
+    let site = Site::start(at, "");
+    // Its end waits inside the sidecar when it is a little longer than what the sockets hold, wherever that is.
+    for length in (1..64).map(|n| n * 64 * 1024) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("it is small");
+        let mut client = Line(socket.connect(site.at).await.expect("it listens"));
+        client.say("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n1").await;
+        let mut backend = next(&mut lines).await;
+        backend.head().await;
+        backend.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).await;
+        let body = vec![b'x'; length];
+        let was_taken = timeout(SHORT, backend.0.write_all(&body)).await.is_ok();
+        // The end of the request, and behind it one that is answered without hyper.
+        client.say("2GET /_underpass/sse/next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        if !was_taken {
+            break;
+        }
+        let early = timeout(SHORT, lines.recv()).await;
+        client.until("\r\n\r\n").await;
+        assert!(client.bytes(length).await == body, "{length} bytes");
+        if early.is_err() {
+            next(&mut lines).await;
+        }
+        drop(early);
+        assert_eq!(client.bytes(9).await, b"HTTP/1.1 ", "behind {length} bytes");
+    }
 }
 
 #[tokio::test]
