@@ -226,8 +226,13 @@ export const cases = {
     }, what);
     await Promise.all(tabs.map(tab => talk(tab, "one")));
     await Promise.all(tabs.map(tab => talk(tab, "two")));
-    const transports = await Promise.all(tabs.map(tab => tab.run(() => socket.moves.at(-1).transport)));
-    assert.deepEqual(transports.filter(name => name === "sse").length, 3, transports.join());
+    // A tab that took a place before it knew of the older ones gives it back in its next second.
+    let transports;
+    for (const end = Date.now() + LATE; Date.now() < end; await new Promise(done => setTimeout(done, 100))) {
+      transports = await Promise.all(tabs.map(tab => tab.run(() => socket.moves.at(-1).transport)));
+      if (transports.filter(name => name === "sse").length === 3) break;
+    }
+    assert.equal(transports.filter(name => name === "sse").length, 3, transports.join());
     // The fourth tab holds the poll for those behind it.
     await Promise.all([tabs[0], tabs[3]].map(tab => tab.close()));
     const left = tabs.filter((_, at) => at !== 0 && at !== 3);
