@@ -314,8 +314,7 @@ impl Handler for Service {
             {
                 Wait::ToDial
             }
-            Place::Ours(_) => Wait::No,
-            Place::Ambiguous | Place::Beside => Wait::Relayed,
+            Place::Ours(_) | Place::Ambiguous | Place::Beside => Wait::No,
         }
     }
 }

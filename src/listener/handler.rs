@@ -22,16 +22,14 @@ pub trait Handler: Clone + Send + Sync + 'static {
     fn handle(&self, request: Asking, conn: ConnInfo) -> Answering;
 
     /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
-    /// whose buffers would wait as well; one that is over at once does without it when it can. Only asked of HTTP/1.
+    /// whose buffers would wait as well; any other does without it when it can. Only asked of HTTP/1.
     fn wait(&self, request: &Request<Sent>) -> Wait;
 }
 
 /// How an exchange waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// For bodies of any length, in either direction: hyper carries it.
-    Relayed,
-    /// Not at all: the request is short and so is the answer.
+    /// Not longer than a backend takes to answer, or an answer to be carried.
     No,
     /// For what there is to tell.
     ToTell,

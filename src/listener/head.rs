@@ -7,8 +7,9 @@ use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{StatusCode, response};
+use hyper::ext::ReasonPhrase;
 
 /// Room for the size line of a chunk: eight digits and its end.
 pub(super) const SIZE_LINE: usize = 10;
@@ -25,8 +26,8 @@ thread_local! {
 pub(super) enum Framing {
     /// Nothing but the head: there is no body.
     None,
-    /// By its length; the head waits for it.
-    Length,
+    /// By its length; the head waits until it is known.
+    Length(Option<u64>),
     Chunked,
     /// By the end of the connection, for HTTP/1.0.
     End,
@@ -46,7 +47,9 @@ pub(super) fn put_head(out: &mut BytesMut, head: &response::Parts) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    out.extend_from_slice(head.status.canonical_reason().unwrap_or("").as_bytes());
+    // A backend's own words, or the usual ones.
+    let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
+    out.extend_from_slice(reason.or(head.status.canonical_reason().map(str::as_bytes)).unwrap_or_default());
     out.extend_from_slice(b"\r\n");
     for (name, value) in &head.headers {
         if !is_settled_later(name, head.status) {
@@ -57,13 +60,13 @@ pub(super) fn put_head(out: &mut BytesMut, head: &response::Parts) {
     }
 }
 
-/// Adds what depends on the body, on the connection and on the time, and the end of the head.
-pub(super) fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, keep_alive: bool) {
+/// Adds what depends on the body, on the connection and, unless the head is dated, on the time; and the head's end.
+pub(super) fn finish_head(out: &mut BytesMut, framing: Framing, keep_alive: bool, dated: bool) {
     match framing {
-        Framing::None | Framing::End => {}
-        Framing::Length => {
+        Framing::None | Framing::End | Framing::Length(None) => {}
+        Framing::Length(Some(length)) => {
             out.extend_from_slice(b"content-length: ");
-            put_decimal(out, length);
+            out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
@@ -71,22 +74,12 @@ pub(super) fn finish_head(out: &mut BytesMut, framing: Framing, length: usize, k
     if !keep_alive {
         out.extend_from_slice(b"connection: close\r\n");
     }
-    out.extend_from_slice(b"date: ");
-    put_date(out);
-    out.extend_from_slice(b"\r\n\r\n");
-}
-
-/// By hand: formatting takes several times as long, and this is in every answer.
-fn put_decimal(out: &mut BytesMut, mut number: usize) {
-    let (mut digits, mut at) = ([0; 20], 20);
-    loop {
-        at -= 1;
-        digits[at] = b"0123456789"[number % 10];
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
+    if !dated {
+        out.extend_from_slice(b"date: ");
+        put_date(out);
+        out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// The time as HTTP has it (RFC 9110 section 5.6.7); written anew once a second.
@@ -104,7 +97,7 @@ fn put_date(out: &mut BytesMut) {
 /// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
 fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
     match *name {
-        TRANSFER_ENCODING | DATE | CONTENT_LENGTH => true,
+        TRANSFER_ENCODING | CONTENT_LENGTH => true,
         CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
         _ => false,
     }

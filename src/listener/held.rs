@@ -11,8 +11,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::CONNECTION;
+use http::header::{CONNECTION, DATE};
 use http::{StatusCode, Version, response};
+use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
@@ -36,16 +37,25 @@ pub(super) struct Carrying<IO> {
     /// `None` once it was given back.
     io: Option<Rewind<IO>>,
     /// What is pulled from; `None` when all of the answer was known.
-    source: Option<Box<dyn Source + Send>>,
+    source: Option<Feed>,
     /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
     head: Option<Box<[u8]>>,
     framing: Framing,
+    /// The head has a date.
+    dated: bool,
     /// What the socket has not taken yet.
     waiting: Bytes,
     last: bool,
     /// The source has nothing more for now, and will wake us.
     dry: bool,
     keep_alive: bool,
+}
+
+/// What the rest of an answer comes from.
+enum Feed {
+    Source(Box<dyn Source + Send>),
+    /// A backend's body of a known length, whose pieces are written as they came.
+    Relay(Box<Relay>),
 }
 
 /// What a connection carries behind a 101, to its end.
@@ -71,33 +81,47 @@ pub(super) fn begin<IO>(
 ) -> Carrying<IO> {
     let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
     let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let (source, framing): (Result<Box<dyn Source + Send>, Bytes>, _) = match body {
+    let (source, framing) = match body {
         // Not even the end of an empty body: it would be taken for the beginning of the next answer.
         Body::Empty | Body::Proxied(_) if bodiless => (Err(Bytes::new()), Framing::None),
-        Body::Batch(source) => (Ok(source), Framing::Length),
-        Body::Stream(source) => (Ok(source), streaming),
-        Body::Proxied(body) => (Ok(Box::new(Relay(body))), streaming),
-        Body::Rewritten(body) => (Ok(body), streaming),
-        Body::Full(bytes) => (Err(bytes), Framing::Length),
+        Body::Batch(source) => (Ok(Feed::Source(source)), Framing::Length(None)),
+        Body::Stream(source) => (Ok(Feed::Source(source)), streaming),
+        Body::Proxied(body) => match body.size_hint().exact() {
+            length @ Some(_) => (Ok(Feed::Relay(Box::new(Relay(body)))), Framing::Length(length)),
+            None => (Ok(Feed::Source(Box::new(Relay(body)))), streaming),
+        },
+        Body::Rewritten(body) => (Ok(Feed::Source(body)), streaming),
+        Body::Full(bytes) => (Err(bytes), Framing::Length(None)),
         // An upgrade never comes here.
-        Body::Empty | Body::Upgrade(_) => (Err(Bytes::new()), Framing::Length),
+        Body::Empty | Body::Upgrade(_) => (Err(Bytes::new()), Framing::Length(None)),
     };
     let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
     let keep_alive = keep_alive && framing != Framing::End && !closing;
+    let dated = head.headers.contains_key(DATE);
     let (source, head, waiting) = match source {
         Ok(source) => (Some(source), Some(head_of(&head)), Bytes::new()),
         Err(body) => (None, None, whole_answer(&head, framing, &body, keep_alive)),
     };
-    Carrying { io: Some(io), last: source.is_none(), dry: false, source, head, framing, waiting, keep_alive }
+    Carrying { io: Some(io), last: source.is_none(), dry: false, source, head, framing, dated, waiting, keep_alive }
 }
 
 /// An answer whose body is known.
 fn whole_answer(head: &response::Parts, framing: Framing, body: &[u8], keep_alive: bool) -> Bytes {
     let mut out = BytesMut::with_capacity(HEAD + body.len());
+    let framing = if framing == Framing::Length(None) { Framing::Length(Some(body.len() as u64)) } else { framing };
     put_head(&mut out, head);
-    finish_head(&mut out, framing, body.len(), keep_alive);
+    finish_head(&mut out, framing, keep_alive, head.headers.contains_key(DATE));
     out.extend_from_slice(body);
     out.freeze()
+}
+
+impl Source for Feed {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        match self {
+            Self::Source(source) => source.poll_chunk(cx, out),
+            Self::Relay(relay) => relay.poll_chunk(cx, out),
+        }
+    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
@@ -108,6 +132,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
 
     /// Pulls, frames and writes once. Ready when something was written or begun to be.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if let (Some(Feed::Relay(relay)), None) = (&mut self.source, &self.head) {
+            let piece = ready!(relay.poll_piece(cx));
+            (self.waiting, self.last) = piece.map_err(|_| Gone)?;
+            return Poll::Ready(Ok(()));
+        }
         SCRATCHPAD.with_borrow_mut(|out| {
             out.clear();
             let start = ready!(self.fill(cx, out))?;
@@ -147,10 +176,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
 
     /// Appends the next piece; where in `out` it begins.
     fn fill(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
-        if matches!(self.framing, Framing::Length | Framing::None) {
+        if self.framing == Framing::Length(None) {
             return self.fill_whole(cx, out);
         }
-        self.put_head(out, 0);
+        self.put_head(out);
         let body = out.len();
         let room = if self.framing == Framing::Chunked { SIZE_LINE } else { 0 };
         out.resize(body + room, 0);
@@ -169,10 +198,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         Poll::Ready(Ok(if room > 0 { frame_chunk(out, body, self.last) } else { 0 }))
     }
 
-    fn put_head(&mut self, out: &mut BytesMut, length: usize) {
+    fn put_head(&mut self, out: &mut BytesMut) {
         if let Some(head) = self.head.take() {
             out.extend_from_slice(&head);
-            finish_head(out, self.framing, length, self.keep_alive);
+            finish_head(out, self.framing, self.keep_alive, self.dated);
         }
     }
 
@@ -187,7 +216,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         }
         // The head tells the body's length, so it is written second; then the two change places.
         let length = out.len();
-        self.put_head(out, length);
+        self.framing = Framing::Length(Some(length as u64));
+        self.put_head(out);
         out.rotate_left(length);
         self.last = true;
         Poll::Ready(Ok(0))

@@ -59,6 +59,8 @@ pub(super) struct Http1<H, IO> {
     until: Instant,
     /// Made when it is first needed, and kept from request to request.
     rest: Option<Rest>,
+    /// What ends the connection while an answer is waited for; made and kept likewise.
+    closing: Option<Reached>,
 }
 
 enum Step<IO> {
@@ -105,8 +107,6 @@ struct Exchange<IO> {
     io: Rewind<IO>,
     answering: Answering,
     _turn: Option<Turn>,
-    /// Made when the answer does not come at once.
-    closing: Option<Reached>,
     version: Version,
     keep_alive: bool,
 }
@@ -119,7 +119,7 @@ where
     /// A connection of which nothing was read.
     pub(super) fn new(door: Door<H>, io: IO) -> Self {
         let until = Instant::now() + door.client.handshake;
-        Self { door, step: Step::Reading(Rewind::new(io)), until, rest: None }
+        Self { door, step: Step::Reading(Rewind::new(io)), until, rest: None, closing: None }
     }
 
     /// What comes after the present step.
@@ -149,7 +149,7 @@ where
                 }
             },
             Step::Answering(exchange) => {
-                let answer = ready!(exchange.poll_answer(cx, &self.door.lifecycle));
+                let answer = ready!(exchange.poll_answer(cx, &self.door.lifecycle, &mut self.closing));
                 Poll::Ready(Ok(answer.map_or(Step::Over, |answer| self.write(answer))))
             }
             Step::Writing(carrying) => match Pin::new(&mut *carrying).poll(cx) {
@@ -157,6 +157,7 @@ where
                 Poll::Pending => {
                     // A stream has no request behind it for as long as it lives.
                     self.rest = self.rest.take().filter(|_| !carrying.is_stream());
+                    self.closing = None;
                     Poll::Pending
                 }
             },
@@ -183,10 +184,8 @@ where
             if wait == Wait::ToDial && turn.is_none() {
                 return Step::Queued(Queued { io, held: None, turn: next_turn() });
             }
-            if wait != Wait::Relayed {
-                io.skip(end);
-                return self.ask(io, Held::new(Box::new(request), wait), turn);
-            }
+            io.skip(end);
+            return self.ask(io, Held::new(Box::new(request), wait), turn);
         }
         Step::Served(Box::pin(until_held(self.door.clone(), io)))
     }
@@ -205,7 +204,7 @@ where
     fn ask(&self, io: Rewind<IO>, held: Held, turn: Option<Turn>) -> Step<IO> {
         let Held { request, version, keep_alive, .. } = held;
         let answering = self.door.handler.handle(request, self.door.info.clone());
-        Step::Answering(Exchange { io, answering, _turn: turn, closing: None, version, keep_alive })
+        Step::Answering(Exchange { io, answering, _turn: turn, version, keep_alive })
     }
 
     fn write(&mut self, answer: Response<Body>) -> Step<IO> {
@@ -276,12 +275,19 @@ impl Rest {
 
 impl<IO: AsyncRead + Unpin> Exchange<IO> {
     /// Waits for the answer, as long as the client is there and the process lives: `None` when either is over.
-    fn poll_answer(&mut self, cx: &mut Context<'_>, lifecycle: &Lifecycle) -> Poll<Option<Response<Body>>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        lifecycle: &Lifecycle,
+        closing: &mut Option<Reached>,
+    ) -> Poll<Option<Response<Body>>> {
         if let Poll::Ready(answer) = self.answering.as_mut().poll(cx) {
             return Poll::Ready(Some(answer));
         }
-        let closing = self.closing.get_or_insert_with(|| reached(lifecycle, Phase::Closing));
-        if closing.as_mut().poll(cx).is_ready() {
+        // Asked once, it wakes the connection at the next phase; until then there is no need to ask again.
+        let stands = closing.is_some() && !lifecycle.is_draining();
+        let closing = closing.get_or_insert_with(|| reached(lifecycle, Phase::Closing));
+        if !stands && closing.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         while ready!(self.io.poll_ahead(cx)) {}

@@ -10,7 +10,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Uri, Version};
 use httparse::{ParserConfig, Status};
 
@@ -19,6 +19,8 @@ use crate::transport::body::Sent;
 
 /// The most fields of a request that is read here; browsers send some twenty.
 const FIELDS: usize = 64;
+/// Room for fields that the way to the backend adds: who the client is.
+const ADDED: usize = 3;
 
 /// The request at the beginning of `bytes`, and where it ends there.
 pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, usize)> {
@@ -41,13 +43,14 @@ pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, us
     Some((request, end))
 }
 
-/// All fields, and the length of the body. None where the body has another end than its length, or more than one length.
+/// All fields, and the length of the body. None where the body has another end than its length, or more than one length;
+/// nor where more than a body is asked for: a 100 before it, trailers behind it.
 fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, usize)> {
-    let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len()), None);
+    let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len() + ADDED), None);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
         match name {
-            TRANSFER_ENCODING | EXPECT => return None,
+            TRANSFER_ENCODING | EXPECT | TE => return None,
             CONTENT_LENGTH if length.is_some() => return None,
             CONTENT_LENGTH => length = Some(decimal(field.value)?),
             _ => {}
@@ -102,6 +105,7 @@ mod tests {
             "POST / HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+            "GET / HTTP/1.1\r\nTE: trailers\r\n\r\n",
             &many,
         ] {
             assert!(read(text).is_none(), "{text:?}");

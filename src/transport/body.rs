@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
@@ -165,21 +165,31 @@ impl http_body::Body for Sent {
 /// A backend's body as a source.
 pub struct Relay(pub Incoming);
 
-impl Source for Relay {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+impl Relay {
+    /// The next bytes, and whether they are the last.
+    ///
+    /// # Errors
+    /// hyper's, when the body is not whole.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), hyper::Error>> {
         loop {
-            match Pin::new(&mut self.0).poll_frame(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Chunk::Last),
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Chunk::Broken),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => {
-                        out.extend_from_slice(&data);
-                        return Poll::Ready(Chunk::More);
-                    }
-                    _ => {}
-                },
+            let Some(frame) = ready!(Pin::new(&mut self.0).poll_frame(cx)?) else {
+                return Poll::Ready(Ok((Bytes::new(), true)));
+            };
+            if let Some(data) = frame.into_data().ok().filter(|data| !data.is_empty()) {
+                return Poll::Ready(Ok((data, self.0.is_end_stream())));
             }
         }
+    }
+}
+
+impl Source for Relay {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        Poll::Ready(match ready!(self.poll_piece(cx)) {
+            Ok((piece, last)) => {
+                out.extend_from_slice(&piece);
+                if last { Chunk::Last } else { Chunk::More }
+            }
+            Err(_) => Chunk::Broken,
+        })
     }
 }

@@ -122,7 +122,7 @@ impl Proxy {
         }
         headers::end_to_end(response.headers_mut());
         if response.body().size_hint().exact().is_none() {
-            // Chunked or until the close. With a known length hyper has checked the field; HEAD and 304 keep theirs.
+            // Chunked or until the close. With a known length hyper has checked the field; an answer to HEAD keeps its.
             response.headers_mut().remove(CONTENT_LENGTH);
         }
         // The backend's version is its own affair; ours is settled between hyper's server and the client.
@@ -140,7 +140,8 @@ impl Proxy {
         if parts.method == Method::CONNECT {
             return Err(ProxyError::Connect);
         }
-        let host = headers::host(&parts);
+        // Without an authority the one `Host` stays that is there.
+        let host = parts.uri.authority().and_then(|_| headers::host(&parts));
         headers::outgoing(&mut parts.headers, forwarded, host);
         if !parts.headers.contains_key(HOST)
             && let Ok(own) = HeaderValue::from_str(self.dialer.authority())

@@ -177,6 +177,58 @@ async fn requests_and_answers_pass_as_they_are() {
     assert!(lines.try_recv().is_err(), "one connection to the backend for all three");
 }
 
+/// A request that the backend has got, with fields of its own.
+async fn asked(fields: &str) -> (Site, Line, Line) {
+    let (at, mut lines) = raw().await;
+    let site = Site::start(at, "");
+    let mut client = Line::to(site.at).await;
+    client.say(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
+    let mut backend = next(&mut lines).await;
+    backend.head().await;
+    (site, client, backend)
+}
+
+/// Requests that are read by hand have their answers written by hand; hyper does both for the others.
+const READ_BY_EITHER: [&str; 2] = ["", "TE: trailers\r\n"];
+
+#[tokio::test]
+async fn answers_are_the_backends_own_and_come_as_it_gives_them() {
+    for fields in READ_BY_EITHER {
+        let (_site, mut client, mut backend) = asked(fields).await;
+        let date = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+        backend.say(format!("HTTP/1.1 200 As You Like\r\n{date}Content-Length: 6\r\n\r\nabc")).await;
+        let head = client.head().await;
+        assert!(head.starts_with("http/1.1 200 as you like\r\n"), "{head}");
+        assert!(head.matches("date: ").count() == 1 && head.contains(&date.to_lowercase()), "{head}");
+        assert!(head.contains("content-length: 6\r\n"), "{head}");
+        assert_eq!(client.bytes(3).await, b"abc");
+        backend.say("def").await;
+        assert_eq!(client.bytes(3).await, b"def");
+
+        let (_site, mut client, mut backend) = asked(fields).await;
+        backend.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await;
+        assert!(client.head().await.contains("transfer-encoding: chunked\r\n"));
+        client.until("3\r\nabc\r\n").await;
+        backend.say("0\r\n\r\n").await;
+        client.until("0\r\n\r\n").await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_never_looks_whole() {
+    for fields in READ_BY_EITHER {
+        for framed in ["Content-Length: 6\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+            let (_site, mut client, mut backend) = asked(fields).await;
+            backend.say(format!("HTTP/1.1 200 OK\r\n{framed}")).await;
+            client.head().await;
+            client.until("abc").await;
+            drop(backend);
+            let rest = client.rest().await;
+            assert!(rest.is_empty() || rest == b"\r\n", "{rest:?} behind {framed:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn bodies_stream_both_ways_while_they_are_written() {
     let (at, mut lines) = raw().await;
