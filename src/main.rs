@@ -19,7 +19,7 @@ use underpass::probe::{Asked, probe};
 
 /// A session is a few dozen small pieces, opened and closed by the thousand: mimalloc keeps them closer together than the C
 /// library's allocator, and is faster at it (docs/PERFORMANCE.md has the figures). It builds with the C compiler that ring
-/// needs anyway; jemalloc would want make as well.
+/// needs anyway; jemalloc would want make as well. Huge pages are off (`no_thp`): each is cleared whole when first touched.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! An exchange that was taken out of hyper: its answer is waited for and written by hand, on the bare socket.
+//! An exchange without hyper, or taken out of it: its answer is written by hand, on the bare socket.
 //!
 //! Enters: a socket whose request was read, and the answer to come. Leaves: bytes, and the socket again when another
 //! request may follow. Must not touch: what is answered.

@@ -4,8 +4,8 @@
 //! read in one way only. Must not touch: anything else: what is not taken here is left to hyper, which reads or refuses
 //! it as it would have.
 //!
-//! Most requests of ours are a head without a body or with a small one, and come in one segment. hyper would take two
-//! buffers of 8 KiB and a dozen steps for each. The parser is hyper's own, with its settings, so that both read alike.
+//! Most requests are a head without a body or with a small one, and come in one segment. hyper would take two buffers of
+//! 8 KiB and a dozen steps for each. The parser is hyper's own, with its settings, so that both read alike.
 
 use std::mem::MaybeUninit;
 

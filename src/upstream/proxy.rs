@@ -7,9 +7,10 @@
 //! What hyper decides for us:
 //! - `Expect: 100-continue` ends here: hyper's server says 100 to the client when the body is first asked for, that is
 //!   once the backend is connected, and the backend gets the body as it comes.
-//! - Informational responses (103 …) end here as well: hyper's server cannot send any but 100 and 101.
+//! - Informational responses (103 …) end here as well: hyper's client passes none on, and its server cannot send any but
+//!   100 and 101.
 //! - A body that fails is never ended: towards the backend the connection is cut, towards the client the body yields an
-//!   error and hyper's server cuts its connection or resets its stream.
+//!   error, and whoever writes the answer cuts its connection or resets its stream.
 //! - Trailers go on where both sides can carry them: chunked, announced by `Trailer`, and wished for by `TE`.
 //!
 //! The pool is our own because hyper-util's legacy client dials in the background and needs a scheme and authority in
