@@ -111,8 +111,6 @@ fn endpoint(rest: &str) -> Endpoint<'_> {
     match (head, tail) {
         ("open", _) => Endpoint::Open { target: target() },
         ("sse", _) => Endpoint::Sse { target: target() },
-        // The poll for several, by the path of one of them, so that a balancer finds their node.
-        ("s", Some(tail)) if tail.split_once('/').is_some_and(|(_, verb)| verb == "polls") => Endpoint::Poll,
         ("s", Some(tail)) => session(tail),
         ("info", None) => Endpoint::Info,
         ("poll", None) => Endpoint::Poll,
@@ -134,6 +132,8 @@ fn session(tail: &str) -> Endpoint<'_> {
         "send" => Verb::Send,
         "ack" => Verb::Ack,
         "close" => Verb::Close,
+        // The poll for several, by the path of one of them, so that a balancer finds their node.
+        "polls" => return Endpoint::Poll,
         _ => return Endpoint::Unknown,
     };
     Endpoint::Session { token, verb }
