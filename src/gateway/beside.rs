@@ -16,7 +16,7 @@ use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
 use crate::registry::tally::Direction;
 use crate::transport::Body;
-use crate::transport::body::Duplex;
+use crate::transport::body::{Duplex, Sent};
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Dialer, Upgraded};
 use crate::upstream::headers::{end_to_end, tunnel_handshake};
@@ -73,7 +73,7 @@ pub(super) async fn tunnel_to(
         Ok(upgraded) => Ok(switching(Arc::clone(gateway), upgraded, options(live))),
         Err(DialError::Refused { mut head, body }) => {
             end_to_end(&mut head.headers);
-            Ok(Response::from_parts(*head, Body::Proxied(body)))
+            Ok(Response::from_parts(*head, Body::Proxied(Sent::Coming(body))))
         }
         Err(error) => Err(error),
     }

@@ -16,7 +16,6 @@ use http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RANGE, TRAILER, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
-use hyper::body::Incoming;
 
 use crate::client;
 use crate::client::inject::{Injector, Outcome};
@@ -24,6 +23,7 @@ use crate::client::policy::Page;
 use crate::client::unpack::{PIECE, Unpacker};
 use crate::listener::peer::Peer;
 use crate::transport::Body;
+use crate::transport::body::Sent;
 use crate::transport::rewritten::{Rewrite, Rewritten};
 
 /// What digests say of the bytes is no longer true.
@@ -77,7 +77,7 @@ impl Navigation {
     /// Makes the client's answer of the backend's. `told` is of the route at `path`.
     pub(super) fn answer(
         &self,
-        response: Response<Incoming>,
+        response: Response<Sent>,
         peer: &Peer,
         prefix: &str,
         (path, told): (&str, &Arc<Told>),
@@ -110,7 +110,7 @@ impl Navigation {
 }
 
 /// An answer to anything else on such a route. A cache must not show it to a navigation, nor the other way round.
-pub(super) fn aside(mut response: Response<Incoming>) -> Response<Body> {
+pub(super) fn aside(mut response: Response<Sent>) -> Response<Body> {
     if is_page(response.status(), response.headers()) {
         vary(response.headers_mut());
     }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use super::head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
 use super::rewind::Rewind;
 use crate::transport::Body;
-use crate::transport::body::{Relay, Upgrade};
+use crate::transport::body::{Relay, Sent, Upgrade};
 use crate::transport::source::{Chunk, Source};
 
 /// A scratch buffer that grew beyond this is let go.
@@ -86,12 +86,12 @@ pub(super) fn begin<IO>(
         Body::Empty | Body::Proxied(_) if bodiless => (Err(Bytes::new()), Framing::None),
         Body::Batch(source) => (Ok(Feed::Source(source)), Framing::Length(None)),
         Body::Stream(source) => (Ok(Feed::Source(source)), streaming),
+        Body::Full(bytes) | Body::Proxied(Sent::Whole(bytes)) => (Err(bytes), Framing::Length(None)),
         Body::Proxied(body) => match body.size_hint().exact() {
             length @ Some(_) => (Ok(Feed::Relay(Box::new(Relay(body)))), Framing::Length(length)),
             None => (Ok(Feed::Source(Box::new(Relay(body)))), streaming),
         },
         Body::Rewritten(body) => (Ok(Feed::Source(body)), streaming),
-        Body::Full(bytes) => (Err(bytes), Framing::Length(None)),
         // An upgrade never comes here.
         Body::Empty | Body::Upgrade(_) => (Err(Bytes::new()), Framing::Length(None)),
     };

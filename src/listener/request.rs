@@ -10,12 +10,13 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, TE, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::header::{EXPECT, HeaderName, TE, TRANSFER_ENCODING};
+use http::{Method, Request, Uri, Version};
 use httparse::{ParserConfig, Status};
 
 use crate::config::Client;
 use crate::transport::body::Sent;
+use crate::upstream::headers::{Told, told};
 
 /// The most fields of a request that is read here; browsers send some twenty.
 const FIELDS: usize = 64;
@@ -32,8 +33,8 @@ pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, us
     if !fits || head.version != Some(1) {
         return None;
     }
-    let (headers, body) = headers(bytes, head.headers)?;
-    let end = length.checked_add(body).filter(|end| *end <= bytes.len())?;
+    let Told { headers, length: body } = told(bytes, head.headers, ADDED, is_odd)?;
+    let end = length.checked_add(body.unwrap_or(0)).filter(|end| *end <= bytes.len())?;
     // Copied, so that a message that waits does not keep the request around it.
     let mut request = Request::new(Sent::Whole(Bytes::copy_from_slice(&bytes[length..end])));
     *request.method_mut() = method(head.method?)?;
@@ -43,33 +44,16 @@ pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, us
     Some((request, end))
 }
 
-/// All fields, and the length of the body. None where the body has another end than its length, or more than one length;
-/// nor where more than a body is asked for: a 100 before it, trailers behind it.
-fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, usize)> {
-    let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len() + ADDED), None);
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        match name {
-            TRANSFER_ENCODING | EXPECT | TE => return None,
-            CONTENT_LENGTH if length.is_some() => return None,
-            CONTENT_LENGTH => length = Some(decimal(field.value)?),
-            _ => {}
-        }
-        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
-    }
-    Some((headers, length.unwrap_or(0)))
+/// What tells of another end than a length (RFC 9112 section 6.3), or asks for more than a body: a 100 before it, trailers
+/// behind it.
+fn is_odd(name: &HeaderName, _: &[u8]) -> bool {
+    matches!(*name, TRANSFER_ENCODING | EXPECT | TE)
 }
 
 /// Not those whose answers are framed in their own way (RFC 9112 section 6.3).
 fn method(name: &str) -> Option<Method> {
     let method = Method::from_bytes(name.as_bytes()).ok()?;
     (method != Method::HEAD && method != Method::CONNECT).then_some(method)
-}
-
-/// Digits only: what else might be a number, two servers could read differently.
-fn decimal(digits: &[u8]) -> Option<usize> {
-    let sound = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits).ok().filter(|_| sound)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The body of every request, and of every response: nothing, known bytes, a proxied body, a source that is pulled from, or what becomes of
-//! the connection.
+//! The body of every response: nothing, known bytes, a proxied body, a source that is pulled from, or what becomes of the
+//! connection.
 //!
 //! Enters: one of these. Leaves: frames for hyper, or a [`Source`] for whoever has the bare socket. Must not touch: what
 //! the bytes mean.
@@ -11,11 +11,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::rewritten::Rewritten;
 use super::source::{Chunk, Source};
+pub use crate::upstream::sent::Sent;
 
 /// Why a body failed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -26,8 +26,8 @@ pub enum Body {
     Empty,
     /// All of it at once.
     Full(Bytes),
-    /// A backend's, as it comes.
-    Proxied(Incoming),
+    /// A backend's.
+    Proxied(Sent),
     /// A backend's, changed on its way.
     Rewritten(Box<Rewritten>),
     /// A session's, chunk after chunk, pulled when there is room.
@@ -45,14 +45,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// What is done with a connection behind a 101, to its end.
 pub type Upgrade = Box<dyn FnOnce(Box<dyn Duplex>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
-
-/// A request's body.
-pub enum Sent {
-    /// It comes as it is asked for.
-    Coming(Incoming),
-    /// It was there with the head.
-    Whole(Bytes),
-}
 
 impl Body {
     /// A body of known bytes.
@@ -135,35 +127,8 @@ impl http_body::Body for Body {
     }
 }
 
-impl http_body::Body for Sent {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Coming(body) => Pin::new(body).poll_frame(cx),
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Coming(body) => body.is_end_stream(),
-            Self::Whole(bytes) => bytes.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Coming(body) => body.size_hint(),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-        }
-    }
-}
-
 /// A backend's body as a source.
-pub struct Relay(pub Incoming);
+pub struct Relay(pub Sent);
 
 impl Relay {
     /// The next bytes, and whether they are the last.

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
-use hyper::body::Incoming;
 
+use super::body::Sent;
 use super::source::{Chunk, Source};
 
 /// What changes a body.
@@ -30,7 +30,7 @@ pub trait Rewrite: Send {
 
 /// A body and what changes it.
 pub struct Rewritten {
-    body: Incoming,
+    body: Sent,
     waiting: Bytes,
     /// The most bytes that are given to `rewrite` at once.
     piece: usize,
@@ -40,7 +40,7 @@ pub struct Rewritten {
 impl Rewritten {
     /// Changes `body`, at most `piece` bytes at once.
     #[must_use]
-    pub fn new(body: Incoming, piece: usize, rewrite: Box<dyn Rewrite>) -> Self {
+    pub fn new(body: Sent, piece: usize, rewrite: Box<dyn Rewrite>) -> Self {
         Self { body, waiting: Bytes::new(), piece, rewrite }
     }
 

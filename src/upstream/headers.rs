@@ -9,6 +9,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
@@ -238,6 +239,44 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .flat_map(|line| line.split(','))
         .map(str::trim)
         .filter(|token| !token.is_empty())
+}
+
+/// What fields tell that were read by hand.
+pub struct Told {
+    /// All of them.
+    pub headers: HeaderMap,
+    /// The length of the body, in bytes.
+    pub length: Option<usize>,
+}
+
+/// Makes a map of `fields`, which lie in `bytes`, with room for `more`. `None` for names and values that are none, for a
+/// length that is no number or is told twice, and when a field is odd: then two readers could differ on where the
+/// message ends.
+#[must_use]
+pub fn told(
+    bytes: &Bytes,
+    fields: &[httparse::Header<'_>],
+    more: usize,
+    is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
+) -> Option<Told> {
+    let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len() + more), None);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        if is_odd(&name, field.value) {
+            return None;
+        }
+        if name == CONTENT_LENGTH && length.replace(decimal(field.value)?).is_some() {
+            return None;
+        }
+        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
+    }
+    Some(Told { headers, length })
+}
+
+/// Digits only: what else might be a number, two readers could read differently.
+fn decimal(digits: &[u8]) -> Option<usize> {
+    let sound = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| sound)?.parse().ok()
 }
 
 /// Removes every field whose name is one of these. One look at each name: as a rule there is nothing to remove.

@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -30,6 +30,19 @@ macro_rules! each {
             Io::Tls($stream) => $call,
         }
     };
+}
+
+impl Io {
+    /// Whether nothing came behind the last answer, not even the end, as far as is known without asking the kernel. What
+    /// comes under TLS need not be an answer, so that is not known there.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(&mut cx).is_pending(),
+            Self::Unix(stream) => stream.poll_read_ready(&mut cx).is_pending(),
+            Self::Tls(_) => false,
+        }
+    }
 }
 
 impl AsyncRead for Io {

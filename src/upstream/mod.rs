@@ -7,6 +7,8 @@
 //! Where we dial is decided by the configuration alone: nothing that a request says reaches [`dial`] but as bytes of a
 //! head on a connection that was made without it.
 
+mod answer;
+mod by_hand;
 pub mod dial;
 pub mod frame;
 mod handshake;
@@ -14,6 +16,7 @@ pub mod headers;
 mod io;
 mod pool;
 pub mod proxy;
+pub mod sent;
 pub mod socket;
 pub mod tls;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Idle connections to one backend, kept for the next request.
 //!
-//! Enters: connections whose exchange has ended. Leaves: the one used last, so that the others can age. Must not touch:
+//! Enters: connections whose exchange has ended. Leaves: the one of the wanted kind that was used last, so that the others
+//! can age. Must not touch:
 //! requests, dialling.
 
 use std::collections::VecDeque;
@@ -13,12 +14,36 @@ use http_body_util::{Either, Empty};
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep_until};
 
+use crate::upstream::io::Io;
+
 /// Any error of a body.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request on its way to the backend.
 pub(crate) type Outgoing = Either<Empty<Bytes>, UnsyncBoxBody<Bytes, BoxError>>;
-/// The near end of a connection.
+/// The near end of a connection of hyper's.
 pub(crate) type Sender = SendRequest<Outgoing>;
+
+/// A connection on which nothing is under way.
+pub(crate) enum Connection {
+    /// Only read by hand so far; owns no buffer.
+    Bare(Io),
+    /// Once it was hyper's it stays so.
+    ByHyper(Sender),
+}
+
+impl Connection {
+    fn is_bare(&self) -> bool {
+        matches!(self, Self::Bare(_))
+    }
+
+    /// Whether a request can be sent, as far as is known.
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Bare(io) => io.is_quiet(),
+            Self::ByHyper(sender) => sender.is_ready(),
+        }
+    }
+}
 
 /// The idle connections of one backend; bounded in number and age.
 pub(crate) struct Pool {
@@ -30,7 +55,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Idle {
     /// Oldest first.
-    senders: VecDeque<(Instant, Sender)>,
+    connections: VecDeque<(Instant, Connection)>,
     /// Whether a task watches their age.
     watched: bool,
 }
@@ -41,47 +66,50 @@ impl Pool {
         Arc::new(Self { idle: Mutex::default(), most, keep })
     }
 
-    /// A live connection, if there is one.
-    pub(crate) fn take(&self) -> Option<Sender> {
-        let mut idle = self.lock();
-        while let Some((since, sender)) = idle.senders.pop_back() {
-            if sender.is_ready() && since.elapsed() < self.keep {
-                return Some(sender);
+    /// A live connection, if there is one: a bare one rather than one of hyper's, or the other way round.
+    pub(crate) fn take(&self, bare: bool) -> Option<Connection> {
+        let connections = &mut self.lock().connections;
+        while let Some(newest) = connections.len().checked_sub(1) {
+            let wanted = connections.iter().rposition(|(_, connection)| connection.is_bare() == bare);
+            let (since, connection) = connections.remove(wanted.unwrap_or(newest))?;
+            if connection.is_ready() && since.elapsed() < self.keep {
+                return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps the connection once its exchange has ended: request and response are through and nobody closed it.
+    /// Keeps the connection of hyper's once its exchange has ended: request and response are through and nobody closed it.
     pub(crate) fn give_back(self: &Arc<Self>, mut sender: Sender) {
         // A short answer came with its head: nothing is left to wait for.
         if sender.is_ready() {
-            return self.keep(sender);
+            return self.keep(Connection::ByHyper(sender));
         }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok()
                 && let Some(pool) = pool.upgrade()
             {
-                pool.keep(sender);
+                pool.keep(Connection::ByHyper(sender));
             }
         });
     }
 
     /// How many live connections lie idle.
     pub(crate) fn idle(&self) -> usize {
-        self.lock().senders.iter().filter(|(_, sender)| sender.is_ready()).count()
+        self.lock().connections.iter().filter(|(_, connection)| connection.is_ready()).count()
     }
 
-    fn keep(self: &Arc<Self>, sender: Sender) {
+    /// Keeps a connection whose exchange has ended.
+    pub(crate) fn keep(self: &Arc<Self>, connection: Connection) {
         if self.most == 0 || self.keep.is_zero() {
             return;
         }
         let mut idle = self.lock();
-        if idle.senders.len() >= self.most {
-            idle.senders.pop_front();
+        if idle.connections.len() >= self.most {
+            idle.connections.pop_front();
         }
-        idle.senders.push_back((Instant::now(), sender));
+        idle.connections.push_back((Instant::now(), connection));
         if !idle.watched {
             idle.watched = true;
             tokio::spawn(watch(Arc::downgrade(self)));
@@ -91,8 +119,8 @@ impl Pool {
     /// Drops what is too old or closed; says when to look again, unless nothing is left.
     fn age(&self) -> Option<Instant> {
         let mut idle = self.lock();
-        idle.senders.retain(|(since, sender)| since.elapsed() < self.keep && !sender.is_closed());
-        let next = idle.senders.front().map(|(since, _)| *since + self.keep);
+        idle.connections.retain(|(since, connection)| since.elapsed() < self.keep && connection.is_ready());
+        let next = idle.connections.front().map(|(since, _)| *since + self.keep);
         idle.watched = next.is_some();
         next
     }

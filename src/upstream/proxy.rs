@@ -4,7 +4,7 @@
 //! the gateway's 502 and 504. Must not touch: where to dial (a target's scheme and authority only become `Host`),
 //! bodies (never collected, never cut to look whole), sessions.
 //!
-//! What hyper decides for us:
+//! A short GET whose answer is short as well goes by hand (`by_hand`, `answer`); for the rest hyper decides:
 //! - `Expect: 100-continue` ends here: hyper's server says 100 to the client when the body is first asked for, that is
 //!   once the backend is connected, and the backend gets the body as it comes.
 //! - Informational responses (103 …) end here as well: hyper's client passes none on, and its server cannot send any but
@@ -28,15 +28,16 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Backend;
+use crate::upstream::answer::short;
+use crate::upstream::by_hand::{Replay, ask, by_hyper, text_of};
 use crate::upstream::dial::{DialError, Dialer};
-use crate::upstream::handshake::MAX_HEAD;
 use crate::upstream::headers::{self, Forwarded};
-use crate::upstream::pool::{BoxError, Outgoing, Pool, Sender};
+use crate::upstream::io::Io;
+use crate::upstream::pool::{BoxError, Connection, Outgoing, Pool, Sender};
+use crate::upstream::sent::Sent;
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -104,11 +105,7 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ProxyError`].
-    pub async fn forward<B>(
-        &self,
-        request: Request<B>,
-        forwarded: &Forwarded<'_>,
-    ) -> Result<Response<Incoming>, ProxyError>
+    pub async fn forward<B>(&self, request: Request<B>, forwarded: &Forwarded<'_>) -> Result<Response<Sent>, ProxyError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -164,19 +161,45 @@ impl Proxy {
         &self,
         mut request: Request<Outgoing>,
         pace: Option<&Pace>,
-    ) -> Result<Response<Incoming>, ProxyError> {
-        while let Some(sender) = self.pool.take() {
+    ) -> Result<Response<Sent>, ProxyError> {
+        let by_hand = goes_by_hand(&request);
+        loop {
+            let kept = self.pool.take(by_hand);
+            // Nothing is repeated on a second new connection, nor what was written.
+            let mut last = kept.is_none();
+            let connection = match kept {
+                Some(connection) => connection,
+                None => Connection::Bare(self.dialer.connect().await?),
+            };
+            let sender = match connection {
+                Connection::ByHyper(sender) => sender,
+                Connection::Bare(io) if by_hand && !matches!(io, Io::Tls(_)) => {
+                    match self.ask(io, text_of(&request)).await? {
+                        Ok(response) => return Ok(response.map(Sent::Whole)),
+                        Err(replay) => {
+                            last = true;
+                            self.by_hyper(replay).await?
+                        }
+                    }
+                }
+                Connection::Bare(io) => self.by_hyper(Replay::new(io)).await?,
+            };
             match self.attempt(sender, request, pace).await {
-                Ok(response) => return Ok(response),
-                Err(Failure::Final(error)) => return Err(error),
+                Ok(response) => return Ok(response.map(Sent::Coming)),
+                Err(Failure::Unsent(_, source)) if last => return Err(self.dropped(source)),
                 Err(Failure::Unsent(back, _)) => request = *back,
+                Err(Failure::Final(error)) => return Err(error),
             }
         }
-        let sender = self.fresh().await?;
-        self.attempt(sender, request, pace).await.map_err(|failure| match failure {
-            Failure::Final(error) => error,
-            Failure::Unsent(_, source) => self.dropped(source),
-        })
+    }
+
+    /// Sends the request by hand. The connection goes back to the pool, or on to hyper.
+    async fn ask(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay>, ProxyError> {
+        let asked = timeout(self.response, ask(io, &text, short)).await.map_err(|_| self.too_late())?;
+        Ok(asked.map(|(io, response)| {
+            self.pool.keep(Connection::Bare(io));
+            response
+        }))
     }
 
     async fn attempt(
@@ -202,15 +225,8 @@ impl Proxy {
         }
     }
 
-    async fn fresh(&self) -> Result<Sender, ProxyError> {
-        let io = self.dialer.connect().await?;
-        let (sender, connection) = http1::Builder::new()
-            .title_case_headers(true)
-            .max_buf_size(MAX_HEAD)
-            .max_header_size(MAX_HEAD)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|source| self.dropped(source))?;
+    async fn by_hyper(&self, io: Replay) -> Result<Sender, ProxyError> {
+        let (sender, connection) = by_hyper(io).await.map_err(|source| self.dropped(source))?;
         // Its errors reach the exchange they belong to; an idle connection that fails is simply no longer ready.
         tokio::spawn(connection);
         Ok(sender)
@@ -227,6 +243,11 @@ impl Proxy {
     fn too_late(&self) -> ProxyError {
         ProxyError::Timeout { address: self.dialer.address().clone(), after: self.response }
     }
+}
+
+/// Whether the answer to it can be told by its head alone, and the head is all there is to write.
+fn goes_by_hand(request: &Request<Outgoing>) -> bool {
+    *request.method() == Method::GET && matches!(request.body(), Either::Left(_)) && !request.headers().contains_key(TE)
 }
 
 /// What the body is known to be goes, not what a field says: two differing lengths must never reach a backend, which

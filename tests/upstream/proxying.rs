@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass::config::{Backend, Upstream};
 use underpass::upstream::proxy::{Proxy, ProxyError};
+use underpass::upstream::sent::Sent;
 
 use crate::support::{PATIENCE, dialer, field, forwarded, front, once, read_head, read_rest, settings, tcp, write};
 
@@ -24,7 +25,7 @@ fn get(uri: &str) -> Request<Empty<Bytes>> {
     Request::get(uri).header("host", "app.example").body(Empty::new()).expect("a request")
 }
 
-async fn text(response: Response<hyper::body::Incoming>) -> String {
+async fn text(response: Response<Sent>) -> String {
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
     String::from_utf8(body.to_vec()).expect("text")
 }

@@ -21,6 +21,7 @@ use underpass::config::{Backend, Endpoint, Upstream, UpstreamTls};
 use underpass::upstream::dial::{Dialer, fresh_key};
 use underpass::upstream::headers::{Forwarded, session_handshake};
 use underpass::upstream::proxy::Proxy;
+use underpass::upstream::sent::Sent;
 
 /// Nothing here should take that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -157,7 +158,7 @@ pub(crate) async fn front(proxy: Proxy) -> SocketAddr {
     address
 }
 
-type Answer = Response<Either<Incoming, Empty<Bytes>>>;
+type Answer = Response<Either<Sent, Empty<Bytes>>>;
 
 async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Answer {
     match proxy.forward(request, &forwarded()).await {

@@ -1,0 +1,147 @@
+//! A short answer that is there in one piece, read by hand. Pure.
+//!
+//! Enters: bytes that a backend sent on a request without a body. Leaves: the answer, when it is all there, can be read in
+//! one way only, and another request may follow on the connection. Must not touch: anything else, which is hyper's
+//! (see `by_hand`). The parser is hyper's own, with its settings, so that both read alike.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderName, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{Response, StatusCode};
+use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
+
+use crate::upstream::by_hand::Judged;
+use crate::upstream::headers::{Told, told};
+
+/// The most fields of an answer that is read here.
+const FIELDS: usize = 64;
+
+/// What has come so far of an answer to GET.
+pub(super) fn short(seen: &Bytes) -> Judged<Response<Bytes>> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut head = httparse::Response::new(&mut []);
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut head, seen, &mut fields) {
+        Ok(Status::Complete(end)) => whole(seen, end, &head).map_or(Judged::Doubtful, Judged::Sound),
+        Ok(Status::Partial) => Judged::Unfinished,
+        Err(_) => Judged::Doubtful,
+    }
+}
+
+/// The answer whose head ends at `end`; `None` unless the bytes are its body, all of it and no more.
+fn whole(seen: &Bytes, end: usize, head: &httparse::Response<'_, '_>) -> Option<Response<Bytes>> {
+    let status = StatusCode::from_u16(head.code?).ok()?;
+    if head.version != Some(1) || status.is_informational() {
+        return None;
+    }
+    let Told { headers, length } = told(seen, head.headers, 0, is_odd)?;
+    // RFC 9112 section 6.3: these two have none, whatever is said of its length.
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if seen.len() - end != if bodiless { 0 } else { length? } {
+        return None;
+    }
+    let mut response = Response::new(seen.slice(end..));
+    (*response.status_mut(), *response.headers_mut()) = (status, headers);
+    let reason = head.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    if let Some(reason) = reason {
+        let reason = ReasonPhrase::try_from(seen.slice_ref(reason.as_bytes())).ok()?;
+        response.extensions_mut().insert(reason);
+    }
+    Some(response)
+}
+
+/// What tells of another framing, or of a connection that does not go on.
+fn is_odd(name: &HeaderName, value: &[u8]) -> bool {
+    match *name {
+        TRANSFER_ENCODING | TRAILER | UPGRADE => true,
+        CONNECTION => !value.eq_ignore_ascii_case(b"keep-alive"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\nA: 1\r\nA: 2\r\n\r\nhi";
+
+    fn read(text: &str) -> Judged<Response<Bytes>> {
+        short(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn sound(text: &str) -> Response<Bytes> {
+        let Judged::Sound(response) = read(text) else { panic!("it is sound: {text:?}") };
+        response
+    }
+
+    #[test]
+    fn a_short_answer_is_taken_as_it_is() {
+        let response = sound(GOOD);
+        assert_eq!((response.status(), &response.body()[..]), (StatusCode::OK, &b"hi"[..]));
+        assert_eq!(response.headers().get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
+        assert!(response.extensions().get::<ReasonPhrase>().is_none());
+
+        let response = sound("HTTP/1.1 404 Gone Fishing\r\nContent-Length: 0\r\n\r\n");
+        let reason = response.extensions().get::<ReasonPhrase>().expect("the backend's own");
+        assert_eq!((response.status(), reason.as_bytes()), (StatusCode::NOT_FOUND, &b"Gone Fishing"[..]));
+    }
+
+    #[test]
+    fn some_answers_have_no_body_whatever_they_say() {
+        for head in ["204 No Content\r\n\r\n", "304 Not Modified\r\nContent-Length: 9\r\n\r\n"] {
+            assert!(sound(&format!("HTTP/1.1 {head}")).body().is_empty(), "{head}");
+            assert!(matches!(read(&format!("HTTP/1.1 {head}x")), Judged::Doubtful), "{head}");
+        }
+    }
+
+    #[test]
+    fn every_beginning_of_a_head_is_unfinished() {
+        let head = GOOD.len() - 2;
+        for end in 0..head {
+            assert!(matches!(read(&GOOD[..end]), Judged::Unfinished), "{end}");
+        }
+        // A body that is not there yet may be long in coming, and its beginning must not wait for its end.
+        for end in head..GOOD.len() {
+            assert!(matches!(read(&GOOD[..end]), Judged::Doubtful), "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_in_any_way_is_left_to_hyper() {
+        sound(GOOD);
+        for (from, to) in [
+            ("HTTP/1.1", "HTTP/1.0"),
+            ("HTTP/1.1", "http/1.1"),
+            ("200 OK", "100 Continue"),
+            ("200 OK", "101 Switching Protocols"),
+            ("200 OK", "103 Early Hints"),
+            ("200 OK", "2000 OK"),
+            ("hi", "hi!"),
+            ("hi", "hiHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+            ("Content-Length: 2\r\n", ""),
+            ("Content-Length: 2", "Content-Length: +2"),
+            ("Content-Length: 2", "Content-Length: 2, 2"),
+            ("Content-Length: 2", "Content-Length: 0x2"),
+            ("Content-Length: 2", "Content-Length:"),
+            ("Content-Length: 2", "Content-Length : 2"),
+            ("Content-Length: 2", "Content-Length: 2\r\nContent-Length: 2"),
+            ("Content-Length: 2", "Content-Length: 18446744073709551617"),
+            ("Content-Length: 2", "Content-Length: 2\r\nTransfer-Encoding: chunked"),
+            ("Content-Length: 2", "Transfer-Encoding: chunked"),
+            ("A: 1", "Trailer: x"),
+            ("A: 1", "Upgrade: h2c"),
+            ("A: 1", "A: 1\r\n 2"),
+            ("A: 1", "A: 1\0"),
+            ("A: 1", ": 1"),
+            ("Keep-Alive", "close"),
+            ("Keep-Alive", "keep-alive, close"),
+        ] {
+            let odd = GOOD.replacen(from, to, 1);
+            assert_ne!(odd, GOOD);
+            assert!(matches!(read(&odd), Judged::Doubtful), "{odd:?}");
+        }
+        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(FIELDS)].concat(), 1);
+        assert!(matches!(read(&many), Judged::Doubtful));
+    }
+}
