@@ -58,7 +58,9 @@ fn encode(encode: impl Fn(&mut BytesMut, &Message) + 'static, message: Message) 
 
 fn poll_json() -> Work {
     let messages = vec![text(); BATCH];
+    let mut out = BytesMut::with_capacity(4096);
     Box::new(move || {
+        out.clear();
         let answer = PollAnswer {
             from: 1_000_000,
             after: 1_000_016,
@@ -70,7 +72,7 @@ fn poll_json() -> Work {
             superseded: false,
             reconnect: None,
         };
-        black_box(answer.encode_json());
+        answer.encode_json(black_box(&mut out));
     })
 }
 

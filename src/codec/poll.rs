@@ -2,7 +2,7 @@
 //!
 //! Enters: messages and what else a reader was told. Leaves: one body. Must not touch: the session they came from.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use super::{frames, write};
 use crate::session::event::{Close, Message};
@@ -31,53 +31,49 @@ pub struct PollAnswer<'a> {
 }
 
 impl PollAnswer<'_> {
-    /// The answer as JSON: `from`, `after`, `lost`, `messages`, `close`, `next`, `superseded`, `reconnect`, `n`; what
+    /// Appends the answer as JSON: `from`, `after`, `lost`, `messages`, `close`, `next`, `superseded`, `reconnect`, `n`; what
     /// there is not is left out, but for `messages`.
-    #[must_use]
-    pub fn encode_json(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.cost());
-        field(&mut out, b"{\"from\":", |out| write::decimal(out, self.from));
-        field(&mut out, b",\"after\":", |out| write::decimal(out, self.after));
+    pub fn encode_json(&self, out: &mut BytesMut) {
+        out.reserve(self.cost());
+        field(out, b"{\"from\":", |out| write::decimal(out, self.from));
+        field(out, b",\"after\":", |out| write::decimal(out, self.after));
         if let Some((from, to)) = self.lost {
-            field(&mut out, b",\"lost\":", |out| write::lost_json(out, from, to));
+            field(out, b",\"lost\":", |out| write::lost_json(out, from, to));
         }
-        field(&mut out, b",\"messages\":", |out| self.messages_json(out));
+        field(out, b",\"messages\":", |out| self.messages_json(out));
         if let Some(close) = self.close {
-            field(&mut out, b",\"close\":", |out| write::close_json(out, close));
+            field(out, b",\"close\":", |out| write::close_json(out, close));
         }
-        field(&mut out, b",\"next\":", |out| write::decimal(out, self.next));
+        field(out, b",\"next\":", |out| write::decimal(out, self.next));
         if self.superseded {
-            field(&mut out, b",\"superseded\":", |out| out.extend_from_slice(b"true"));
+            field(out, b",\"superseded\":", |out| out.extend_from_slice(b"true"));
         }
         if let Some(after_ms) = self.reconnect {
-            field(&mut out, b",\"reconnect\":", |out| write::reconnect_json(out, after_ms));
+            field(out, b",\"reconnect\":", |out| write::reconnect_json(out, after_ms));
         }
-        self.end_json(&mut out);
-        out.freeze()
+        self.end_json(out);
     }
 
-    /// The answer as frames: 11 with `from`, `after`, `next` and `n`, then 12 (lost), the messages, 8 (close),
+    /// Appends the answer as frames: 11 with `from`, `after`, `next` and `n`, then 12 (lost), the messages, 8 (close),
     /// 13 (superseded), 14 (reconnect).
-    #[must_use]
-    pub fn encode_frames(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.cost());
-        frames::facts_with(&mut out, |out| self.facts_json(out));
+    pub fn encode_frames(&self, out: &mut BytesMut) {
+        out.reserve(self.cost());
+        frames::facts_with(out, |out| self.facts_json(out));
         if let Some((from, to)) = self.lost {
-            frames::lost(&mut out, from, to);
+            frames::lost(out, from, to);
         }
         for message in self.messages {
-            frames::message(&mut out, message);
+            frames::message(out, message);
         }
         if let Some(close) = self.close {
-            frames::close(&mut out, close);
+            frames::close(out, close);
         }
         if self.superseded {
-            frames::superseded(&mut out);
+            frames::superseded(out);
         }
         if let Some(after_ms) = self.reconnect {
-            frames::reconnect(&mut out, after_ms);
+            frames::reconnect(out, after_ms);
         }
-        out.freeze()
     }
 
     /// About how long the body becomes; for one allocation in the usual case.
@@ -134,6 +130,18 @@ mod tests {
         }
     }
 
+    fn json(answer: &PollAnswer<'_>) -> BytesMut {
+        let mut out = BytesMut::new();
+        answer.encode_json(&mut out);
+        out
+    }
+
+    fn frames(answer: &PollAnswer<'_>) -> Vec<frames::Frame> {
+        let mut out = BytesMut::new();
+        answer.encode_frames(&mut out);
+        frames::decode_all(out.freeze()).expect("our own frames")
+    }
+
     /// The example of the protocol, section 4.3, to the byte.
     #[test]
     fn the_answer_of_the_protocol() {
@@ -141,8 +149,8 @@ mod tests {
         let close = Close::clean(4001, "kicked");
         let answer = PollAnswer { after: 20, messages: &messages, close: Some(&close), nonce: Some("a\"b"), ..bare() };
         let expected = r#"{"from":17,"after":20,"messages":["a text",{"base64":"AAEC/w=="}],"close":{"code":4001,"reason":"kicked","clean":true},"next":5,"n":"a\"b"}"#;
-        assert_eq!(answer.encode_json(), expected);
-        let frames = frames::decode_all(answer.encode_frames()).expect("our own frames");
+        assert_eq!(json(&answer), expected);
+        let frames = frames(&answer);
         let [text, binary] = messages.map(frames::Frame::Message);
         let facts = frames::Frame::Facts(r#"{"from":17,"after":20,"next":5,"n":"a\"b"}"#.into());
         assert_eq!(frames, [facts, text, binary, frames::Frame::Close(close)]);
@@ -150,11 +158,11 @@ mod tests {
 
     #[test]
     fn what_there_is_not_is_left_out() {
-        assert_eq!(bare().encode_json(), r#"{"from":17,"after":17,"messages":[],"next":5}"#);
+        assert_eq!(json(&bare()), r#"{"from":17,"after":17,"messages":[],"next":5}"#);
         let answer = PollAnswer { lost: Some((18, 40)), superseded: true, reconnect: Some(250), ..bare() };
         let expected = r#"{"from":17,"after":17,"lost":{"from":18,"to":40},"messages":[],"next":5,"superseded":true,"reconnect":{"after_ms":250}}"#;
-        assert_eq!(answer.encode_json(), expected);
-        let frames = frames::decode_all(answer.encode_frames()).expect("our own frames");
+        assert_eq!(json(&answer), expected);
+        let frames = frames(&answer);
         let lost = frames::Frame::Lost { from: 18, to: 40 };
         assert_eq!(frames[1..], [lost, frames::Frame::Superseded, frames::Frame::Reconnect(250)]);
     }

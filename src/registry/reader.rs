@@ -136,6 +136,8 @@ impl Drop for Reader {
             let current = state.session.is_current(self.attachment);
             state.session.detach(now, self.attachment);
             if current {
+                // Its task may be at something else by now, or over.
+                state.reader = None;
                 let left = state.attached.take();
                 if state.active {
                     self.cell.tally.moved(left, None);

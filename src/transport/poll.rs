@@ -125,8 +125,11 @@ impl Polling {
             superseded: *superseded,
             reconnect: *reconnect,
         };
-        let encoded = if self.frames { answer.encode_frames() } else { answer.encode_json() };
-        out.extend_from_slice(&encoded);
+        if self.frames {
+            answer.encode_frames(out);
+        } else {
+            answer.encode_json(out);
+        }
     }
 }
 
