@@ -146,3 +146,59 @@ impl Drop for Reader {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use super::super::{limits, tally::Tally, token::Token};
+    use super::*;
+    use crate::config;
+    use crate::session::{Attach, Moment, Session};
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn cell() -> Arc<Cell> {
+        let policy = Arc::new(config::Session::default());
+        let session = Session::new(Moment::default(), limits(&policy), true);
+        let token = Token::random("n1").expect("randomness");
+        Arc::new(Cell::new(token, String::new(), policy, session, Instant::now(), Arc::new(Tally::default())))
+    }
+
+    fn poll(cell: &Arc<Cell>) -> Reader {
+        let attach = Attach { after: None, acknowledging: true, holds: true };
+        cell.attach(Transport::Poll, attach, None).expect("a reader")
+    }
+
+    /// A reader that waits, and how often it was woken.
+    fn waiting(cell: &Arc<Cell>) -> (Reader, Arc<Count>) {
+        let (mut reader, count) = (poll(cell), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(reader.poll_pull(&Context::from_waker(&waker), 1, |_, _| {}).is_pending());
+        (reader, count)
+    }
+
+    #[test]
+    fn who_waits_is_woken_and_who_left_is_not() {
+        let cell = cell();
+        let (superseded, woken) = waiting(&cell);
+        let (left, never) = waiting(&cell);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it is to learn that it was superseded");
+        drop(superseded);
+        drop(left);
+        assert_eq!(Arc::strong_count(&never), 1, "its task can go");
+        let (_now, message) = waiting(&cell);
+        cell.upstream_messages(vec![Message::text("a")]);
+        let counts = [woken, never, message].map(|count| count.0.load(Ordering::Relaxed));
+        assert_eq!(counts, [1, 0, 1]);
+    }
+}
