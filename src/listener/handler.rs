@@ -29,7 +29,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 /// How an exchange waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Not longer than a backend takes to answer, or an answer to be carried.
+    /// At most for a backend to answer.
     No,
     /// For what there is to tell.
     ToTell,

@@ -91,8 +91,8 @@ impl Peer {
     #[must_use]
     pub fn chain(&self) -> String {
         match self.near {
-            Some(near) if self.hops.is_empty() => text_of(near),
-            Some(near) => format!("{}, {}", self.hops, text_of(near)),
+            Some(near) if self.hops.is_empty() => near.to_string(),
+            Some(near) => format!("{}, {near}", self.hops),
             None => self.hops.clone(),
         }
     }
@@ -151,19 +151,6 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
     let address = bare.parse::<IpAddr>().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|at| at.ip()))?;
     Some(address.to_canonical())
-}
-
-/// An address as it is written; every request says one, and formatting takes many times as long.
-fn text_of(address: IpAddr) -> String {
-    let IpAddr::V4(address) = address else { return address.to_string() };
-    let mut text = String::with_capacity("255.255.255.255".len());
-    for octet in address.octets() {
-        if !text.is_empty() {
-            text.push('.');
-        }
-        text.push_str(itoa::Buffer::new().format(octet));
-    }
-    text
 }
 
 fn contains(trusted: &Trusted, address: IpAddr) -> bool {

@@ -16,7 +16,7 @@ use httparse::{ParserConfig, Status};
 
 use crate::config::Client;
 use crate::transport::body::Sent;
-use crate::upstream::headers::{Told, told};
+use crate::upstream::headers::{Fields, read_fields};
 
 /// The most fields of a request that is read here; browsers send some twenty.
 const FIELDS: usize = 64;
@@ -33,7 +33,7 @@ pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, us
     if !fits || head.version != Some(1) {
         return None;
     }
-    let Told { headers, length: body } = told(bytes, head.headers, ADDED, is_odd)?;
+    let Fields { headers, length: body } = read_fields(bytes, head.headers, ADDED, is_odd)?;
     let end = length.checked_add(body.unwrap_or(0)).filter(|end| *end <= bytes.len())?;
     // Copied, so that a message that waits does not keep the request around it.
     let mut request = Request::new(Sent::Whole(Bytes::copy_from_slice(&bytes[length..end])));

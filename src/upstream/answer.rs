@@ -2,53 +2,23 @@
 //!
 //! Enters: bytes that a backend sent on a request without a body. Leaves: the answer, when it is all there, can be read in
 //! one way only, and another request may follow on the connection. Must not touch: anything else, which is hyper's
-//! (see `by_hand`). The parser is hyper's own, with its settings, so that both read alike.
-
-use std::mem::MaybeUninit;
+//! (see `by_hand`).
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderName, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{Response, StatusCode};
-use httparse::{ParserConfig, Status};
-use hyper::ext::ReasonPhrase;
 
-use crate::upstream::by_hand::Judged;
-use crate::upstream::headers::{Told, told};
+use crate::upstream::by_hand::{Head, Judged, read_head};
 
-/// The most fields of an answer that is read here.
-const FIELDS: usize = 64;
-
-/// What has come so far of an answer to GET.
+/// What has come so far of an answer to GET: sound when the bytes are all of it and no more.
 pub(super) fn short(seen: &Bytes) -> Judged<Response<Bytes>> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-    let mut head = httparse::Response::new(&mut []);
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut head, seen, &mut fields) {
-        Ok(Status::Complete(end)) => whole(seen, end, &head).map_or(Judged::Doubtful, Judged::Sound),
-        Ok(Status::Partial) => Judged::Unfinished,
-        Err(_) => Judged::Doubtful,
-    }
-}
-
-/// The answer whose head ends at `end`; `None` unless the bytes are its body, all of it and no more.
-fn whole(seen: &Bytes, end: usize, head: &httparse::Response<'_, '_>) -> Option<Response<Bytes>> {
-    let status = StatusCode::from_u16(head.code?).ok()?;
-    if head.version != Some(1) || status.is_informational() {
-        return None;
-    }
-    let Told { headers, length } = told(seen, head.headers, 0, is_odd)?;
-    // RFC 9112 section 6.3: these two have none, whatever is said of its length.
-    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if seen.len() - end != if bodiless { 0 } else { length? } {
-        return None;
-    }
-    let mut response = Response::new(seen.slice(end..));
-    (*response.status_mut(), *response.headers_mut()) = (status, headers);
-    let reason = head.reason.filter(|reason| Some(*reason) != status.canonical_reason());
-    if let Some(reason) = reason {
-        let reason = ReasonPhrase::try_from(seen.slice_ref(reason.as_bytes())).ok()?;
-        response.extensions_mut().insert(reason);
-    }
-    Some(response)
+    read_head(seen, is_odd).and_then(|Head { parts, length, end }| {
+        // RFC 9112 section 6.3: these two have no body, whatever is said of its length.
+        let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let length = if bodiless { 0 } else { length? };
+        let whole = !parts.status.is_informational() && seen.len() - end == length;
+        whole.then(|| Response::from_parts(parts, seen.slice(end..)))
+    })
 }
 
 /// What tells of another framing, or of a connection that does not go on.
@@ -62,7 +32,10 @@ fn is_odd(name: &HeaderName, value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hyper::ext::ReasonPhrase;
+
     use super::*;
+    use crate::upstream::by_hand::FIELDS;
 
     const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\nA: 1\r\nA: 2\r\n\r\nhi";
 

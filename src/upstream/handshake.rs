@@ -8,21 +8,15 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode, Version, request, response};
+use http::{HeaderMap, Request, Response, StatusCode, request, response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::upstream::by_hand::{Judged, Replay, ask, by_hyper, text_of};
-use crate::upstream::headers::{self, told};
+use crate::upstream::by_hand::{Head, Judged, Replay, ask, by_hyper, read_head, request_text};
+use crate::upstream::headers;
 use crate::upstream::io::Io;
-
-/// Fields of a 101 that is read here; it has four or five.
-const MOST_FIELDS: usize = 32;
-
-/// How an answer begins that may be a sound 101.
-const SWITCHING: &[u8] = b"HTTP/1.1 101";
 
 /// A WebSocket whose handshake was answered with a verified 101.
 #[derive(Debug)]
@@ -57,7 +51,7 @@ pub(super) async fn shake_hands(io: Io, head: request::Parts) -> Result<Upgraded
     let key = head.headers.get(SEC_WEBSOCKET_KEY);
     let expected = key.map(|key| derive_accept_key(key.as_bytes()));
     let request = Request::from_parts(head, Empty::new());
-    match ask(io, &text_of(&request), |seen| plain_switch(seen, expected.as_deref())).await {
+    match ask(io, &request_text(&request), |seen| plain_switch(seen, expected.as_deref())).await {
         Ok((io, (head, unread))) => Ok(Upgraded { io, unread, head }),
         Err(replay) => Box::pin(ask_hyper(replay, request, expected.as_deref())).await,
     }
@@ -65,25 +59,11 @@ pub(super) async fn shake_hands(io: Io, head: request::Parts) -> Result<Upgraded
 
 /// A verified 101, and what follows it.
 fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
-    let begun = seen.len().min(SWITCHING.len());
-    if seen[..begun] != SWITCHING[..begun] {
-        return Judged::Doubtful;
-    }
-    let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
-    let mut answer = httparse::Response::new(&mut fields);
-    let end = match answer.parse(seen) {
-        Ok(httparse::Status::Complete(end)) => end,
-        Ok(httparse::Status::Partial) => return Judged::Unfinished,
-        Err(_) => return Judged::Doubtful,
-    };
-    let told = told(seen, answer.headers, 0, |_, _| false).filter(|_| answer.code == Some(101));
-    let Some(headers) = told.map(|told| told.headers).filter(|headers| flaw(headers, expected).is_none()) else {
-        return Judged::Doubtful;
-    };
-    let (mut head, ()) = Response::new(()).into_parts();
-    (head.status, head.version, head.headers) = (StatusCode::SWITCHING_PROTOCOLS, Version::HTTP_11, headers);
-    // Copied, since a few bytes would keep the whole head alive.
-    Judged::Sound((head, Bytes::copy_from_slice(&seen[end..])))
+    read_head(seen, |_, _| false).and_then(|Head { parts, end, .. }| {
+        let sound = parts.status == StatusCode::SWITCHING_PROTOCOLS && flaw(&parts.headers, expected).is_none();
+        // Copied, since a few bytes would keep the whole head alive.
+        sound.then(|| (parts, Bytes::copy_from_slice(&seen[end..])))
+    })
 }
 
 /// What is wrong with a 101, if anything (RFC 6455 section 4.1).
@@ -133,7 +113,10 @@ async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, Failure
 
 #[cfg(test)]
 mod tests {
+    use http::Version;
+
     use super::*;
+    use crate::upstream::by_hand::FIELDS;
 
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -192,7 +175,7 @@ mod tests {
             assert_ne!(odd, GOOD);
             assert!(!is_sound(&odd), "{odd:?}");
         }
-        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(MOST_FIELDS)].concat(), 1);
+        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(FIELDS)].concat(), 1);
         assert!(!is_sound(&many));
         assert!(matches!(judge(GOOD, None), Judged::Doubtful));
     }

@@ -241,11 +241,11 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .filter(|token| !token.is_empty())
 }
 
-/// What fields tell that were read by hand.
-pub struct Told {
+/// Fields that were read by hand.
+pub struct Fields {
     /// All of them.
     pub headers: HeaderMap,
-    /// The length of the body, in bytes.
+    /// The length of the body that they tell, in bytes.
     pub length: Option<usize>,
 }
 
@@ -253,12 +253,12 @@ pub struct Told {
 /// length that is no number or is told twice, and when a field is odd: then two readers could differ on where the
 /// message ends.
 #[must_use]
-pub fn told(
+pub fn read_fields(
     bytes: &Bytes,
     fields: &[httparse::Header<'_>],
     more: usize,
     is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
-) -> Option<Told> {
+) -> Option<Fields> {
     let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len() + more), None);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -270,7 +270,7 @@ pub fn told(
         }
         headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
     }
-    Some(Told { headers, length })
+    Some(Fields { headers, length })
 }
 
 /// Digits only: what else might be a number, two readers could read differently.

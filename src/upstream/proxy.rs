@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Backend;
 use crate::upstream::answer::short;
-use crate::upstream::by_hand::{Replay, ask, by_hyper, text_of};
+use crate::upstream::by_hand::{Replay, ask, by_hyper, request_text};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
 use crate::upstream::io::Io;
@@ -174,7 +174,7 @@ impl Proxy {
             let sender = match connection {
                 Connection::ByHyper(sender) => sender,
                 Connection::Bare(io) if by_hand && !matches!(io, Io::Tls(_)) => {
-                    match self.ask(io, text_of(&request)).await? {
+                    match self.ask(io, request_text(&request)).await? {
                         Ok(response) => return Ok(response.map(Sent::Whole)),
                         Err(replay) => {
                             last = true;
