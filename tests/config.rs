@@ -16,7 +16,8 @@ const EXAMPLE: &str = include_str!("../config.example.toml");
 /// The files of one folder of fixtures; fails if there are fewer than `least`.
 fn fixtures(folder: &str, least: usize) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(folder);
-    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).expect("a readable file").map(|entry| entry.expect("a readable file").path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
     files.sort();
     assert!(files.len() >= least, "only {} fixtures in {}", files.len(), folder.display());
@@ -43,7 +44,7 @@ fn each_invalid_file_tells_all_its_mistakes_and_no_others() {
 
 /// What is told beyond what the file expects, and what is expected but not told.
 fn judge(file: &Path) -> Option<String> {
-    let text = fs::read_to_string(file).unwrap();
+    let text = fs::read_to_string(file).expect("a readable file");
     let mut expected: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# expect: ")).collect();
     let Err(mistakes) = Config::load(file) else { return Some(format!("{}: no mistake", file.display())) };
     assert!(!expected.is_empty(), "{} expects nothing", file.display());
@@ -67,8 +68,8 @@ fn each_valid_file_is_read() {
 #[test]
 fn two_lines_or_two_flags_are_enough() {
     let config = valid("two-lines.toml");
-    assert_eq!(config, Config::from_flags("127.0.0.1:8080", "ws://127.0.0.1:9000").unwrap());
-    let address = Address::Tcp("127.0.0.1:8080".parse().unwrap());
+    assert_eq!(config, Config::from_flags("127.0.0.1:8080", "ws://127.0.0.1:9000").expect("sound flags"));
+    let address = Address::Tcp("127.0.0.1:8080".parse().expect("a sound address"));
     assert_eq!(config.listeners, [Listener { address, tls: None }]);
     assert_eq!(config.routes[0].upstream.endpoint, Endpoint::Tcp { host: "127.0.0.1".into(), port: 9000 });
     assert_eq!((config.routes[0].host.as_deref(), config.routes[0].path.as_str()), (None, "/"));
@@ -77,7 +78,7 @@ fn two_lines_or_two_flags_are_enough() {
 
 #[test]
 fn flags_tell_their_mistakes_together() {
-    let mistakes = Config::from_flags(":8080", "127.0.0.1:9000").unwrap_err();
+    let mistakes = Config::from_flags(":8080", "127.0.0.1:9000").expect_err("two mistakes");
     assert_eq!(
         mistakes.to_string(),
         "command line: `--listen :8080` needs an address before the port\n    \
@@ -92,7 +93,7 @@ fn flags_tell_their_mistakes_together() {
 fn listeners_have_addresses_and_tls() {
     let config = valid("tls-listener.toml");
     let tls = TlsFiles { certificate: "relative/site.pem".into(), key: "relative/site.key".into() };
-    let tcp = |text: &str| Address::Tcp(text.parse().unwrap());
+    let tcp = |text: &str| Address::Tcp(text.parse().expect("a sound address"));
     let expected =
         [Listener { address: tcp("[::]:443"), tls: Some(tls) }, Listener { address: tcp("127.0.0.1:80"), tls: None }];
     assert_eq!(config.listeners, expected);
@@ -122,7 +123,8 @@ fn routes_have_hosts_paths_and_tls() {
     assert_eq!(rooms.upstream.tls, Some(UpstreamTls { ca: None, client: Some(client) }));
     let allowed = ["https://app.example", "http://[::1]:8000", "capacitor://localhost"].map(String::from).to_vec();
     assert_eq!(config.origins, Origins { allowed, credentials: false, require: false });
-    let networks = ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"].map(|network| network.parse().unwrap()).to_vec();
+    let networks =
+        ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"].map(|network| network.parse().expect("a sound address")).to_vec();
     assert_eq!(config.trusted, Trusted { networks, unix: false });
 }
 
@@ -151,7 +153,8 @@ fn values_are_read_in_their_units() {
 
 #[test]
 fn mistakes_are_told_with_their_line() {
-    let mistakes = Config::parse("listen = \"localhost:0\"\nsession.graze = \"60s\"\n", "config.toml").unwrap_err();
+    let mistakes =
+        Config::parse("listen = \"localhost:0\"\nsession.graze = \"60s\"\n", "config.toml").expect_err("mistakes");
     assert_eq!(
         mistakes.to_string(),
         "config.toml:2:9: unknown key `graze` in [session]\n  \
@@ -165,7 +168,8 @@ fn mistakes_are_told_with_their_line() {
 
 #[test]
 fn a_key_in_the_wrong_table_is_sent_home() {
-    let mistakes = Config::parse("grace = 1\n[session]\nnode = \"a\"\nkey = \"b\"\n", "f").unwrap_err().to_string();
+    let mistakes =
+        Config::parse("grace = 1\n[session]\nnode = \"a\"\nkey = \"b\"\n", "f").expect_err("mistakes").to_string();
     for home in ["it belongs to [session]", "it belongs above the first table", "it belongs to [[listener]]"] {
         assert!(mistakes.contains(home), "{mistakes}");
     }
@@ -175,7 +179,7 @@ fn a_key_in_the_wrong_table_is_sent_home() {
 fn a_file_that_cannot_be_read_is_a_mistake() {
     let folder = env!("CARGO_MANIFEST_DIR");
     for path in [format!("{folder}/tests/no-such-file.toml"), folder.to_owned(), "/dev/zero".to_owned()] {
-        let told = Config::load(&path).unwrap_err().to_string();
+        let told = Config::load(&path).expect_err("nothing that can be read").to_string();
         assert!(told.starts_with(&format!("{path}: cannot be read: ")), "{told}");
         assert!(told.contains("config.example.toml") && told.contains("underpass run"), "{told}");
     }
@@ -183,13 +187,14 @@ fn a_file_that_cannot_be_read_is_a_mistake() {
 
 #[test]
 fn bytes_that_are_no_text_have_a_place() {
-    let mistakes = Config::parse(b"node = \"a\"\nprefix = \"/\xff\"\n", "f").unwrap_err();
+    let mistakes = Config::parse(b"node = \"a\"\nprefix = \"/\xff\"\n", "f").expect_err("mistakes");
     assert_eq!(told(&mistakes), ["2:12 the file is not UTF-8 text"]);
 }
 
 #[test]
 fn a_byte_order_mark_does_not_shift_places() {
-    let mistakes = Config::parse("\u{feff}nod = 1\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://a\"", "f").unwrap_err();
+    let mistakes =
+        Config::parse("\u{feff}nod = 1\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://a\"", "f").expect_err("a mistake");
     assert_eq!(told(&mistakes), ["1:1 unknown key `nod` at the top level"]);
 }
 
@@ -236,7 +241,8 @@ fn the_example_holds_exactly_the_defaults() {
     let example = Config::parse(EXAMPLE, "config.example.toml").unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(example, valid("two-lines.toml"));
     // Half of the grace would hide a larger `wait_max`.
-    let patient = Config::parse(EXAMPLE.replace("\ngrace = \"60s\"", "\ngrace = \"1h\""), "patient").unwrap();
+    let patient =
+        Config::parse(EXAMPLE.replace("\ngrace = \"60s\"", "\ngrace = \"1h\""), "patient").expect("a sound file");
     assert_eq!((patient.session.grace, patient.session.wait_max), (Duration::from_secs(3600), Duration::from_secs(30)));
 }
 
@@ -274,7 +280,7 @@ proptest! {
 
     #[test]
     fn any_value_of_any_key_is_survived(key in prop::sample::select(Config::keys()), value in any::<String>()) {
-        let quoted = serde_json::to_string(&value).unwrap();
+        let quoted = serde_json::to_string(&value).expect("a string is JSON");
         survives(format!("{key} = {quoted}").as_bytes())?;
         survives(format!("{key} = {value}").as_bytes())?;
         let (table, leaf) = key.split_once('.').unwrap_or(("listener", &key));

@@ -192,7 +192,7 @@ async fn nothing_is_smuggled() {
     let runs: Vec<_> = run_all(Reader::Underpass).chain(run_all(Reader::Hyper)).collect();
     let mut wrong = Vec::new();
     for run in runs {
-        wrong.extend(run.await.unwrap());
+        wrong.extend(run.await.expect("the task does not panic"));
     }
     assert!(CORPUS.len() > 40, "the corpus is gone");
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -225,14 +225,15 @@ async fn run(Case(name, raw, statuses, asked): &'static Case, reader: Reader) ->
     let got: Vec<u16> = answer.split("HTTP/1.").skip(1).filter_map(|head| head.get(2..5)?.parse().ok()).collect();
     let statuses: Vec<u16> = first.iter().map(|first| first.0).chain(statuses.iter().copied()).collect();
     let asked: Vec<&str> = first.iter().map(|first| first.1).chain(asked.iter().copied()).collect();
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().expect("nobody panicked with it");
     let right = got == statuses && *seen == asked && !seen.iter().any(|line| line.contains("/hidden"));
     (!right).then(|| format!("{name} ({reader:?}): answered {got:?} for {statuses:?}, asked {seen:?} for {asked:?}"))
 }
 
 /// The gateway in small: 400 to what is faulty, otherwise the body is read and the request noted.
 async fn answer(request: Request<Sent>, log: Arc<Mutex<Vec<String>>>) -> Response<Body> {
-    let respond = |status, text: &str| Response::builder().status(status).body(Body::full(text.to_owned())).unwrap();
+    let respond =
+        |status, text: &str| Response::builder().status(status).body(Body::full(text.to_owned())).expect("sound parts");
     if let Some(fault) = request_fault(&request) {
         return respond(400, fault);
     }
@@ -242,6 +243,6 @@ async fn answer(request: Request<Sent>, log: Arc<Mutex<Vec<String>>>) -> Respons
         Ok(body) => (200, format!("{head} [{}]", String::from_utf8_lossy(&body))),
         Err(_) => (500, format!("{head} broken")),
     };
-    log.lock().unwrap().push(line);
+    log.lock().expect("nobody panicked with it").push(line);
     respond(status, "")
 }

@@ -38,17 +38,17 @@ struct Pair {
 impl Pair {
     fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("underpass-listener-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        fs::create_dir_all(&directory).expect("a writable temporary directory");
         let mut pair = Self { directory, certificate: CertificateDer::from(Vec::new()) };
         pair.renew();
         pair
     }
 
     fn renew(&mut self) {
-        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(self.files().certificate, issued.cert.pem()).unwrap();
-        fs::write(self.files().key, issued.signing_key.serialize_pem()).unwrap();
-        self.certificate = CertificateDer::from_pem_file(self.files().certificate).unwrap();
+        let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        fs::write(self.files().certificate, issued.cert.pem()).expect("a writable temporary directory");
+        fs::write(self.files().key, issued.signing_key.serialize_pem()).expect("a writable temporary directory");
+        self.certificate = CertificateDer::from_pem_file(self.files().certificate).expect("a certificate");
     }
 
     fn files(&self) -> TlsFiles {
@@ -56,21 +56,21 @@ impl Pair {
     }
 
     fn source(&self) -> Arc<TlsSource> {
-        Arc::new(TlsSource::load(&self.files()).unwrap())
+        Arc::new(TlsSource::load(&self.files()).expect("sound files"))
     }
 
     /// A TLS connection that trusts just this certificate.
     async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).unwrap();
+        roots.add(self.certificate.clone()).expect("a certificate");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap()
+            .expect("versions that the provider has")
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from("localhost").expect("a host name");
         TlsConnector::from(Arc::new(config)).connect(name, edge.connect().await).await
     }
 }
@@ -87,13 +87,16 @@ async fn version(request: Request<Sent>) -> Response<Body> {
 }
 
 async fn ask_http2(stream: TlsStream<TcpStream>) -> String {
-    let (mut send, conn) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (mut send, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .expect("an HTTP/2 connection");
     let conn = tokio::spawn(conn);
-    let request = Request::get("https://localhost/").version(Version::HTTP_2).body(Empty::<Bytes>::new()).unwrap();
-    let body = send.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    let request =
+        Request::get("https://localhost/").version(Version::HTTP_2).body(Empty::<Bytes>::new()).expect("sound parts");
+    let body =
+        send.send_request(request).await.expect("a whole answer").into_body().collect().await.expect("a whole answer");
     drop(send);
-    conn.await.unwrap().unwrap();
+    conn.await.expect("the task does not panic").expect("the connection ends well");
     String::from_utf8_lossy(&body.to_bytes()).into_owned()
 }
 
@@ -101,11 +104,14 @@ async fn ask_http2(stream: TlsStream<TcpStream>) -> String {
 async fn alpn_chooses_the_protocol() {
     let pair = Pair::new("alpn");
     let edge = Edge::tcp(client(), Some(pair.source()), version);
-    let stream = pair.connect(&edge, &["h2", "http/1.1"]).await.unwrap();
+    let stream = pair.connect(&edge, &["h2", "http/1.1"]).await.expect("a TLS handshake");
     assert_eq!(ask_http2(stream).await, "HTTP/2.0");
     for alpn in [&["http/1.1"] as &[_], &[]] {
-        let mut stream = pair.connect(&edge, alpn).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut stream = pair.connect(&edge, alpn).await.expect("a TLS handshake");
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("the other end reads");
         assert!(rest(&mut stream).await.ends_with("\r\n\r\nHTTP/1.1"));
     }
     assert!(pair.connect(&edge, &["spdy/3"]).await.is_err());
@@ -116,12 +122,12 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
     let mut pair = Pair::new("renewed");
     let source = pair.source();
     let edge = Edge::tcp(client(), Some(Arc::clone(&source)), ok);
-    let mut old = pair.connect(&edge, &[]).await.unwrap();
+    let mut old = pair.connect(&edge, &[]).await.expect("a TLS handshake");
     pair.renew();
     assert!(pair.connect(&edge, &[]).await.is_err(), "the new one is not shown before the reload");
-    source.reload().unwrap();
-    pair.connect(&edge, &[]).await.unwrap();
-    old.write_all(GET).await.unwrap();
+    source.reload().expect("sound files, or the old ones");
+    pair.connect(&edge, &[]).await.expect("a TLS handshake");
+    old.write_all(GET).await.expect("the other end reads");
     one_ok(&mut old).await;
 }
 
@@ -129,14 +135,19 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
 async fn idle_http2_connections_end() {
     let pair = Pair::new("idle");
     let edge = Edge::tcp(Client { idle: SHORT, ..client() }, Some(pair.source()), version);
-    let stream = pair.connect(&edge, &["h2"]).await.unwrap();
+    let stream = pair.connect(&edge, &["h2"]).await.expect("a TLS handshake");
     let io = TokioIo::new(stream);
-    let (mut send, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("an HTTP/2 connection");
     let conn = tokio::spawn(conn);
-    let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).unwrap();
-    assert!(send.send_request(request).await.unwrap().status().is_success());
+    let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).expect("sound parts");
+    assert!(send.send_request(request).await.expect("a whole answer").status().is_success());
     // `send` stays, so only the server can end this.
-    timeout(FOREVER, conn).await.expect("an idle connection stays").unwrap().unwrap();
+    timeout(FOREVER, conn)
+        .await
+        .expect("an idle connection stays")
+        .expect("the task does not panic")
+        .expect("the connection ends well");
     assert!(send.is_closed());
 }
 
@@ -144,9 +155,9 @@ async fn idle_http2_connections_end() {
 async fn a_tls_connection_that_promises_http2_must_say_something() {
     let pair = Pair::new("mute");
     let edge = Edge::tcp(Client { handshake: SHORT, ..client() }, Some(pair.source()), ok);
-    let mut stream = pair.connect(&edge, &["h2"]).await.unwrap();
+    let mut stream = pair.connect(&edge, &["h2"]).await.expect("a TLS handshake");
     rest(&mut stream).await;
-    timeout(FOREVER, edge.lifecycle.emptied()).await.unwrap();
+    timeout(FOREVER, edge.lifecycle.emptied()).await.expect("all leave in time");
 }
 
 #[tokio::test]

@@ -58,15 +58,17 @@ fn the_socket_has_the_name_that_the_documentation_uses() {
 /// Copies of the units with a program that exists, so that `verify` has nothing to say about an uninstalled one.
 fn installed() -> PathBuf {
     let directory = std::env::temp_dir().join(format!("underpass-units-{}", std::process::id()));
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("underpass.service"), SERVICE.replace("/usr/bin/underpass", "/bin/true")).unwrap();
-    fs::write(directory.join("underpass.socket"), SOCKET).unwrap();
+    fs::create_dir_all(&directory).expect("a writable temporary directory");
+    fs::write(directory.join("underpass.service"), SERVICE.replace("/usr/bin/underpass", "/bin/true"))
+        .expect("a writable temporary directory");
+    fs::write(directory.join("underpass.socket"), SOCKET).expect("a writable temporary directory");
     directory
 }
 
 /// Runs `systemd-analyze`, which must be content.
 fn analyze(directory: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("systemd-analyze").args(arguments).current_dir(directory).output().unwrap();
+    let output =
+        Command::new("systemd-analyze").args(arguments).current_dir(directory).output().expect("systemd-analyze runs");
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "systemd-analyze {arguments:?}:\n{text}");
     text
@@ -81,7 +83,7 @@ fn systemd_accepts_the_units_and_finds_little_exposed() {
     let verify = analyze(&directory, &["verify", "./underpass.service", "./underpass.socket"]);
     let threshold = format!("--threshold={EXPOSURE}");
     analyze(&directory, &["security", "--offline=true", &threshold, "./underpass.service"]);
-    fs::remove_dir_all(&directory).unwrap();
+    fs::remove_dir_all(&directory).expect("a writable temporary directory");
     let complaints: Vec<_> = verify.lines().filter(|line| line.contains("underpass.")).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
 }

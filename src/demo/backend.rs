@@ -231,24 +231,24 @@ mod tests {
 
     #[tokio::test]
     async fn echo_gives_back_text_and_bytes() {
-        let mut client = dial(start().await.unwrap(), "/echo").await;
+        let mut client = dial(start().await.expect("a free port"), "/echo").await;
         for message in [Message::text("grüße\r\n"), Message::binary(vec![0, 255, 10]), Message::text("")] {
-            client.send(message.clone()).await.unwrap();
+            client.send(message.clone()).await.expect("the server reads");
             assert_eq!(next(&mut client).await, message);
         }
     }
 
     #[tokio::test]
     async fn echo_closes_as_asked_after_the_first_message() {
-        let mut client = dial(start().await.unwrap(), "/echo?close=4001&reason=kicked").await;
-        client.send(Message::text("once")).await.unwrap();
+        let mut client = dial(start().await.expect("a free port"), "/echo?close=4001&reason=kicked").await;
+        client.send(Message::text("once")).await.expect("the server reads");
         assert_eq!(next(&mut client).await, Message::text("once"));
         assert_eq!(next_close(&mut client).await, (4001, "kicked".to_owned()));
     }
 
     #[tokio::test]
     async fn a_message_over_the_limit_is_closed_with_1009() {
-        let mut client = dial(start().await.unwrap(), "/echo").await;
+        let mut client = dial(start().await.expect("a free port"), "/echo").await;
         // The server stops taking it half-way; what counts is what it says.
         let _ = client.send(Message::binary(vec![0; (1 << 20) + 1])).await;
         assert_eq!(next_close(&mut client).await.0, 1009);
@@ -256,23 +256,25 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_tick_comes_at_once_and_tells_the_time() {
-        let mut client = dial(start().await.unwrap(), "/clock").await;
-        let tick = tokio::time::timeout(Duration::from_millis(900), next_json(&mut client)).await.unwrap();
+        let mut client = dial(start().await.expect("a free port"), "/clock").await;
+        let tick = tokio::time::timeout(Duration::from_millis(900), next_json(&mut client))
+            .await
+            .expect("the first tick comes at once");
         assert_eq!(tick["tick"], 1);
-        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
-        assert!(now.abs_diff(u128::from(tick["time"].as_u64().unwrap())) < 10_000, "{tick}");
+        let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_millis();
+        assert!(now.abs_diff(u128::from(tick["time"].as_u64().expect("a number"))) < 10_000, "{tick}");
     }
 
     #[tokio::test]
     async fn two_members_hear_each_other_and_who_comes_and_goes() {
-        let address = start().await.unwrap();
+        let address = start().await.expect("a free port");
         let mut ann = dial(address, "/chat?name=ann").await;
         assert_eq!(next_json(&mut ann).await, json!({"from": "", "text": "ann joined", "line": 1}));
         let mut bob = dial(address, "/chat?name=bob").await;
         for member in [&mut ann, &mut bob] {
             assert_eq!(next_json(member).await, json!({"from": "", "text": "bob joined", "line": 2}));
         }
-        bob.send(Message::text("hello \"ann\"")).await.unwrap();
+        bob.send(Message::text("hello \"ann\"")).await.expect("the server reads");
         for member in [&mut ann, &mut bob] {
             assert_eq!(next_json(member).await, json!({"from": "bob", "text": "hello \"ann\"", "line": 3}));
         }
@@ -282,18 +284,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_member_who_reads_too_slowly_is_closed_with_1013() {
-        let address = start().await.unwrap();
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        let stream = socket.connect(address).await.unwrap();
-        let (mut slow, _) = client_async(format!("ws://{address}/chat?name=slow"), stream).await.unwrap();
+        let address = start().await.expect("a free port");
+        let socket = TcpSocket::new_v4().expect("a free file");
+        socket.set_recv_buffer_size(4096).expect("a new socket");
+        let stream = socket.connect(address).await.expect("somebody listens");
+        let (mut slow, _) =
+            client_async(format!("ws://{address}/chat?name=slow"), stream).await.expect("the server upgrades");
         next(&mut slow).await;
         let mut quick = dial(address, "/chat?name=quick").await;
         next(&mut quick).await;
         let line = Message::text("x".repeat(4096));
         // 12 MB: more than the kernel's buffers and the room's backlog hold together.
         for _ in 0..3000 {
-            quick.send(line.clone()).await.unwrap();
+            quick.send(line.clone()).await.expect("the server reads");
             next(&mut quick).await;
         }
         assert_eq!(next_close(&mut slow).await.0, 1013);
@@ -301,17 +304,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_room_takes_neither_bytes_nor_endless_lines() {
-        let address = start().await.unwrap();
+        let address = start().await.expect("a free port");
         for (message, code) in [(Message::binary(vec![1]), 1003), (Message::text("x".repeat(4097)), 1009)] {
             let mut client = dial(address, "/chat").await;
-            client.send(message).await.unwrap();
+            client.send(message).await.expect("the server reads");
             assert_eq!(next_close(&mut client).await.0, code);
         }
     }
 
     #[tokio::test]
     async fn a_get_without_upgrade_is_told_so() {
-        let address = start().await.unwrap();
+        let address = start().await.expect("a free port");
         for path in ["/echo", "/clock", "/chat?name=ann"] {
             let answer = plain(address, &format!("GET {path} HTTP/1.1")).await;
             assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
@@ -321,7 +324,7 @@ mod tests {
 
     #[tokio::test]
     async fn plain_paths_are_the_page_and_nothing_else() {
-        let address = start().await.unwrap();
+        let address = start().await.expect("a free port");
         let answer = plain(address, "GET / HTTP/1.1").await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(PAGE), "{answer}");
         assert!(plain(address, "POST / HTTP/1.1").await.starts_with("HTTP/1.1 405 "));
@@ -331,21 +334,21 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_subprotocol_is_chosen() {
-        let address = start().await.unwrap();
-        let mut request = format!("ws://{address}/echo").into_client_request().unwrap();
+        let address = start().await.expect("a free port");
+        let mut request = format!("ws://{address}/echo").into_client_request().expect("a sound address");
         request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("chat.v2, chat.v1"));
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (_client, response) = client_async(request, stream).await.unwrap();
+        let stream = TcpStream::connect(address).await.expect("somebody listens");
+        let (_client, response) = client_async(request, stream).await.expect("the server upgrades");
         assert_eq!(response.headers()[SEC_WEBSOCKET_PROTOCOL], "chat.v2");
     }
 
     #[tokio::test]
     async fn a_full_server_answers_503() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free address");
+        let address = listener.local_addr().expect("a bound socket");
         tokio::spawn(serve_bounded(listener, future::pending::<()>(), 1));
         let _first = dial(address, "/echo").await;
-        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = TcpStream::connect(address).await.expect("somebody listens");
         match client_async(format!("ws://{address}/echo"), stream).await {
             Err(Error::Http(response)) => assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE),
             other => panic!("a second conversation must be refused, not {other:?}"),
@@ -354,14 +357,14 @@ mod tests {
 
     #[tokio::test]
     async fn stopping_tells_every_member() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free address");
+        let address = listener.local_addr().expect("a bound socket");
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(serve(listener, stopped));
         let mut client = dial(address, "/echo").await;
         drop(stop);
         assert_eq!(next_close(&mut client).await.0, 1001);
         assert!(client.next().await.is_none());
-        server.await.unwrap();
+        server.await.expect("the task does not panic");
     }
 }

@@ -158,7 +158,7 @@ mod tests {
 
     impl House {
         async fn send(&self, signal: Signal) {
-            self.signals.send(signal).await.unwrap();
+            self.signals.send(signal).await.expect("somebody waits for signals");
         }
 
         /// Seconds of virtual time until the phase is reached.
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(house.reaches(Phase::Withdrawn).await, 0);
         assert_eq!(house.reaches(Phase::Draining).await, 3);
         assert_eq!(house.reaches(Phase::Closing).await, 30);
-        assert_eq!(house.run.await.unwrap(), Alive { tunnels: 1, ..Alive::default() });
+        assert_eq!(house.run.await.expect("the task does not panic"), Alive { tunnels: 1, ..Alive::default() });
         assert_eq!(house.start.elapsed().as_secs(), 32);
     }
 
@@ -184,7 +184,7 @@ mod tests {
     async fn an_empty_house_is_left_after_the_pre_drain() {
         let house = house();
         house.send(Signal::Stop).await;
-        assert!(house.run.await.unwrap().is_empty());
+        assert!(house.run.await.expect("the task does not panic").is_empty());
         assert_eq!(house.start.elapsed().as_secs(), 3);
     }
 
@@ -197,7 +197,7 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(house.lifecycle.phase(), Phase::Draining);
         drop(guard);
-        assert!(house.run.await.unwrap().is_empty());
+        assert!(house.run.await.expect("the task does not panic").is_empty());
         assert_eq!(house.start.elapsed().as_secs(), 7);
     }
 
@@ -209,7 +209,7 @@ mod tests {
         house.reaches(Phase::Withdrawn).await;
         house.send(Signal::Reload).await;
         house.send(Signal::Stop).await;
-        assert_eq!(house.run.await.unwrap(), Alive { sessions: 1, ..Alive::default() });
+        assert_eq!(house.run.await.expect("the task does not panic"), Alive { sessions: 1, ..Alive::default() });
         assert_eq!(house.start.elapsed().as_secs(), 0);
         assert_eq!(house.lifecycle.phase(), Phase::Closing);
         assert_eq!(house.reloads.load(Ordering::Relaxed), 0, "a stopping process does not reload");
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(house.reloads.load(Ordering::Relaxed), 2);
         assert_eq!(house.lifecycle.phase(), Phase::Serving);
         drop(house.signals);
-        assert!(house.run.await.unwrap().is_empty());
+        assert!(house.run.await.expect("the task does not panic").is_empty());
     }
 
     #[test]

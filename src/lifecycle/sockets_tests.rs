@@ -29,10 +29,10 @@ async fn bind_once_free(address: &Address) {
 
 #[tokio::test]
 async fn port_zero_is_told_and_a_second_bind_is_explained() {
-    let first = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).unwrap();
-    let at = first.local_addr().unwrap();
+    let first = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).expect("a free address");
+    let at = first.local_addr().expect("a bound socket");
     assert!(matches!(at, Address::Tcp(at) if at.port() != 0));
-    let error = bind(&at).unwrap_err();
+    let error = bind(&at).expect_err("the port is taken");
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
     drop(first);
     bind_once_free(&at).await;
@@ -40,51 +40,51 @@ async fn port_zero_is_told_and_a_second_bind_is_explained() {
 
 #[tokio::test]
 async fn a_foreign_address_is_explained() {
-    let error = bind(&Address::Tcp(([192, 0, 2, 1], 0).into())).unwrap_err();
+    let error = bind(&Address::Tcp(([192, 0, 2, 1], 0).into())).expect_err("a foreign address");
     assert!(matches!(error, BindError::NotAvailable { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn a_unix_socket_is_for_owner_and_group() {
     let path = scratch("mode");
-    let listener = bind(&Address::Unix(path.clone())).unwrap();
-    assert_eq!(listener.local_addr().unwrap(), Address::Unix(path.clone()));
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
-    fs::remove_file(&path).unwrap();
+    let listener = bind(&Address::Unix(path.clone())).expect("a free address");
+    assert_eq!(listener.local_addr().expect("a bound socket"), Address::Unix(path.clone()));
+    assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, SOCKET_MODE);
+    fs::remove_file(&path).expect("a writable temporary directory");
 }
 
 #[tokio::test]
 async fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
     let path = scratch("stale");
     let address = Address::Unix(path.clone());
-    let live = bind(&address).unwrap();
-    let error = bind(&address).unwrap_err();
+    let live = bind(&address).expect("a free address");
+    let error = bind(&address).expect_err("the socket is taken");
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
     drop(live);
     bind_once_free(&address).await;
-    fs::remove_file(&path).unwrap();
+    fs::remove_file(&path).expect("a writable temporary directory");
 }
 
 #[tokio::test]
 async fn a_file_in_the_way_is_left_alone() {
     let path = scratch("file");
-    fs::write(&path, "precious").unwrap();
-    let error = bind(&Address::Unix(path.clone())).unwrap_err();
+    fs::write(&path, "precious").expect("a writable temporary directory");
+    let error = bind(&Address::Unix(path.clone())).expect_err("a file is in the way");
     assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), b"precious");
-    fs::remove_file(&path).unwrap();
+    assert_eq!(fs::read(&path).expect("a readable file"), b"precious");
+    fs::remove_file(&path).expect("a writable temporary directory");
 }
 
 #[tokio::test]
 async fn a_missing_directory_is_explained() {
-    let error = bind(&Address::Unix("/nonexistent/underpass.sock".into())).unwrap_err();
+    let error = bind(&Address::Unix("/nonexistent/underpass.sock".into())).expect_err("no such directory");
     assert!(error.to_string().contains("unix:/nonexistent/underpass.sock"), "{error}");
 }
 
 #[tokio::test]
 async fn an_unknown_name_lists_the_known_ones() {
     let mut sockets = Sockets { passed: vec![("http".into(), 0)], fds: Some(ListenFd::empty()) };
-    let error = sockets.bind(&Address::Activated("https".into())).unwrap_err();
+    let error = sockets.bind(&Address::Activated("https".into())).expect_err("no such socket was passed");
     assert!(error.to_string().contains("`https`") && error.to_string().contains("passed: http)"), "{error}");
     assert_eq!(sockets.untaken().collect::<Vec<_>>(), ["http"]);
 }
@@ -95,15 +95,15 @@ fn child_serves_a_passed_socket() {
     if std::env::var_os("UNDERPASS_SOCKETS_CHILD").is_none() {
         return;
     }
-    let mut sockets = Sockets::from_env().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut sockets = Sockets::from_env().expect("sockets as systemd passes them");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let listeners = sockets.bind(&Address::Activated("front".into())).unwrap();
+        let listeners = sockets.bind(&Address::Activated("front".into())).expect("a socket of this name");
         let [BoundListener::Unix(listener)] = listeners.as_slice() else { panic!("{listeners:?}") };
         assert_eq!(sockets.untaken().count(), 0);
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.writable().await.unwrap();
-        stream.try_write(b"taken").unwrap();
+        let (stream, _) = listener.accept().await.expect("a connection");
+        stream.writable().await.expect("a live connection");
+        stream.try_write(b"taken").expect("the other end reads");
     });
 }
 
@@ -113,7 +113,7 @@ fn a_passed_socket_is_taken_by_name() {
     let child = Command::new("systemd-socket-activate")
         .args(["--fdname=front", "-E", "UNDERPASS_SOCKETS_CHILD=1", "-l"])
         .arg(&path)
-        .arg(std::env::current_exe().unwrap())
+        .arg(std::env::current_exe().expect("a running program has a file"))
         .args(["--exact", "lifecycle::sockets::tests::child_serves_a_passed_socket"])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -126,15 +126,15 @@ fn a_passed_socket_is_taken_by_name() {
     let mut stream = loop {
         match UnixStream::connect(&path) {
             Ok(stream) => break stream,
-            Err(_) if child.try_wait().unwrap().is_none() => std::thread::yield_now(),
+            Err(_) if child.try_wait().expect("a child of ours").is_none() => std::thread::yield_now(),
             Err(error) => panic!("the helper went away: {error}"),
         }
     };
     let mut heard = [0; 5];
     let got = stream.read_exact(&mut heard);
-    let status = child.wait().unwrap();
+    let status = child.wait().expect("a child of ours");
     let _ = fs::remove_file(&path);
-    got.unwrap();
+    got.expect("the child took the socket");
     assert_eq!(&heard, b"taken");
     assert!(status.success());
 }

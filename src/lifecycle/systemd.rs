@@ -72,17 +72,17 @@ mod tests {
     fn words_reach_the_manager() {
         let path = std::env::temp_dir().join(format!("underpass-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
+        let manager = UnixDatagram::bind(&path).expect("a free address");
+        let child = Command::new(std::env::current_exe().expect("a running program has a file"))
             .args(["--exact", "lifecycle::systemd::tests::child_says_everything"])
             .env("UNDERPASS_SYSTEMD_CHILD", "1")
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "60000000")
             .env_remove("WATCHDOG_PID")
             .output();
-        std::fs::remove_file(&path).unwrap();
-        assert!(child.unwrap().status.success());
-        manager.set_nonblocking(true).unwrap();
+        std::fs::remove_file(&path).expect("a writable temporary directory");
+        assert!(child.expect("the child starts").status.success());
+        manager.set_nonblocking(true).expect("an open socket");
         let mut heard = Vec::new();
         let mut buffer = [0; 256];
         while let Ok(length) = manager.recv(&mut buffer) {

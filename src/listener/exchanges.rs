@@ -172,7 +172,7 @@ mod tests {
         });
         exchanges.idle(Duration::from_secs(75)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(175));
-        others.await.unwrap();
+        others.await.expect("the task does not panic");
     }
 
     #[tokio::test(start_paused = true)]

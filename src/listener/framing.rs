@@ -74,7 +74,7 @@ mod tests {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        request_fault(&request.body(()).unwrap())
+        request_fault(&request.body(()).expect("sound parts"))
     }
 
     #[test]

@@ -172,7 +172,7 @@ mod tests {
     async fn a_write_without_progress_fails() {
         let (mut near, _far, traffic) = guarded();
         let start = Instant::now();
-        let error = near.write_all(&[0; 9]).await.unwrap_err();
+        let error = near.write_all(&[0; 9]).await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), LIMIT);
         assert_eq!(traffic.written(), 8);
@@ -185,24 +185,24 @@ mod tests {
             let mut byte = [0];
             for _ in 0..16 {
                 sleep(LIMIT - Duration::from_secs(1)).await;
-                far.read_exact(&mut byte).await.unwrap();
+                far.read_exact(&mut byte).await.expect("the other end writes");
             }
             far
         });
-        near.write_all(&[7; 24]).await.unwrap();
+        near.write_all(&[7; 24]).await.expect("the other end reads");
         assert_eq!(traffic.written(), 24);
-        reader.await.unwrap();
+        reader.await.expect("the task does not panic");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_limit_does_not_run_between_writes() {
         let (mut near, mut far, traffic) = guarded();
         let mut eight = [0; 8];
-        near.write_all(&[1; 8]).await.unwrap();
+        near.write_all(&[1; 8]).await.expect("the other end reads");
         let stuck = tokio::time::timeout(Duration::from_secs(20), near.write_all(&[2; 8])).await;
         assert!(stuck.is_err());
-        far.read_exact(&mut eight).await.unwrap();
-        near.write_all(&[2; 8]).await.unwrap();
+        far.read_exact(&mut eight).await.expect("the other end writes");
+        near.write_all(&[2; 8]).await.expect("the other end reads");
         sleep(LIMIT * 10).await;
         let stuck = tokio::time::timeout(Duration::from_secs(20), near.write_all(&[3; 8])).await;
         assert!(stuck.is_err(), "the limit begins anew with each wait");
@@ -214,14 +214,14 @@ mod tests {
         let (near, mut far) = duplex(8);
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(1)));
         let hold = Hold {
-            permit: Arc::clone(&permits).try_acquire_owned().unwrap(),
+            permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
             guard: lifecycle.guard(What::Connection),
             counted: Tally::default().connection(),
         };
         let traffic = Arc::new(Traffic::default());
         let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(hold));
-        far.write_all(b"abc").await.unwrap();
-        near.read_exact(&mut [0; 3]).await.unwrap();
+        far.write_all(b"abc").await.expect("the other end reads");
+        near.read_exact(&mut [0; 3]).await.expect("the other end writes");
         assert_eq!((traffic.read(), traffic.written()), (3, 0));
         assert_eq!((permits.available_permits(), lifecycle.alive().connections), (0, 1));
         drop(near);

@@ -6,18 +6,21 @@ use super::*;
 
 /// Whom the tables trust: 10.0.0.0/8, fd00::/8 and unix sockets.
 fn trusted() -> Trusted {
-    Trusted { networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()], unix: true }
+    Trusted {
+        networks: vec!["10.0.0.0/8".parse().expect("a sound address"), "fd00::/8".parse().expect("a sound address")],
+        unix: true,
+    }
 }
 
 fn peer(from: &str, tls: bool, fields: &[(&'static str, &str)]) -> Peer {
     let peer = match from {
         "unix" => PeerAddr::Unix,
-        address => PeerAddr::Tcp(SocketAddr::new(address.parse().unwrap(), 40_000)),
+        address => PeerAddr::Tcp(SocketAddr::new(address.parse().expect("a sound address"), 40_000)),
     };
     let conn = ConnInfo { peer, tls, bytes: Arc::new(Traffic::default()) };
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
-        headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a sound value"));
     }
     Peer::of(&conn, &headers, None, &trusted())
 }
@@ -53,7 +56,7 @@ fn who_the_client_is() {
     for (from, lines, client, chain) in table {
         let fields: Vec<_> = lines.iter().map(|line| ("x-forwarded-for", *line)).collect();
         let peer = peer(from, false, &fields);
-        assert_eq!(peer.client, Some(client.parse().unwrap()), "client of {from} {lines:?}");
+        assert_eq!(peer.client, Some(client.parse().expect("a sound address")), "client of {from} {lines:?}");
         assert_eq!(peer.chain(), *chain, "chain of {from} {lines:?}");
     }
 }
@@ -105,7 +108,7 @@ fn the_targets_authority_comes_before_the_host_field() {
 
 #[test]
 fn addresses_are_shown_as_what_they_are() {
-    let mapped = PeerAddr::Tcp("[::ffff:192.0.2.9]:80".parse().unwrap());
+    let mapped = PeerAddr::Tcp("[::ffff:192.0.2.9]:80".parse().expect("a sound address"));
     assert_eq!(mapped.to_string(), "192.0.2.9:80");
     assert_eq!(PeerAddr::Unix.to_string(), "unix");
 }

@@ -124,16 +124,19 @@ mod tests {
 
     #[tokio::test]
     async fn accepted_sockets_inherit_what_the_listener_was_given() {
-        let bound = BoundListener::Tcp(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
-        prepare(&bound, Duration::from_secs(45)).unwrap();
+        let bound = BoundListener::Tcp(tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free address"));
+        prepare(&bound, Duration::from_secs(45)).expect("a listening socket");
         let BoundListener::Tcp(listener) = &bound else { unreachable!("it was made above") };
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (Socket::Tcp(stream), _) = accept(&bound).await.unwrap() else { unreachable!("a TCP listener") };
+        let _client =
+            TcpStream::connect(listener.local_addr().expect("a bound socket")).await.expect("somebody listens");
+        let (Socket::Tcp(stream), _) = accept(&bound).await.expect("a connection") else {
+            unreachable!("a TCP listener")
+        };
         let socket = SockRef::from(&stream);
-        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(45)));
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), GONE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert!(socket.tcp_nodelay().expect("an open socket") && socket.keepalive().expect("an open socket"));
+        assert_eq!(socket.tcp_user_timeout().expect("an open socket"), Some(Duration::from_secs(45)));
+        assert_eq!(socket.tcp_keepalive_time().expect("an open socket"), GONE);
+        assert_eq!(socket.tcp_keepalive_interval().expect("an open socket"), Duration::from_secs(10));
+        assert_eq!(socket.tcp_keepalive_retries().expect("an open socket"), 3);
     }
 }

@@ -211,7 +211,7 @@ mod tests {
     impl Directory {
         fn new(name: &str) -> Self {
             let path = std::env::temp_dir().join(format!("underpass-tls-{name}-{}", std::process::id()));
-            fs::create_dir_all(&path).unwrap();
+            fs::create_dir_all(&path).expect("a writable temporary directory");
             Self(path)
         }
 
@@ -222,13 +222,13 @@ mod tests {
 
     /// A fresh pair as (chain, key) in PEM.
     fn issue() -> (String, String) {
-        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         (pair.cert.pem(), pair.signing_key.serialize_pem())
     }
 
     fn write(files: &TlsFiles, (chain, key): &(String, String)) {
-        fs::write(&files.certificate, chain).unwrap();
-        fs::write(&files.key, key).unwrap();
+        fs::write(&files.certificate, chain).expect("a writable temporary directory");
+        fs::write(&files.key, key).expect("a writable temporary directory");
     }
 
     /// The clock of a file system ticks every few milliseconds; a change within one tick is not seen.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn der(pair: &(String, String)) -> Vec<u8> {
-        CertificateDer::from_pem_slice(pair.0.as_bytes()).unwrap().to_vec()
+        CertificateDer::from_pem_slice(pair.0.as_bytes()).expect("a certificate").to_vec()
     }
 
     #[test]
@@ -254,10 +254,10 @@ mod tests {
         let directory = Directory::new("renewed");
         let (old, new) = (issue(), issue());
         write(&directory.files(), &old);
-        let source = TlsSource::load(&directory.files()).unwrap();
+        let source = TlsSource::load(&directory.files()).expect("sound files");
         assert_eq!(shown(&source), der(&old));
-        assert!(!source.reload_if_changed().unwrap());
-        write_until(&directory.files(), &new, || source.reload_if_changed().unwrap());
+        assert!(!source.reload_if_changed().expect("sound files, or the old ones"));
+        write_until(&directory.files(), &new, || source.reload_if_changed().expect("sound files, or the old ones"));
         assert_eq!(shown(&source), der(&new));
     }
 
@@ -267,14 +267,14 @@ mod tests {
         let (old, new) = (issue(), issue());
         let files = directory.files();
         write(&files, &old);
-        let source = TlsSource::load(&files).unwrap();
-        fs::write(&files.certificate, &new.0[..new.0.len() / 2]).unwrap();
+        let source = TlsSource::load(&files).expect("sound files");
+        fs::write(&files.certificate, &new.0[..new.0.len() / 2]).expect("a writable temporary directory");
         assert!(matches!(source.reload(), Err(TlsError::NotPem { what: "certificate", .. })));
-        fs::write(&files.certificate, &new.0).unwrap();
+        fs::write(&files.certificate, &new.0).expect("a writable temporary directory");
         assert!(matches!(source.reload(), Err(TlsError::Unusable { .. })), "new certificate, old key");
         assert_eq!(shown(&source), der(&old));
-        fs::write(&files.key, &new.1).unwrap();
-        source.reload().unwrap();
+        fs::write(&files.key, &new.1).expect("a writable temporary directory");
+        source.reload().expect("sound files, or the old ones");
         assert_eq!(shown(&source), der(&new));
     }
 
@@ -283,24 +283,24 @@ mod tests {
         let directory = Directory::new("once");
         let files = directory.files();
         write(&files, &issue());
-        let source = TlsSource::load(&files).unwrap();
-        fs::write(&files.key, "nothing").unwrap();
+        let source = TlsSource::load(&files).expect("sound files");
+        fs::write(&files.key, "nothing").expect("a writable temporary directory");
         assert!(matches!(source.reload_if_changed(), Err(TlsError::NotPem { what: "private key", .. })));
-        assert!(!source.reload_if_changed().unwrap());
-        fs::remove_file(&files.key).unwrap();
+        assert!(!source.reload_if_changed().expect("sound files, or the old ones"));
+        fs::remove_file(&files.key).expect("a writable temporary directory");
         assert!(matches!(source.reload_if_changed(), Err(TlsError::Unreadable { .. })));
-        assert!(!source.reload_if_changed().unwrap());
+        assert!(!source.reload_if_changed().expect("sound files, or the old ones"));
     }
 
     #[test]
     fn errors_name_the_file_and_what_to_do() {
         let directory = Directory::new("errors");
         let files = directory.files();
-        let missing = TlsSource::load(&files).unwrap_err().to_string();
+        let missing = TlsSource::load(&files).expect_err("a file is missing").to_string();
         assert!(missing.contains("chain.pem") && missing.contains("must exist"), "{missing}");
         let (good, other) = (issue(), issue());
         write(&files, &(good.0, other.1));
-        let mixed = TlsSource::load(&files).unwrap_err().to_string();
+        let mixed = TlsSource::load(&files).expect_err("a key of another certificate").to_string();
         assert!(mixed.contains("key.pem") && mixed.contains("chain.pem") && mixed.contains("one issue"), "{mixed}");
         write(&files, &(String::new(), String::new()));
         assert!(matches!(TlsSource::load(&files), Err(TlsError::NotPem { .. })));
@@ -313,7 +313,7 @@ mod tests {
         let directory = Directory::new("watch");
         let new = issue();
         write(&directory.files(), &issue());
-        let source = Arc::new(TlsSource::load(&directory.files()).unwrap());
+        let source = Arc::new(TlsSource::load(&directory.files()).expect("sound files"));
         let watch = tokio::spawn(Arc::clone(&source).watch(Duration::from_millis(2)));
         while shown(&source) != der(&new) {
             write(&directory.files(), &new);

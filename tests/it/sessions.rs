@@ -218,7 +218,7 @@ async fn close_on_every_transport(how: &str, expected: &Value) {
         let (kind, payload) = stream.frame().await.expect("a close");
         assert_eq!(
             (kind, u16::from_be_bytes([payload[0], payload[1]])),
-            (8, expected["code"].as_u64().unwrap() as u16)
+            (8, expected["code"].as_u64().expect("a number") as u16)
         );
         assert_eq!(payload[2] == 1, expected["clean"]);
         let mut ws = site.websocket(&format!("{}/ws", opened.url), &V1).await;

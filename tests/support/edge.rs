@@ -99,8 +99,8 @@ impl Edge {
         H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let bound = Sockets::none().bind(address).unwrap().pop().unwrap();
-        let at = bound.local_addr().unwrap();
+        let bound = Sockets::none().bind(address).expect("a free address").pop().expect("one socket");
+        let at = bound.local_addr().expect("a bound socket");
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
         let answer = move |request| -> Answering { Box::pin(handler(request)) };
         let service = Answerer(Arc::new(answer), wait);
@@ -124,7 +124,7 @@ impl Edge {
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.port()).await.unwrap()
+        TcpStream::connect(self.port()).await.expect("somebody listens")
     }
 
     /// Sends `bytes` and returns everything that comes back until the server closes.
