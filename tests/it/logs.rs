@@ -260,7 +260,7 @@ async fn check_tells_good_from_bad() {
     assert!(err.contains("/nowhere/at-all.toml"), "{err}");
     let (code, _, err) = output(&["run", bad.to_str().expect("UTF-8")]).await;
     assert_eq!(code, 1);
-    assert!(err.contains("nothing was started"), "{err}");
+    assert!(err.contains("nothing of it is in force"), "{err}");
 }
 
 #[tokio::test]
