@@ -16,6 +16,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HeaderValue};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::rt::Timer;
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -202,7 +203,9 @@ fn compact(request: &mut Request<Sent>) {
     }
 }
 
-fn hyper_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
+/// How hyper serves HTTP/1 here.
+#[must_use]
+pub fn hyper_settings(client: &Client, timer: impl Timer + Send + Sync + 'static) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Without a timer hyper's limits on time are silently off; the value is only a switch, see `timer`.

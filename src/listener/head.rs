@@ -23,11 +23,12 @@ thread_local! {
 
 /// How the end of the body is told (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// Nothing but the head: there is no body.
     None,
     /// By its length; the head waits until it is known.
     Length(Option<u64>),
+    /// In chunks.
     Chunked,
     /// By the end of the connection, for HTTP/1.0.
     End,
@@ -43,7 +44,7 @@ pub(super) fn head_of(head: &response::Parts) -> Box<[u8]> {
 }
 
 /// The same at the end of a buffer.
-pub(super) fn put_head(out: &mut BytesMut, head: &response::Parts) {
+pub fn put_head(out: &mut BytesMut, head: &response::Parts) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");
@@ -61,7 +62,7 @@ pub(super) fn put_head(out: &mut BytesMut, head: &response::Parts) {
 }
 
 /// Adds what depends on the body, on the connection and, unless the head is dated, on the time; and the head's end.
-pub(super) fn finish_head(out: &mut BytesMut, framing: Framing, keep_alive: bool, dated: bool) {
+pub fn finish_head(out: &mut BytesMut, framing: Framing, keep_alive: bool, dated: bool) {
     match framing {
         Framing::None | Framing::End | Framing::Length(None) => {}
         Framing::Length(Some(length)) => {

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http::{Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -20,11 +19,10 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::conn::{Door, Failure, until_held};
 use super::handler::{Answering, Asking, Handler, Wait};
 use super::held::{Carried, Carrying, begin, switch};
-use super::request::whole;
+use super::request::{keeps_alive, whole};
 use super::rewind::Rewind;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::transport::Body;
-use crate::upstream::headers::has_token;
 
 /// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
 /// `backend.dials`, so that one slow backend does not take all.
@@ -46,7 +44,7 @@ impl Held {
     /// The request, and how its answer waits.
     pub(super) fn new(request: Asking, wait: Wait) -> Self {
         let version = request.version();
-        let keep_alive = version == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close");
+        let keep_alive = keeps_alive(&request);
         Self { request, dials: wait == Wait::ToDial, version, keep_alive }
     }
 }

@@ -10,13 +10,13 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{EXPECT, HeaderName, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, EXPECT, HeaderName, TE, TRANSFER_ENCODING};
 use http::{Method, Request, Uri, Version};
 use httparse::{ParserConfig, Status};
 
 use crate::config::Client;
 use crate::transport::body::Sent;
-use crate::upstream::headers::{Fields, read_fields};
+use crate::upstream::headers::{Fields, has_token, read_fields};
 
 /// The most fields of a request that is read here; browsers send some twenty.
 const FIELDS: usize = 64;
@@ -24,7 +24,8 @@ const FIELDS: usize = 64;
 const ADDED: usize = 3;
 
 /// The request at the beginning of `bytes`, and where it ends there.
-pub(super) fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, usize)> {
+#[must_use]
+pub fn whole(bytes: &Bytes, limits: &Client) -> Option<(Request<Sent>, usize)> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut head = httparse::Request::new(&mut []);
     let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut head, bytes, &mut fields);
@@ -54,6 +55,12 @@ fn is_odd(name: &HeaderName, _: &[u8]) -> bool {
 fn method(name: &str) -> Option<Method> {
     let method = Method::from_bytes(name.as_bytes()).ok()?;
     (method != Method::HEAD && method != Method::CONNECT).then_some(method)
+}
+
+/// Whether the client allows another request behind this one.
+#[must_use]
+pub fn keeps_alive<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close")
 }
 
 #[cfg(test)]

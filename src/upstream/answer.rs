@@ -11,7 +11,8 @@ use http::{Response, StatusCode};
 use crate::upstream::by_hand::{Head, Judged, read_head};
 
 /// What has come so far of an answer to GET: sound when the bytes are all of it and no more.
-pub(super) fn short(seen: &Bytes) -> Judged<Response<Bytes>> {
+#[must_use]
+pub fn short(seen: &Bytes) -> Judged<Response<Bytes>> {
     read_head(seen, is_odd).and_then(|Head { parts, length, end }| {
         // RFC 9112 section 6.3: these two have no body, whatever is said of its length.
         let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

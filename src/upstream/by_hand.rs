@@ -40,7 +40,7 @@ pub(super) const FIELDS: usize = 32;
 
 /// What the bytes of an answer are so far.
 #[derive(Debug)]
-pub(super) enum Judged<T> {
+pub enum Judged<T> {
     /// All of it, with nothing behind it but what is a part of `T`.
     Sound(T),
     /// The beginning of what may be sound.
@@ -137,7 +137,8 @@ fn poll_more(io: &mut Io, cx: &mut Context<'_>, seen: &mut Bytes) -> Poll<bool> 
 }
 
 /// A request without a body, as it is written; names in the usual case, for backends that compare them by case.
-pub(super) fn request_text<B>(request: &Request<B>) -> Vec<u8> {
+#[must_use]
+pub fn request_text<B>(request: &Request<B>) -> Vec<u8> {
     let mut text = Vec::with_capacity(512);
     let target = headers::target(request.uri());
     for part in [request.method().as_str(), " ", target.as_str(), " HTTP/1.1\r\n"] {
@@ -174,12 +175,15 @@ pub(super) async fn by_hyper<B>(io: Replay) -> Result<ByHyper<B>, hyper::Error>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + 'static,
 {
-    http1::Builder::new()
-        .title_case_headers(true)
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
-        .handshake(TokioIo::new(io))
-        .await
+    hyper_settings().handshake(TokioIo::new(io)).await
+}
+
+/// How hyper speaks to backends.
+#[must_use]
+pub fn hyper_settings() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.title_case_headers(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
+    builder
 }
 
 /// A stream whose request may be written and whose answer may be begun to be read, as if neither had happened yet.

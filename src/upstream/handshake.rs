@@ -58,7 +58,8 @@ pub(super) async fn shake_hands(io: Io, head: request::Parts) -> Result<Upgraded
 }
 
 /// A verified 101, and what follows it.
-fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
+#[must_use]
+pub fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
     read_head(seen, |_, _| false).and_then(|Head { parts, end, .. }| {
         let sound = parts.status == StatusCode::SWITCHING_PROTOCOLS && flaw(&parts.headers, expected).is_none();
         // Copied, since a few bytes would keep the whole head alive.

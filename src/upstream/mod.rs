@@ -7,11 +7,11 @@
 //! Where we dial is decided by the configuration alone: nothing that a request says reaches [`dial`] but as bytes of a
 //! head on a connection that was made without it.
 
-mod answer;
-mod by_hand;
+pub mod answer;
+pub mod by_hand;
 pub mod dial;
 pub mod frame;
-mod handshake;
+pub mod handshake;
 pub mod headers;
 mod io;
 mod pool;
