@@ -39,6 +39,7 @@ pub mod codec;
 pub mod config;
 pub mod demo;
 pub mod gateway;
+pub mod http;
 pub mod lifecycle;
 pub mod listener;
 pub mod probe;

@@ -29,15 +29,15 @@ use super::guard::{Guarded, Hold, Traffic};
 use super::handler::{Answering, Handler, Wait};
 use super::http1::{Held, Http1};
 use super::peer::{ConnInfo, PeerAddr};
-use super::rewind::Rewind;
 use super::socket::Socket;
 use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
+use crate::http::incoming::Sent;
+use crate::http::replay::Rewind;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::registry::tally::Tally;
 use crate::transport::Body;
-use crate::transport::body::Sent;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;

@@ -18,9 +18,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::conn::{Door, Failure, until_held};
 use super::handler::{Answering, Asking, Handler, Wait};
-use super::held::{Carried, Carrying, begin, switch};
-use super::request::{keeps_alive, whole};
-use super::rewind::Rewind;
+use crate::http::read_request::{keeps_alive, whole};
+use crate::http::replay::Rewind;
+use crate::http::write_response::{Carried, Carrying, begin, switch};
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::transport::Body;
 

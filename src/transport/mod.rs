@@ -13,22 +13,20 @@
 //! | `rewritten` | a proxied body that is changed on its way, no session |
 //! | `tunnel` | a WebSocket that is passed through, no session |
 
-pub mod body;
 pub mod facts;
 pub mod fault;
 pub mod multi;
 pub mod poll;
 pub mod query;
-pub mod rewritten;
 pub mod send;
-pub mod source;
 pub mod sse;
 pub mod stream;
+pub mod streaming;
 pub mod tunnel;
 pub mod ws;
 
-pub use self::body::Body;
 pub use self::fault::Fault;
+pub use crate::http::body::Body;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};

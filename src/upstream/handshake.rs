@@ -14,8 +14,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::upstream::by_hand::{Head, Judged, Replay, ask, by_hyper, read_head, request_text};
-use crate::upstream::headers;
+use crate::http::fields::has_token;
+use crate::http::read_response::{Head, Judged, read_head};
+use crate::http::write_head::request_text;
+use crate::upstream::http1_exchange::{Replay, ask, by_hyper};
 use crate::upstream::io::Io;
 
 /// A WebSocket whose handshake was answered with a verified 101.
@@ -69,10 +71,10 @@ pub fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::P
 
 /// What is wrong with a 101, if anything (RFC 6455 section 4.1).
 fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
-    if !headers::has_token(answer, &UPGRADE, "websocket") {
+    if !has_token(answer, &UPGRADE, "websocket") {
         return Some("its Upgrade header does not name websocket");
     }
-    if !headers::has_token(answer, &CONNECTION, "upgrade") {
+    if !has_token(answer, &CONNECTION, "upgrade") {
         return Some("its Connection header does not name upgrade");
     }
     let accept = answer.get(SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes().trim_ascii());
@@ -117,7 +119,7 @@ mod tests {
     use http::Version;
 
     use super::*;
-    use crate::upstream::by_hand::FIELDS;
+    use crate::http::read_response::FIELDS;
 
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

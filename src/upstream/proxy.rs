@@ -31,13 +31,15 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Backend;
-use crate::upstream::answer::short;
-use crate::upstream::by_hand::{Replay, ask, by_hyper, request_text};
+use crate::http::incoming::BoxError;
+use crate::http::incoming::Sent;
+use crate::http::read_response::short;
+use crate::http::write_head::{request_text, target};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
+use crate::upstream::http1_exchange::{Replay, ask, by_hyper};
 use crate::upstream::io::Io;
-use crate::upstream::pool::{BoxError, Connection, Outgoing, Pool, Sender};
-use crate::upstream::sent::Sent;
+use crate::upstream::pool::{Connection, Outgoing, Pool, Sender};
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +153,7 @@ impl Proxy {
             // RFC 9110 section 10.1.4: whoever sends TE names it in Connection.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
-        parts.uri = Uri::from(headers::target(&parts.uri));
+        parts.uri = Uri::from(target(&parts.uri));
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         Ok(parts)

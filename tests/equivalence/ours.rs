@@ -8,9 +8,10 @@ use http::{Request, Response, response};
 use hyper::rt::Timer;
 use hyper::{client, server};
 use underpass::config::Client;
-use underpass::listener::{conn, request};
-use underpass::transport::body::Sent;
-use underpass::upstream::{answer, by_hand, handshake};
+use underpass::http::incoming::Sent;
+use underpass::http::{read_request, read_response};
+use underpass::listener::conn;
+use underpass::upstream::{handshake, http1_exchange};
 
 /// What our reader says of bytes.
 pub(crate) enum Verdict<T> {
@@ -44,8 +45,8 @@ impl Limits {
 
 /// The request at the beginning, where it ends, and whether another may follow.
 pub(crate) fn read_request(bytes: &Bytes, limits: Limits) -> Option<(Request<Bytes>, usize, bool)> {
-    let (read, end) = request::whole(bytes, &limits.client())?;
-    let keeps_alive = request::keeps_alive(&read);
+    let (read, end) = read_request::whole(bytes, &limits.client())?;
+    let keeps_alive = read_request::keeps_alive(&read);
     let read = read.map(|body| match body {
         Sent::Whole(body) => body,
         Sent::Coming(_) => panic!("a body of hyper's"),
@@ -63,7 +64,7 @@ pub(crate) fn server_settings(
 // === responses ===
 
 pub(crate) fn read_response(bytes: &Bytes) -> Verdict<Response<Bytes>> {
-    answer::short(bytes).into()
+    read_response::short(bytes).into()
 }
 
 /// The head of a 101, and what stands behind it.
@@ -72,15 +73,15 @@ pub(crate) fn read_switch(bytes: &Bytes, accept: &str) -> Verdict<(response::Par
 }
 
 pub(crate) fn client_settings() -> client::conn::http1::Builder {
-    by_hand::hyper_settings()
+    http1_exchange::hyper_settings()
 }
 
-impl<T> From<by_hand::Judged<T>> for Verdict<T> {
-    fn from(judged: by_hand::Judged<T>) -> Self {
+impl<T> From<read_response::Judged<T>> for Verdict<T> {
+    fn from(judged: read_response::Judged<T>) -> Self {
         match judged {
-            by_hand::Judged::Sound(sound) => Self::Taken(sound),
-            by_hand::Judged::Unfinished => Self::Unfinished,
-            by_hand::Judged::Doubtful => Self::Left,
+            read_response::Judged::Sound(sound) => Self::Taken(sound),
+            read_response::Judged::Unfinished => Self::Unfinished,
+            read_response::Judged::Doubtful => Self::Left,
         }
     }
 }

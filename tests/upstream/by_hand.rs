@@ -10,8 +10,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use underpass::http::incoming::Sent;
 use underpass::upstream::proxy::Proxy;
-use underpass::upstream::sent::Sent;
 
 use crate::support::{PATIENCE, dialer, forwarded, read_head, settings, tcp, write};
 

@@ -10,8 +10,8 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass::config::{Backend, Upstream};
+use underpass::http::incoming::Sent;
 use underpass::upstream::proxy::{Proxy, ProxyError};
-use underpass::upstream::sent::Sent;
 
 use crate::support::{PATIENCE, dialer, field, forwarded, front, once, read_head, read_rest, settings, tcp, write};
 

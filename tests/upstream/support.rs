@@ -18,10 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use underpass::config::{Backend, Endpoint, Upstream, UpstreamTls};
+use underpass::http::incoming::Sent;
 use underpass::upstream::dial::{Dialer, fresh_key};
 use underpass::upstream::headers::{Forwarded, session_handshake};
 use underpass::upstream::proxy::Proxy;
-use underpass::upstream::sent::Sent;
 
 /// Nothing here should take that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

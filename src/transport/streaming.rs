@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use crate::http::source::{Chunk, Source};
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
 
@@ -18,25 +19,6 @@ const CHUNK: usize = 16 * 1024;
 const COME_BACK: u32 = 0;
 /// When a client that was asked to leave a stopping process should come back: its successor needs a moment.
 const COME_BACK_LATER: u32 = 1000;
-
-/// A source of bytes.
-pub trait Source {
-    /// Appends the next chunk to `out`, when there is one. Not to be polled again behind the end.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk>;
-}
-
-/// What [`Source::poll_chunk`] appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chunk {
-    /// At least one byte; there may be more.
-    More,
-    /// At least one byte, and nothing more for now: whoever polled will be woken.
-    Now,
-    /// The last bytes, or none.
-    Last,
-    /// Nothing, and what was appended before is not all: the reader must not take it for the end.
-    Broken,
-}
 
 /// How the items of a stream are written.
 pub trait Encoding {

@@ -8,11 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
-use http::{StatusCode, response};
+use http::uri::PathAndQuery;
+use http::{Request, StatusCode, Uri, response};
 use hyper::ext::ReasonPhrase;
 
 /// Room for the size line of a chunk: eight digits and its end.
-pub(super) const SIZE_LINE: usize = 10;
+pub(crate) const SIZE_LINE: usize = 10;
 
 thread_local! {
     /// Heads are put together here before it is known how long they are.
@@ -35,7 +36,7 @@ pub enum Framing {
 }
 
 /// Status line and fields of a head, all but what [`finish_head`] adds; of exactly its size, since a poll waits with it.
-pub(super) fn head_of(head: &response::Parts) -> Box<[u8]> {
+pub(crate) fn head_of(head: &response::Parts) -> Box<[u8]> {
     SCRATCHPAD.with_borrow_mut(|out| {
         out.clear();
         put_head(out, head);
@@ -106,7 +107,7 @@ fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
 
 /// Closes the chunk whose data follow a [`SIZE_LINE`] at `body`, and the whole body behind the last one; where the
 /// bytes to write begin.
-pub(super) fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
+pub(crate) fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
     let size = out.len() - body - SIZE_LINE;
     let mut start = 0;
     if size == 0 {
@@ -133,4 +134,60 @@ pub(super) fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize 
 /// Hexadecimal digits of a size; at most eight, since no chunk comes near 4 GiB.
 fn hex_digits(size: usize) -> usize {
     (size.max(1).ilog2() / 4 + 1) as usize
+}
+
+/// A request without a body, as it is written; names in the usual case, for backends that compare them by case.
+#[must_use]
+pub fn request_text<B>(request: &Request<B>) -> Vec<u8> {
+    let mut text = Vec::with_capacity(512);
+    let target = target(request.uri());
+    for part in [request.method().as_str(), " ", target.as_str(), " HTTP/1.1\r\n"] {
+        text.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in request.headers() {
+        let start = text.len();
+        text.extend_from_slice(name.as_str().as_bytes());
+        let mut begins = true;
+        for byte in &mut text[start..] {
+            if std::mem::replace(&mut begins, *byte == b'-') {
+                byte.make_ascii_uppercase();
+            }
+        }
+        for part in [b": ", value.as_bytes(), b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    }
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
+/// Path and query as they were received. An absolute target without a path means `/`.
+#[must_use]
+pub(crate) fn target(uri: &Uri) -> PathAndQuery {
+    let root = || PathAndQuery::from_static("/");
+    match uri.path_and_query() {
+        Some(target) if target.as_str().starts_with(['/', '*']) => target.clone(),
+        Some(target) => format!("/{}", target.as_str()).parse().unwrap_or_else(|_| root()),
+        None => root(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_written_as_it_is() {
+        let mut request = Request::get("/chat?room=%20&a");
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        for (name, value) in
+            [("host", "app.example"), ("sec-websocket-key", key), ("x--odd-", "A b"), ("cookie", "\u{e9}")]
+        {
+            request = request.header(name, value);
+        }
+        let expected = "GET /chat?room=%20&a HTTP/1.1\r\nHost: app.example\r\n\
+                        Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX--Odd-: A b\r\nCookie: \u{e9}\r\n\r\n";
+        let text = request_text(&request.body(()).expect("a request"));
+        assert_eq!(String::from_utf8(text).expect("text"), expected);
+    }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 
-use super::body::Sent;
+use super::incoming::{BoxError, Sent};
 use super::source::{Chunk, Source};
 
 /// What changes a body.
@@ -48,11 +48,7 @@ impl Rewritten {
     ///
     /// # Errors
     /// What hyper or the rewriting says. Not to be polled again.
-    pub fn poll_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut BytesMut,
-    ) -> Poll<Result<bool, super::body::BoxError>> {
+    pub fn poll_bytes(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<bool, BoxError>> {
         while out.is_empty() {
             if self.waiting.is_empty() {
                 match ready!(Pin::new(&mut self.body).poll_frame(cx)) {

@@ -11,95 +11,25 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderName, Request, Response, StatusCode, response};
 use http_body::Body;
-use httparse::{ParserConfig, Status};
 use hyper::client::conn::http1;
-use hyper::ext::ReasonPhrase;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
-use crate::upstream::headers::{self, Fields, read_fields};
+use crate::http::block::with_block;
+use crate::http::incoming::BoxError;
+use crate::http::read_response::Judged;
 use crate::upstream::io::Io;
-use crate::upstream::pool::BoxError;
-use crate::upstream::wire::with_block;
 
 /// The longest head of an answer, and what a connection may buffer. A backend that never ends its head is cut off.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// Bytes of an answer that is read by hand although it comes in several pieces.
 const MOST_IN_PIECES: usize = 4 * 1024;
-
-/// Fields of an answer that is read by hand; most have a dozen at most.
-pub(super) const FIELDS: usize = 32;
-
-/// What the bytes of an answer are so far.
-#[derive(Debug)]
-pub enum Judged<T> {
-    /// All of it, with nothing behind it but what is a part of `T`.
-    Sound(T),
-    /// The beginning of what may be sound.
-    Unfinished,
-    /// For hyper to judge.
-    Doubtful,
-}
-
-impl<T> Judged<T> {
-    /// Judges on: `None` is a doubt.
-    pub(super) fn and_then<U>(self, judge: impl FnOnce(T) -> Option<U>) -> Judged<U> {
-        match self {
-            Self::Sound(sound) => judge(sound).map_or(Judged::Doubtful, Judged::Sound),
-            Self::Unfinished => Judged::Unfinished,
-            Self::Doubtful => Judged::Doubtful,
-        }
-    }
-}
-
-/// The head of an answer.
-pub(super) struct Head {
-    pub(super) parts: response::Parts,
-    /// The length of the body that it tells, in bytes.
-    pub(super) length: Option<usize>,
-    /// Where it ends.
-    pub(super) end: usize,
-}
-
-/// Reads the head of an answer. The parser is hyper's own, with its settings, so that both read alike; an odd field is a
-/// doubt (see [`read_fields`]).
-pub(super) fn read_head(seen: &Bytes, is_odd: impl Fn(&HeaderName, &[u8]) -> bool) -> Judged<Head> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-    let mut head = httparse::Response::new(&mut []);
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut head, seen, &mut fields) {
-        Ok(Status::Complete(end)) => Judged::Sound(end).and_then(|end| whole_head(seen, end, &head, is_odd)),
-        Ok(Status::Partial) => Judged::Unfinished,
-        Err(_) => Judged::Doubtful,
-    }
-}
-
-fn whole_head(
-    seen: &Bytes,
-    end: usize,
-    head: &httparse::Response<'_, '_>,
-    is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
-) -> Option<Head> {
-    // An empty line may stand before it (RFC 9112 section 2.2), but who would write one?
-    if head.version != Some(1) || !seen.starts_with(b"H") {
-        return None;
-    }
-    let Fields { headers, length } = read_fields(seen, head.headers, 0, is_odd)?;
-    let (mut parts, ()) = Response::new(()).into_parts();
-    (parts.status, parts.headers) = (StatusCode::from_u16(head.code?).ok()?, headers);
-    let own = head.reason.filter(|reason| Some(*reason) != parts.status.canonical_reason());
-    if let Some(reason) = own {
-        parts.extensions.insert(ReasonPhrase::try_from(seen.slice_ref(reason.as_bytes())).ok()?);
-    }
-    Some(Head { parts, length, end })
-}
 
 /// Writes a request, and reads until `judge` knows what comes.
 ///
@@ -134,31 +64,6 @@ fn poll_more(io: &mut Io, cx: &mut Context<'_>, seen: &mut Bytes) -> Poll<bool> 
         *seen = [&seen[..], block.filled()].concat().into();
         Poll::Ready(read.is_ok() && !block.filled().is_empty())
     })
-}
-
-/// A request without a body, as it is written; names in the usual case, for backends that compare them by case.
-#[must_use]
-pub fn request_text<B>(request: &Request<B>) -> Vec<u8> {
-    let mut text = Vec::with_capacity(512);
-    let target = headers::target(request.uri());
-    for part in [request.method().as_str(), " ", target.as_str(), " HTTP/1.1\r\n"] {
-        text.extend_from_slice(part.as_bytes());
-    }
-    for (name, value) in request.headers() {
-        let start = text.len();
-        text.extend_from_slice(name.as_str().as_bytes());
-        let mut begins = true;
-        for byte in &mut text[start..] {
-            if std::mem::replace(&mut begins, *byte == b'-') {
-                byte.make_ascii_uppercase();
-            }
-        }
-        for part in [b": ", value.as_bytes(), b"\r\n"] {
-            text.extend_from_slice(part);
-        }
-    }
-    text.extend_from_slice(b"\r\n");
-    text
 }
 
 // === by hyper ===
@@ -258,25 +163,5 @@ impl AsyncWrite for Replay {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_is_written_as_it_is() {
-        let mut request = Request::get("/chat?room=%20&a");
-        let key = "dGhlIHNhbXBsZSBub25jZQ==";
-        for (name, value) in
-            [("host", "app.example"), ("sec-websocket-key", key), ("x--odd-", "A b"), ("cookie", "\u{e9}")]
-        {
-            request = request.header(name, value);
-        }
-        let expected = "GET /chat?room=%20&a HTTP/1.1\r\nHost: app.example\r\n\
-                        Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX--Odd-: A b\r\nCookie: \u{e9}\r\n\r\n";
-        let text = request_text(&request.body(()).expect("a request"));
-        assert_eq!(String::from_utf8(text).expect("text"), expected);
     }
 }

@@ -13,12 +13,9 @@ use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::rewritten::Rewritten;
-use super::source::{Chunk, Source};
-pub use crate::upstream::sent::Sent;
-
-/// Why a body failed.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use super::incoming::{BoxError, Sent};
+use super::rewriting::Rewritten;
+use crate::http::source::{Chunk, Source};
 
 /// A response body.
 pub enum Body {

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+/// Why a body failed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// A body that was sent to us.
 #[derive(Debug)]
 pub enum Sent {

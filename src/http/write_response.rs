@@ -16,11 +16,11 @@ use http::{StatusCode, Version, response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
-use super::rewind::Rewind;
-use crate::transport::Body;
-use crate::transport::body::{Relay, Sent, Upgrade};
-use crate::transport::source::{Chunk, Source};
+use super::body::{Body, Relay, Upgrade};
+use super::incoming::Sent;
+use super::replay::Rewind;
+use super::source::{Chunk, Source};
+use super::write_head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
 
 /// A scratch buffer that grew beyond this is let go.
 const SCRATCH: usize = 64 * 1024;
@@ -33,7 +33,7 @@ thread_local! {
 }
 
 /// An answer that is being written.
-pub(super) struct Carrying<IO> {
+pub(crate) struct Carrying<IO> {
     /// `None` once it was given back.
     io: Option<Rewind<IO>>,
     /// What is pulled from; `None` when all of the answer was known.
@@ -59,10 +59,10 @@ enum Feed {
 }
 
 /// What a connection carries behind a 101, to its end.
-pub(super) type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Writes the head of a 101; what the connection carries then. `None` when the client is gone.
-pub(super) async fn switch<IO>(mut io: Rewind<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
+pub(crate) async fn switch<IO>(mut io: Rewind<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -72,7 +72,7 @@ where
 }
 
 /// An answer to be written. What is known of it at once is written down at once, the rest as it comes.
-pub(super) fn begin<IO>(
+pub(crate) fn begin<IO>(
     io: Rewind<IO>,
     head: response::Parts,
     body: Body,
@@ -126,7 +126,7 @@ impl Source for Feed {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
     /// True when nothing but the end of the connection or the session ends it.
-    pub(super) fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         matches!(self.framing, Framing::Chunked | Framing::End)
     }
 

@@ -14,9 +14,9 @@ use http::header::{CONNECTION, EXPECT, HeaderName, TE, TRANSFER_ENCODING};
 use http::{Method, Request, Uri, Version};
 use httparse::{ParserConfig, Status};
 
+use super::fields::{Fields, has_token, read_fields};
+use super::incoming::Sent;
 use crate::config::Client;
-use crate::transport::body::Sent;
-use crate::upstream::headers::{Fields, has_token, read_fields};
 
 /// The most fields of a request that is read here; browsers send some twenty.
 const FIELDS: usize = 64;

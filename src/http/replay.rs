@@ -18,28 +18,28 @@ const MOST: usize = 16 * 1024;
 
 /// A stream and what of it was read ahead.
 #[derive(Debug)]
-pub(super) struct Rewind<IO> {
+pub(crate) struct Rewind<IO> {
     ahead: Bytes,
     io: IO,
 }
 
 impl<IO> Rewind<IO> {
-    pub(super) fn new(io: IO) -> Self {
+    pub(crate) fn new(io: IO) -> Self {
         Self { ahead: Bytes::new(), io }
     }
 
     /// True when nothing was read ahead.
-    pub(super) fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.ahead.is_empty()
     }
 
     /// What was read ahead.
-    pub(super) fn ahead(&self) -> &Bytes {
+    pub(crate) fn ahead(&self) -> &Bytes {
         &self.ahead
     }
 
     /// Drops the first `count` bytes of what was read ahead.
-    pub(super) fn skip(&mut self, count: usize) {
+    pub(crate) fn skip(&mut self, count: usize) {
         self.ahead.advance(count);
         if self.ahead.is_empty() {
             self.ahead = Bytes::new();
@@ -47,7 +47,7 @@ impl<IO> Rewind<IO> {
     }
 
     /// Puts bytes back in front of what is there. They are copied: a slice of a read block would keep all of it.
-    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.ahead = [bytes, &self.ahead].concat().into();
         }
@@ -57,7 +57,7 @@ impl<IO> Rewind<IO> {
 impl<IO: AsyncRead + Unpin> Rewind<IO> {
     /// Reads ahead what is there; ready with false when the other side has ended or failed, with true when something
     /// came. No buffer is held while there is nothing.
-    pub(super) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.ahead.len() >= MOST {
             return Poll::Pending;
         }

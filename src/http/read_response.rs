@@ -4,11 +4,81 @@
 //! one way only, and another request may follow on the connection. Must not touch: anything else, which is hyper's
 //! (see `by_hand`).
 
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderName, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, response};
+use httparse::{ParserConfig, Status};
+use hyper::ext::ReasonPhrase;
 
-use crate::upstream::by_hand::{Head, Judged, read_head};
+use super::fields::{Fields, read_fields};
+
+/// Fields of an answer that is read by hand; most have a dozen at most.
+pub(crate) const FIELDS: usize = 32;
+
+/// What the bytes of an answer are so far.
+#[derive(Debug)]
+pub enum Judged<T> {
+    /// All of it, with nothing behind it but what is a part of `T`.
+    Sound(T),
+    /// The beginning of what may be sound.
+    Unfinished,
+    /// For hyper to judge.
+    Doubtful,
+}
+
+impl<T> Judged<T> {
+    /// Judges on: `None` is a doubt.
+    pub(crate) fn and_then<U>(self, judge: impl FnOnce(T) -> Option<U>) -> Judged<U> {
+        match self {
+            Self::Sound(sound) => judge(sound).map_or(Judged::Doubtful, Judged::Sound),
+            Self::Unfinished => Judged::Unfinished,
+            Self::Doubtful => Judged::Doubtful,
+        }
+    }
+}
+
+/// The head of an answer.
+pub(crate) struct Head {
+    pub(crate) parts: response::Parts,
+    /// The length of the body that it tells, in bytes.
+    pub(crate) length: Option<usize>,
+    /// Where it ends.
+    pub(crate) end: usize,
+}
+
+/// Reads the head of an answer. The parser is hyper's own, with its settings, so that both read alike; an odd field is a
+/// doubt (see [`read_fields`]).
+pub(crate) fn read_head(seen: &Bytes, is_odd: impl Fn(&HeaderName, &[u8]) -> bool) -> Judged<Head> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut head = httparse::Response::new(&mut []);
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut head, seen, &mut fields) {
+        Ok(Status::Complete(end)) => Judged::Sound(end).and_then(|end| whole_head(seen, end, &head, is_odd)),
+        Ok(Status::Partial) => Judged::Unfinished,
+        Err(_) => Judged::Doubtful,
+    }
+}
+
+fn whole_head(
+    seen: &Bytes,
+    end: usize,
+    head: &httparse::Response<'_, '_>,
+    is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
+) -> Option<Head> {
+    // An empty line may stand before it (RFC 9112 section 2.2), but who would write one?
+    if head.version != Some(1) || !seen.starts_with(b"H") {
+        return None;
+    }
+    let Fields { headers, length } = read_fields(seen, head.headers, 0, is_odd)?;
+    let (mut parts, ()) = Response::new(()).into_parts();
+    (parts.status, parts.headers) = (StatusCode::from_u16(head.code?).ok()?, headers);
+    let own = head.reason.filter(|reason| Some(*reason) != parts.status.canonical_reason());
+    if let Some(reason) = own {
+        parts.extensions.insert(ReasonPhrase::try_from(seen.slice_ref(reason.as_bytes())).ok()?);
+    }
+    Some(Head { parts, length, end })
+}
 
 /// What has come so far of an answer to GET: sound when the bytes are all of it and no more.
 #[must_use]
@@ -36,7 +106,6 @@ mod tests {
     use hyper::ext::ReasonPhrase;
 
     use super::*;
-    use crate::upstream::by_hand::FIELDS;
 
     const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\nA: 1\r\nA: 2\r\n\r\nhi";
 
