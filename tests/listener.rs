@@ -16,10 +16,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use underpass::config::{Address, Client, Trusted};
+use underpass::http::body::Body;
 use underpass::http::incoming::Sent;
 use underpass::lifecycle::Phase;
 use underpass::listener::peer::{ConnInfo, Peer, PeerAddr};
-use underpass::transport::Body;
 
 use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
 use underpass::config::Client;
+use underpass::http::body::Body;
 use underpass::http::incoming::Sent;
 use underpass::listener::framing::request_fault;
 use underpass::listener::handler::Wait;
-use underpass::transport::Body;
 
 use self::edge::{Edge, client};
 

@@ -21,9 +21,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass::config::{Client, TlsFiles};
+use underpass::http::body::Body;
 use underpass::http::incoming::Sent;
 use underpass::listener::tls::TlsSource;
-use underpass::transport::Body;
 
 use self::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 

@@ -19,6 +19,8 @@ use crate::codec::batch::Form;
 use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
 use crate::codec::standing;
+use crate::http::body::Body;
+use crate::http::body::answer;
 use crate::http::incoming::Sent;
 use crate::http::source::Source;
 use crate::listener::handler::Asking;
@@ -30,7 +32,7 @@ use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
-use crate::transport::{Body, Fault, answer, multi, poll, send, sse, stream, ws};
+use crate::transport::{Fault, multi, poll, send, sse, stream, ws};
 use crate::upstream::dial::fresh_key;
 use crate::upstream::headers::{self, wants_upgrade};
 

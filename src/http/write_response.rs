@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::body::{Body, Relay, Upgrade};
 use super::incoming::Sent;
-use super::replay::Rewind;
+use super::replay::Replay;
 use super::source::{Chunk, Source};
 use super::write_head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
 
@@ -35,7 +35,7 @@ thread_local! {
 /// An answer that is being written.
 pub(crate) struct Carrying<IO> {
     /// `None` once it was given back.
-    io: Option<Rewind<IO>>,
+    io: Option<Replay<IO>>,
     /// What is pulled from; `None` when all of the answer was known.
     source: Option<Feed>,
     /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
@@ -62,7 +62,7 @@ enum Feed {
 pub(crate) type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Writes the head of a 101; what the connection carries then. `None` when the client is gone.
-pub(crate) async fn switch<IO>(mut io: Rewind<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
+pub(crate) async fn switch<IO>(mut io: Replay<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -73,7 +73,7 @@ where
 
 /// An answer to be written. What is known of it at once is written down at once, the rest as it comes.
 pub(crate) fn begin<IO>(
-    io: Rewind<IO>,
+    io: Replay<IO>,
     head: response::Parts,
     body: Body,
     version: Version,
@@ -229,7 +229,7 @@ struct Gone;
 
 /// Resolves to the socket when another request may follow.
 impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
-    type Output = Option<Rewind<IO>>;
+    type Output = Option<Replay<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -260,7 +260,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
-    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<Option<Rewind<IO>>> {
+    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<Option<Replay<IO>>> {
         if !self.keep_alive
             && let Some(io) = &mut self.io
         {

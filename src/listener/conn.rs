@@ -33,11 +33,11 @@ use super::socket::Socket;
 use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
+use crate::http::body::Body;
 use crate::http::incoming::Sent;
-use crate::http::replay::Rewind;
+use crate::http::replay::Replay;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::registry::tally::Tally;
-use crate::transport::Body;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -108,7 +108,7 @@ async fn drive_tls<H: Handler>(
 type Slot = Arc<Mutex<Option<Held>>>;
 
 /// Lets hyper serve until it ends, or until a request is in the slot: then the socket is taken back.
-pub(super) async fn until_held<H, IO>(door: Door<H>, io: Rewind<IO>) -> Result<Option<(Rewind<IO>, Held)>, Failure>
+pub(super) async fn until_held<H, IO>(door: Door<H>, io: Replay<IO>) -> Result<Option<(Replay<IO>, Held)>, Failure>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -26,16 +26,3 @@ pub mod tunnel;
 pub mod ws;
 
 pub use self::fault::Fault;
-pub use crate::http::body::Body;
-
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
-
-/// A response with a known body.
-#[must_use]
-pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::full(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}

@@ -16,8 +16,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::fields::has_token;
 use crate::http::read_response::{Head, Judged, read_head};
+use crate::http::replay::Replay;
 use crate::http::write_head::request_text;
-use crate::upstream::http1_exchange::{Replay, ask, by_hyper};
+use crate::upstream::http1_exchange::{ask, by_hyper};
 use crate::upstream::io::Io;
 
 /// A WebSocket whose handshake was answered with a verified 101.
@@ -53,7 +54,7 @@ pub(super) async fn shake_hands(io: Io, head: request::Parts) -> Result<Upgraded
     let key = head.headers.get(SEC_WEBSOCKET_KEY);
     let expected = key.map(|key| derive_accept_key(key.as_bytes()));
     let request = Request::from_parts(head, Empty::new());
-    match ask(io, &request_text(&request), |seen| plain_switch(seen, expected.as_deref())).await {
+    match ask(io, request_text(&request), |seen| plain_switch(seen, expected.as_deref())).await {
         Ok((io, (head, unread))) => Ok(Upgraded { io, unread, head }),
         Err(replay) => Box::pin(ask_hyper(replay, request, expected.as_deref())).await,
     }
@@ -90,7 +91,11 @@ fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
 
 // === by hyper ===
 
-async fn ask_hyper(io: Replay, request: Request<Empty<Bytes>>, expected: Option<&str>) -> Result<Upgraded, Failure> {
+async fn ask_hyper(
+    io: Replay<Io>,
+    request: Request<Empty<Bytes>>,
+    expected: Option<&str>,
+) -> Result<Upgraded, Failure> {
     let (mut sender, connection) = by_hyper(io).await?;
     // Ends by itself: with the upgrade, with the refusal's body, or when this future is dropped.
     tokio::spawn(connection.with_upgrades());
@@ -107,9 +112,10 @@ async fn ask_hyper(io: Replay, request: Request<Empty<Bytes>>, expected: Option<
 
 async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, Failure> {
     let upgraded = hyper::upgrade::on(&mut response).await?;
-    let parts =
-        upgraded.downcast::<TokioIo<Replay>>().map_err(|_| Failure::Bad("the connection could not be taken over"))?;
-    let Replay { seen, io, .. } = parts.io.into_inner();
+    let parts = upgraded
+        .downcast::<TokioIo<Replay<Io>>>()
+        .map_err(|_| Failure::Bad("the connection could not be taken over"))?;
+    let (io, seen) = parts.io.into_inner().into_parts();
     // What hyper has read comes first; copied, since a few bytes would keep its whole read block alive.
     Ok(Upgraded { io, unread: [&parts.read_buf[..], &seen].concat().into(), head: response.into_parts().0 })
 }

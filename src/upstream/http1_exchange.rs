@@ -10,19 +10,20 @@
 //! front, and finds out what they are: a long answer, early hints, a head in many pieces, or no HTTP.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 
 use crate::http::block::with_block;
 use crate::http::incoming::BoxError;
 use crate::http::read_response::Judged;
+use crate::http::replay::Replay;
 use crate::upstream::io::Io;
 
 /// The longest head of an answer, and what a connection may buffer. A backend that never ends its head is cut off.
@@ -35,9 +36,13 @@ const MOST_IN_PIECES: usize = 4 * 1024;
 ///
 /// # Errors
 /// What hyper has to judge: the connection as if nothing had been read.
-pub(super) async fn ask<T>(mut io: Io, text: &[u8], judge: impl Fn(&Bytes) -> Judged<T>) -> Result<(Io, T), Replay> {
+pub(super) async fn ask<T>(
+    mut io: Io,
+    text: Vec<u8>,
+    judge: impl Fn(&Bytes) -> Judged<T>,
+) -> Result<(Io, T), Replay<Io>> {
     // A backend that answers without reading closes what it does not read: its answer may be there all the same.
-    let written = write(&mut io, text).await;
+    let written = write(&mut io, &text).await;
     let mut seen = Bytes::new();
     while written.is_ok() && poll_fn(|cx| poll_more(&mut io, cx, &mut seen)).await {
         match judge(&seen) {
@@ -46,7 +51,7 @@ pub(super) async fn ask<T>(mut io: Io, text: &[u8], judge: impl Fn(&Bytes) -> Ju
             Judged::Unfinished | Judged::Doubtful => break,
         }
     }
-    Err(Replay { seen, io, asked: false, reader: None })
+    Err(Replay::again(io, text.into(), seen))
 }
 
 async fn write(io: &mut Io, text: &[u8]) -> io::Result<()> {
@@ -69,14 +74,14 @@ fn poll_more(io: &mut Io, cx: &mut Context<'_>, seen: &mut Bytes) -> Poll<bool> 
 // === by hyper ===
 
 /// Both ends of a connection of hyper's.
-pub(super) type ByHyper<B> = (http1::SendRequest<B>, http1::Connection<TokioIo<Replay>, B>);
+pub(super) type ByHyper<B> = (http1::SendRequest<B>, http1::Connection<TokioIo<Replay<Io>>, B>);
 
 /// Puts a connection of hyper's over the stream. If a request was written already, the first one that is sent must be
 /// the same.
 ///
 /// # Errors
 /// hyper's.
-pub(super) async fn by_hyper<B>(io: Replay) -> Result<ByHyper<B>, hyper::Error>
+pub(super) async fn by_hyper<B>(io: Replay<Io>) -> Result<ByHyper<B>, hyper::Error>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + 'static,
 {
@@ -89,79 +94,4 @@ pub fn hyper_settings() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.title_case_headers(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
     builder
-}
-
-/// A stream whose request may be written and whose answer may be begun to be read, as if neither had happened yet.
-#[derive(Debug)]
-pub(super) struct Replay {
-    pub(super) seen: Bytes,
-    pub(super) io: Io,
-    /// hyper believes that it has written the request. What could be read before would be an answer to nothing, for
-    /// which it would drop the connection.
-    asked: bool,
-    reader: Option<Waker>,
-}
-
-impl Replay {
-    /// A stream on which nothing has happened.
-    pub(super) fn new(io: Io) -> Self {
-        Self { seen: Bytes::new(), io, asked: true, reader: None }
-    }
-
-    /// Swallows what is the request: a head without a body, which hyper writes at once and before it reads. The backend
-    /// has it. False for everything that follows.
-    fn swallow(&mut self) -> bool {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-        !std::mem::replace(&mut self.asked, true)
-    }
-}
-
-impl AsyncRead for Replay {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.asked {
-            self.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        if self.seen.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, into);
-        }
-        let fits = self.seen.len().min(into.remaining());
-        into.put_slice(&self.seen[..fits]);
-        self.seen.advance(fits);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Replay {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.swallow() {
-            return Poll::Ready(Ok(bytes.len()));
-        }
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.swallow() {
-            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
-        }
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use underpass::config::{Address, Client};
+use underpass::http::body::Body;
 use underpass::http::incoming::Sent;
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
@@ -20,7 +21,6 @@ use underpass::listener;
 use underpass::listener::handler::{Answering, Asking, Handler, Wait};
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
-use underpass::transport::Body;
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
