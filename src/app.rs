@@ -20,8 +20,8 @@ use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener
 use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
 use crate::listener;
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
+use crate::metrics::Tally;
 use crate::registry::Registry;
-use crate::registry::tally::Tally;
 use crate::upstream::tls::UpstreamTlsError;
 
 /// Why nothing was started.

@@ -41,6 +41,7 @@ pub mod demo;
 pub mod gateway;
 pub mod lifecycle;
 pub mod listener;
+pub mod metrics;
 pub mod probe;
 pub mod registry;
 pub mod selftest;

@@ -30,15 +30,17 @@ const DOORS: &[(&str, &[&str])] = &[
     // A client: of the house it knows what a client could take with it.
     ("probe", &["codec", "session", "upstream::dial", "upstream::socket", "upstream::tls", "selftest"]),
     ("upstream", &["session", "client"]),
-    ("registry", &["session", "upstream", "lifecycle"]),
-    ("transport", &["codec", "session", "registry", "upstream", "lifecycle"]),
-    ("admin", &["registry", "lifecycle"]),
+    ("metrics", &[]),
+    ("registry", &["session", "upstream", "metrics", "lifecycle"]),
+    ("transport", &["codec", "session", "registry", "metrics", "upstream", "lifecycle"]),
+    ("admin", &["metrics", "lifecycle"]),
     (
         "gateway",
         &[
             "transport",
             "upstream",
             "registry",
+            "metrics",
             "admin",
             "client",
             "listener::peer",
@@ -59,7 +61,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "transport::body",
             "transport::source",
             "upstream::headers",
-            "registry::tally",
+            "metrics",
         ],
     ),
 ];

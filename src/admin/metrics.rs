@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::registry::tally::Tally;
+use crate::metrics::Tally;
 
 /// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -113,7 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::registry::tally::{Direction, Ending, Resume, Transport};
+    use crate::metrics::{Direction, Ending, Resume, Transport};
 
     type Samples = BTreeMap<String, f64>;
 

@@ -229,7 +229,7 @@ mod tests {
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
-    use crate::registry::tally::Tally;
+    use crate::metrics::Tally;
 
     fn state(checks: Vec<Check>) -> Arc<AdminState> {
         Arc::new(AdminState { metrics: Metrics::new(&Tally::default(), "0", || 0), checks })

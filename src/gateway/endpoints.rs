@@ -21,7 +21,7 @@ use crate::codec::sse::{parse_id, parse_number};
 use crate::codec::standing;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::registry::tally::{Resume, Transport};
+use crate::metrics::{Resume, Transport};
 use crate::registry::{Cell, Found, Opening, Reader};
 use crate::session::Attach;
 use crate::transport::body::Sent;

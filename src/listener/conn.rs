@@ -34,7 +34,7 @@ use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::registry::tally::Tally;
+use crate::metrics::Tally;
 use crate::transport::Body;
 use crate::transport::body::Sent;
 

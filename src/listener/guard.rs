@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::lifecycle::Guard;
-use crate::registry::tally::Counted;
+use crate::metrics::Counted;
 
 /// Bytes a connection has carried, as they are on the wire: under TLS this counts its records.
 #[derive(Debug, Default)]
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::{Lifecycle, What};
-    use crate::registry::tally::Tally;
+    use crate::metrics::Tally;
 
     const LIMIT: Duration = Duration::from_secs(30);
 

@@ -35,7 +35,7 @@ use self::tls::TlsSource;
 use crate::config::Client;
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Lifecycle, Phase, What};
-use crate::registry::tally::Tally;
+use crate::metrics::Tally;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);

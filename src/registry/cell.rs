@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::reader::Reader;
-use super::tally::{Ending, Tally, Transport};
 use super::token::Token;
 use crate::config;
+use crate::metrics::{Ending, Tally, Transport};
 use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment, Pushed, Session};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.

@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
 use super::cell::Cell;
-use super::tally::Ending;
 use crate::config;
 use crate::lifecycle::{Guard, What};
+use crate::metrics::Ending;
 use crate::session::Close;
 use crate::upstream::socket::{Socket, SocketEvent};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cell::{Cell, register};
-use super::tally::{Resume, Transport};
+use crate::metrics::{Resume, Transport};
 use crate::session::{Attachment, Message, Pulled};
 
 /// The right to read a session's down channel; dropping it detaches.
@@ -152,9 +152,10 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
-    use super::super::{limits, tally::Tally, token::Token};
+    use super::super::{limits, token::Token};
     use super::*;
     use crate::config;
+    use crate::metrics::Tally;
     use crate::session::{Attach, Moment, Session};
 
     /// Counts how often it is woken.

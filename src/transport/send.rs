@@ -15,7 +15,7 @@ use super::body::Sent;
 use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::codec::standing;
-use crate::registry::tally::Transport;
+use crate::metrics::Transport;
 use crate::registry::{Cell, Standing};
 use crate::session::{Close, Message, Pushed};
 
