@@ -74,7 +74,7 @@ impl Call<'_> {
         if !refusal.is_passing() {
             return Err(refusal);
         }
-        self.gateway.tally.refused(refusal.code);
+        self.gateway.metrics.refused(refusal.code);
         tracing::warn!(code = refusal.code, "one-request SSE is unavailable");
         Ok(sse::unavailable(&refusal.json()))
     }
@@ -87,7 +87,7 @@ impl Call<'_> {
                 Found::Here(cell) => return self.stream_bare(cell, Some(after), arrival),
                 Found::Ended(close) => return Err(Fault::SessionClosed(close)),
                 Found::Unknown => {
-                    self.gateway.tally.resumed(Resume::Unknown);
+                    self.gateway.metrics.resumed(Resume::Unknown);
                     arrival = Arrival::Forgotten;
                 }
             }

@@ -31,7 +31,7 @@ use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
 use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
-use crate::metrics::Tally;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::transport::body::Sent;
 use crate::transport::query::Query;
@@ -47,7 +47,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 pub struct Gateway {
     live: ArcSwap<Live>,
     registry: Arc<Registry>,
-    tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     tunnels: AtomicU64,
 }
@@ -90,11 +90,11 @@ impl Gateway {
     pub fn new(
         config: Arc<Config>,
         registry: Arc<Registry>,
-        tally: Arc<Tally>,
+        metrics: Arc<Metrics>,
         lifecycle: Lifecycle,
     ) -> Result<Self, UpstreamTlsError> {
         let live = ArcSwap::from_pointee(Live::new(config)?);
-        Ok(Self { live, registry, tally, lifecycle, tunnels: AtomicU64::new(0) })
+        Ok(Self { live, registry, metrics, lifecycle, tunnels: AtomicU64::new(0) })
     }
 
     /// Takes another configuration into force, for requests from now on.
@@ -233,7 +233,7 @@ impl Gateway {
 
     /// Counts a refusal and says it, once, where it stops.
     fn refusal(&self, refusal: Refusal) -> Response<Body> {
-        self.tally.refused(refusal.code);
+        self.metrics.refused(refusal.code);
         if refusal.status.is_server_error() {
             tracing::warn!(code = refusal.code, what = refusal.message(), "request refused");
         } else {
@@ -276,8 +276,8 @@ fn preflight(request: &http::HeaderMap) -> Response<Body> {
 
 /// The panic itself has been told by the panic hook. State that it may have left is plain data behind locks that
 /// recover, so the next request may come.
-fn panicked(tally: &Tally) -> Response<Body> {
-    tally.refused("internal");
+fn panicked(metrics: &Metrics) -> Response<Body> {
+    metrics.refused("internal");
     let message = "this server failed at this request: its log says how, please report it";
     let mut response = Refusal::new("internal", StatusCode::INTERNAL_SERVER_ERROR, message).respond();
     protect(&mut response);
@@ -297,10 +297,10 @@ impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
     fn handle(&self, request: Asking, conn: ConnInfo) -> Answering {
         let gateway = Arc::clone(&self.0);
-        let tally = Arc::clone(&gateway.tally);
+        let metrics = Arc::clone(&gateway.metrics);
         Box::pin(async move {
             let answered = AssertUnwindSafe(gateway.handle(request, conn)).catch_unwind().await;
-            answered.unwrap_or_else(|_| panicked(&tally))
+            answered.unwrap_or_else(|_| panicked(&metrics))
         })
     }
 

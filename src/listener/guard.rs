@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::{Lifecycle, What};
-    use crate::metrics::Tally;
+    use crate::metrics::Metrics;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -216,7 +216,7 @@ mod tests {
         let hold = Hold {
             permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
             guard: lifecycle.guard(What::Connection),
-            counted: Tally::default().connection(),
+            counted: Metrics::default().connection(),
         };
         let traffic = Arc::new(Traffic::default());
         let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(hold));

@@ -108,7 +108,7 @@ const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
 /// All counters of the process. Shared in an `Arc`; each method is a few relaxed atomic adds.
 #[derive(Debug)]
-pub struct Tally {
+pub struct Metrics {
     opened: Counter,
     ended: Series<Counter>,
     active: Series<Gauge>,
@@ -148,7 +148,7 @@ impl Counted {
     }
 }
 
-impl Default for Tally {
+impl Default for Metrics {
     fn default() -> Self {
         let by_way = || Series::new(ways());
         Self {
@@ -175,7 +175,7 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl Metrics {
     /// A session was opened; nothing is attached to it yet.
     pub fn session_opened(&self) {
         self.opened.inc();
@@ -311,7 +311,7 @@ impl Tally {
     }
 }
 
-/// Where the gauge of what is attached stands in `Tally::active`.
+/// Where the gauge of what is attached stands in `Metrics::active`.
 fn slot(attached: Option<Transport>) -> usize {
     attached.map_or(Transport::ALL.len(), |transport| transport as usize)
 }
@@ -322,7 +322,7 @@ fn ways() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
     down.chain([vec![("direction", Direction::Up.as_str()), ("transport", "any")]])
 }
 
-/// The row of a change in `Tally::changes`: all pairs of different transports, in the order of `pairs`.
+/// The row of a change in `Metrics::changes`: all pairs of different transports, in the order of `pairs`.
 fn change(from: Transport, to: Transport) -> Option<usize> {
     let (from, to) = (from as usize, to as usize);
     (from != to).then(|| from * (Transport::ALL.len() - 1) + to - usize::from(to > from))
@@ -352,36 +352,36 @@ mod tests {
 
     #[test]
     fn active_sessions_follow_their_transport_and_sum_to_those_alive() {
-        let tally = Tally::default();
-        tally.session_opened();
-        tally.session_opened();
-        tally.moved(None, Some(Transport::Sse));
-        tally.moved(Some(Transport::Sse), Some(Transport::Poll));
-        let active = |tally: &Tally| (0..5).map(|row| tally.active[row].get()).collect::<Vec<_>>();
-        assert_eq!(active(&tally), [0, 0, 0, 1, 1]);
-        tally.session_ended(Some(Transport::Poll), Ending::Killed);
-        tally.session_ended(None, Ending::GraceOver);
-        assert_eq!(active(&tally), [0; 5]);
-        assert_eq!((tally.opened.get(), tally.ended[Ending::Killed as usize].get()), (2, 1));
+        let metrics = Metrics::default();
+        metrics.session_opened();
+        metrics.session_opened();
+        metrics.moved(None, Some(Transport::Sse));
+        metrics.moved(Some(Transport::Sse), Some(Transport::Poll));
+        let active = |metrics: &Metrics| (0..5).map(|row| metrics.active[row].get()).collect::<Vec<_>>();
+        assert_eq!(active(&metrics), [0, 0, 0, 1, 1]);
+        metrics.session_ended(Some(Transport::Poll), Ending::Killed);
+        metrics.session_ended(None, Ending::GraceOver);
+        assert_eq!(active(&metrics), [0; 5]);
+        assert_eq!((metrics.opened.get(), metrics.ended[Ending::Killed as usize].get()), (2, 1));
     }
 
     #[test]
     fn what_is_counted_by_value_ends_with_the_value() {
-        let tally = Tally::default();
-        let (one, two) = (tally.connection(), tally.connection());
+        let metrics = Metrics::default();
+        let (one, two) = (metrics.connection(), metrics.connection());
         drop(one);
-        assert_eq!(tally.connections_active.get(), 1);
+        assert_eq!(metrics.connections_active.get(), 1);
         drop(two);
-        assert_eq!((tally.connections_active.get(), tally.connections.get()), (0, 2));
+        assert_eq!((metrics.connections_active.get(), metrics.connections.get()), (0, 2));
     }
 
     #[test]
     fn any_status_has_a_class() {
-        let tally = Tally::default();
+        let metrics = Metrics::default();
         for status in [None, Some(0), Some(99), Some(101), Some(204), Some(599), Some(600), Some(u16::MAX)] {
-            tally.proxied(status);
+            metrics.proxied(status);
         }
-        let counts: Vec<_> = (0..CLASSES.len()).map(|row| tally.proxied[row].get()).collect();
+        let counts: Vec<_> = (0..CLASSES.len()).map(|row| metrics.proxied[row].get()).collect();
         assert_eq!(counts, [1, 1, 0, 0, 1, 5]);
     }
 }

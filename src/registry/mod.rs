@@ -25,7 +25,7 @@ use self::token::Token;
 use crate::config;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
-use crate::metrics::{Ending, Tally};
+use crate::metrics::{Ending, Metrics};
 use crate::session::{Close, Limits, Moment, Session};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::socket::Socket;
@@ -40,7 +40,7 @@ pub struct Registry {
     memory: Memory,
     directory: Directory,
     nonces: Nonces,
-    tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
 }
 
@@ -92,7 +92,7 @@ pub enum OpenError {
 impl Registry {
     /// An empty registry. `session` gives the bounds of the process; a session's own come with its [`Opening`].
     #[must_use]
-    pub fn new(node: &str, session: &config::Session, tally: Arc<Tally>, lifecycle: Lifecycle) -> Self {
+    pub fn new(node: &str, session: &config::Session, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Self {
         Self {
             node: node.to_owned(),
             epoch: Instant::now(),
@@ -101,7 +101,7 @@ impl Registry {
             memory: Memory { age: session.ended, count: session.ended_max },
             directory: Directory::default(),
             nonces: Nonces::default(),
-            tally,
+            metrics,
             lifecycle,
         }
     }
@@ -163,7 +163,7 @@ impl Registry {
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
-        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.tally));
+        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
         let cell = Arc::new(cell);
         tracing::info!(
             session = cell.id(),

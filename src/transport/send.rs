@@ -116,5 +116,5 @@ fn standing(cell: &Cell) -> BytesMut {
 
 fn count(cell: &Cell, messages: &[Message]) {
     let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-    cell.tally().up(messages.len() as u64, bytes as u64);
+    cell.metrics().up(messages.len() as u64, bytes as u64);
 }
