@@ -46,5 +46,6 @@ pub mod probe;
 pub mod registry;
 pub mod selftest;
 pub mod session;
+pub mod terms;
 pub mod transport;
 pub mod upstream;

@@ -14,7 +14,7 @@ use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::metrics::Direction;
+use crate::terms::Direction;
 use crate::transport::Body;
 use crate::transport::body::{Duplex, Sent};
 use crate::transport::tunnel::{SpliceOptions, splice};

@@ -21,9 +21,9 @@ use crate::codec::sse::{parse_id, parse_number};
 use crate::codec::standing;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::metrics::{Resume, Transport};
 use crate::registry::{Cell, Found, Opening, Reader};
 use crate::session::Attach;
+use crate::terms::{Resume, Transport};
 use crate::transport::body::Sent;
 use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
@@ -75,7 +75,7 @@ impl Call<'_> {
             return Err(refusal);
         }
         self.gateway.metrics.refused(refusal.code);
-        tracing::warn!(code = refusal.code, "one-request SSE is unavailable");
+        tracing::warn!(code = refusal.code.as_str(), "one-request SSE is unavailable");
         Ok(sse::unavailable(&refusal.json()))
     }
 

@@ -33,6 +33,7 @@ use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::terms::ErrorCode;
 use crate::transport::body::Sent;
 use crate::transport::query::Query;
 use crate::transport::{Body, Fault};
@@ -235,9 +236,9 @@ impl Gateway {
     fn refusal(&self, refusal: Refusal) -> Response<Body> {
         self.metrics.refused(refusal.code);
         if refusal.status.is_server_error() {
-            tracing::warn!(code = refusal.code, what = refusal.message(), "request refused");
+            tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
         } else {
-            tracing::debug!(code = refusal.code, what = refusal.message(), "request refused");
+            tracing::debug!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
         }
         let mut response = refusal.respond();
         protect(&mut response);
@@ -277,9 +278,9 @@ fn preflight(request: &http::HeaderMap) -> Response<Body> {
 /// The panic itself has been told by the panic hook. State that it may have left is plain data behind locks that
 /// recover, so the next request may come.
 fn panicked(metrics: &Metrics) -> Response<Body> {
-    metrics.refused("internal");
+    metrics.refused(ErrorCode::Internal);
     let message = "this server failed at this request: its log says how, please report it";
-    let mut response = Refusal::new("internal", StatusCode::INTERNAL_SERVER_ERROR, message).respond();
+    let mut response = Refusal::new(ErrorCode::Internal, StatusCode::INTERNAL_SERVER_ERROR, message).respond();
     protect(&mut response);
     response
 }

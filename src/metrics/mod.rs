@@ -1,4 +1,4 @@
-//! The counters of the house: what the busy rooms count, and the bounded words they count by.
+//! The counters of the house: what the busy rooms count.
 //!
 //! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
@@ -12,96 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::series::{Delays, Series};
-
-/// An enum whose values each have one word, used as a label value and in log lines.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$each])* $variant,)* }
-
-        impl $name {
-            /// Every value, in the order of declaration.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The word for it in answers, metrics and log lines.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
-            }
-
-            fn words() -> impl Iterator<Item = &'static str> {
-                Self::ALL.iter().map(|value| value.as_str())
-            }
-        }
-    };
-}
-
-words! {
-    /// What carries a session down. The `send` and `ack` requests are none: they attach nothing.
-    Transport {
-        /// A WebSocket of subprotocol `underpass.v1`.
-        Ws = "ws",
-        /// Server-sent events.
-        Sse = "sse",
-        /// Frames in an octet stream.
-        Stream = "stream",
-        /// Long polls.
-        Poll = "poll",
-    }
-}
-
-words! {
-    /// Which way bytes go.
-    Direction {
-        /// From the backend to the client.
-        Down = "down",
-        /// From the client to the backend.
-        Up = "up",
-    }
-}
-
-words! {
-    /// Why a session ended.
-    Ending {
-        /// The backend sent a close frame.
-        BackendClosed = "backend_closed",
-        /// The backend's connection broke without a close frame.
-        BackendLost = "backend_lost",
-        /// The client asked for it.
-        ClientClosed = "client_closed",
-        /// The client gave no sign of life within the grace.
-        GraceOver = "grace_over",
-        /// The client did not read within the longest pause.
-        TooSlow = "too_slow",
-        /// A message was over the limit.
-        TooLarge = "too_large",
-        /// The sidecar was stopping.
-        Drained = "drained",
-        /// The operator ended it.
-        Killed = "killed",
-    }
-}
-
-words! {
-    /// What became of a client that came back.
-    Resume {
-        /// It goes on where it was.
-        Resumed = "resumed",
-        /// It goes on, and was told that messages are gone.
-        Lost = "lost",
-        /// Its session is not known here.
-        Unknown = "unknown",
-    }
-}
-
-/// The codes of PROTOCOL 3.3; the last stands for any other, which would be a mistake of ours.
-#[rustfmt::skip]
-const CODES: [&str; 21] = [
-    "bad_request", "bad_cursor", "origin_refused", "unknown_session", "not_found", "method_not_allowed",
-    "stale_cursor", "gap", "nonce_reused", "session_closed", "too_large", "upgrade_lost", "rate_limited",
-    "backend_refused", "backend_unreachable", "backend_timeout", "overloaded", "draining", "busy", "internal", "other",
-];
+use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
 
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
@@ -153,18 +64,18 @@ impl Default for Metrics {
         let by_way = || Series::new(ways());
         Self {
             opened: Counter::default(),
-            ended: Series::by("reason", Ending::words()),
-            active: Series::by("transport", Transport::words().chain(["none"])),
-            resumes: Series::by("result", Resume::words()),
+            ended: Series::by("reason", Ending::WORDS.iter().copied()),
+            active: Series::by("transport", Transport::WORDS.iter().copied().chain(["none"])),
+            resumes: Series::by("result", Resume::WORDS.iter().copied()),
             changes: Series::new(pairs()),
             pauses: Counter::default(),
             messages: by_way(),
             message_bytes: by_way(),
-            delays: Series::by("transport", Transport::words()),
-            refusals: Series::by("code", CODES),
+            delays: Series::by("transport", Transport::WORDS.iter().copied()),
+            refusals: Series::by("code", ErrorCode::WORDS.iter().copied()),
             tunnels: Counter::default(),
             tunnels_active: Gauge::default(),
-            tunnel_bytes: Series::by("direction", Direction::words()),
+            tunnel_bytes: Series::by("direction", Direction::WORDS.iter().copied()),
             proxied: Series::by("class", CLASSES),
             proxied_active: Gauge::default(),
             connections: Counter::default(),
@@ -229,10 +140,9 @@ impl Metrics {
         self.delays[transport as usize].observe(delay);
     }
 
-    /// A request was refused with this error code (PROTOCOL 3.3).
-    pub fn refused(&self, code: &str) {
-        let row = CODES.iter().position(|known| *known == code).unwrap_or(CODES.len() - 1);
-        self.refusals[row].inc();
+    /// A request was refused with this error code.
+    pub fn refused(&self, code: ErrorCode) {
+        self.refusals[code as usize].inc();
     }
 
     /// A tunnel was opened; it counts as active until the value is dropped.
@@ -318,7 +228,8 @@ fn slot(attached: Option<Transport>) -> usize {
 
 /// Down by each transport, then up.
 fn ways() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
-    let down = Transport::words().map(|word| vec![("direction", Direction::Down.as_str()), ("transport", word)]);
+    let down =
+        Transport::WORDS.iter().copied().map(|word| vec![("direction", Direction::Down.as_str()), ("transport", word)]);
     down.chain([vec![("direction", Direction::Up.as_str()), ("transport", "any")]])
 }
 
@@ -329,8 +240,8 @@ fn change(from: Transport, to: Transport) -> Option<usize> {
 }
 
 fn pairs() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
-    let from_each = |from: &'static str| Transport::words().map(move |to| (from, to));
-    let pairs = Transport::words().flat_map(from_each).filter(|(from, to)| from != to);
+    let from_each = |from: &'static str| Transport::WORDS.iter().copied().map(move |to| (from, to));
+    let pairs = Transport::WORDS.iter().copied().flat_map(from_each).filter(|(from, to)| from != to);
     pairs.map(|(from, to)| vec![("from", from), ("to", to)])
 }
 
@@ -357,7 +268,8 @@ mod tests {
         metrics.session_opened();
         metrics.moved(None, Some(Transport::Sse));
         metrics.moved(Some(Transport::Sse), Some(Transport::Poll));
-        let active = |metrics: &Metrics| (0..5).map(|row| metrics.active[row].get()).collect::<Vec<_>>();
+        let active =
+            |metrics: &Metrics| (0..=Transport::ALL.len()).map(|row| metrics.active[row].get()).collect::<Vec<_>>();
         assert_eq!(active(&metrics), [0, 0, 0, 1, 1]);
         metrics.session_ended(Some(Transport::Poll), Ending::Killed);
         metrics.session_ended(None, Ending::GraceOver);

@@ -17,8 +17,9 @@ use tokio::time::{Instant, Sleep, timeout_at};
 use super::reader::Reader;
 use super::token::Token;
 use crate::config;
-use crate::metrics::{Ending, Metrics, Transport};
+use crate::metrics::Metrics;
 use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment, Pushed, Session};
+use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
 pub struct Cell {

@@ -17,8 +17,8 @@ use super::Registry;
 use super::cell::Cell;
 use crate::config;
 use crate::lifecycle::{Guard, What};
-use crate::metrics::Ending;
 use crate::session::Close;
+use crate::terms::Ending;
 use crate::upstream::socket::{Socket, SocketEvent};
 
 /// What is taken from the socket before the session is told, and other tasks get a turn, in bytes as bounds count them.

@@ -25,8 +25,9 @@ use self::token::Token;
 use crate::config;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
-use crate::metrics::{Ending, Metrics};
+use crate::metrics::Metrics;
 use crate::session::{Close, Limits, Moment, Session};
+use crate::terms::Ending;
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::socket::Socket;
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cell::{Cell, register};
-use crate::metrics::{Resume, Transport};
 use crate::session::{Attachment, Message, Pulled};
+use crate::terms::{Resume, Transport};
 
 /// The right to read a session's down channel; dropping it detaches.
 pub struct Reader {

@@ -15,9 +15,9 @@ use super::body::Sent;
 use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::codec::standing;
-use crate::metrics::Transport;
 use crate::registry::{Cell, Standing};
 use crate::session::{Close, Message, Pushed};
+use crate::terms::Transport;
 
 /// How a body is to be read, and what it numbers and acknowledges.
 pub struct Sending {
