@@ -156,6 +156,13 @@ mod tests {
     }
 
     #[test]
+    fn the_transports_are_those_of_the_protocol_in_its_order() {
+        let list = format!("\"transports\":[\"{}\"]", Transport::WORDS.join("\",\""));
+        assert_eq!(PROTOCOL.matches("\"transports\":[").count(), 2);
+        assert_eq!(PROTOCOL.matches(&list).count(), 2, "{list}");
+    }
+
+    #[test]
     fn a_word_names_one_value_only() {
         for code in ErrorCode::ALL {
             assert_eq!(ErrorCode::named(code.as_str()), Some(*code));

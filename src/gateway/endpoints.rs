@@ -144,19 +144,19 @@ impl Call<'_> {
         let found = self.gateway.registry.find(token);
         let cell = match (found, verb) {
             (Found::Here(cell), _) => cell,
-            (Found::Ended(_), Verb::Sse) => return Ok(no_content()),
+            (Found::Ended(_), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
             (Found::Ended(close), Verb::Close) => return Ok(told(send::closed(&close), nonce)),
             (Found::Ended(close), _) => return Err(Fault::SessionClosed(close)),
             (Found::Unknown, _) => return Err(Fault::UnknownSession),
         };
         match verb {
-            Verb::Sse => self.attach_sse(&cell, request.headers(), query),
-            Verb::Stream => {
+            Verb::Attach(Transport::Sse) => self.attach_sse(&cell, request.headers(), query),
+            Verb::Attach(Transport::Stream) => {
                 let reader = self.attach(&cell, Transport::Stream, query.number("after")?, query)?;
                 Ok(self.streaming(stream::respond(reader, &self.live.config.prefix)))
             }
-            Verb::Poll => self.poll(&cell, request.headers(), query, nonce),
-            Verb::Ws => self.attach_ws(&cell, &request, query),
+            Verb::Attach(Transport::Poll) => self.poll(&cell, request.headers(), query, nonce),
+            Verb::Attach(Transport::Ws) => self.attach_ws(&cell, &request, query),
             Verb::Send => Ok(told(self.send(&cell, request, query).await?, nonce)),
             Verb::Ack => Ok(told(send::ack(&cell, query.number("after")?)?, nonce)),
             Verb::Close => {

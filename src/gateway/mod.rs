@@ -25,7 +25,7 @@ use http_body::Body as _;
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
 use self::origin::Verdict;
-use self::route::{Endpoint, Place, Routes, Selftest};
+use self::route::{Endpoint, Place, Routes, Selftest, Verb};
 use crate::config::{self, Config};
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
@@ -309,7 +309,7 @@ impl Handler for Service {
         let live = self.0.live.load();
         match route::place(request.uri().path(), &live.config.prefix) {
             Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
-            Place::Ours(Endpoint::Session { verb, .. }) if verb.attaches() => Wait::ToTell,
+            Place::Ours(Endpoint::Session { verb: Verb::Attach(_), .. }) => Wait::ToTell,
             Place::Beside | Place::Ours(Endpoint::Selftest(Selftest::Talk))
                 if wants_upgrade(request.headers(), request.version()) =>
             {
