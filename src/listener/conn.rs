@@ -37,7 +37,7 @@ use crate::http::body::Body;
 use crate::http::incoming::Sent;
 use crate::http::replay::Replay;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::registry::tally::Tally;
+use crate::metrics::Metrics;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -55,19 +55,19 @@ pub(super) struct Shared<H> {
     pub(super) tls: Option<Arc<TlsSource>>,
     pub(super) client: Arc<Client>,
     pub(super) lifecycle: Lifecycle,
-    pub(super) tally: Arc<Tally>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Drives one connection to its end, in a task of its own.
 pub(super) fn drive<H: Handler>(shared: Shared<H>, socket: Socket, peer: PeerAddr, hold: Hold) {
-    let Shared { handler, tls, client, lifecycle, tally } = shared;
+    let Shared { handler, tls, client, lifecycle, metrics } = shared;
     let traffic = Arc::new(Traffic::default());
     let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::clone(&traffic) };
     let stream = Guarded::new(socket, client.write, traffic, Some(hold));
     let door = Door { handler, info, client, lifecycle };
     let Some(tls) = tls else { return drop(tokio::spawn(Http1::new(door, stream))) };
     tokio::spawn(async move {
-        if let Err(error) = drive_tls(tls, stream, door, &tally).await {
+        if let Err(error) = drive_tls(tls, stream, door, &metrics).await {
             tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");
         }
     });
@@ -86,7 +86,7 @@ async fn drive_tls<H: Handler>(
     tls: Arc<TlsSource>,
     stream: Guarded<Socket>,
     door: Door<H>,
-    tally: &Tally,
+    metrics: &Metrics,
 ) -> Result<(), Failure> {
     let silence = door.client.handshake;
     let accept = Box::pin(timeout(silence, TlsAcceptor::from(tls.config()).accept(stream)));
@@ -94,7 +94,7 @@ async fn drive_tls<H: Handler>(
         accepted = accept => accepted.map_err(Failure::from).and_then(|stream| stream.map_err(Failure::from)),
         () = door.lifecycle.reached(Phase::Closing) => return Ok(()),
     };
-    let stream = accepted.inspect_err(|_| tally.handshake_failed())?;
+    let stream = accepted.inspect_err(|_| metrics.handshake_failed())?;
     // The protocol is settled by ALPN, so nothing has to be guessed from the first bytes.
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(door, stream).await

@@ -176,3 +176,17 @@ impl Trial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::terms::Transport;
+
+    #[test]
+    fn each_transport_has_its_row() {
+        let way = Way::new("http://127.0.0.1:1/", None, None).expect("a way to nowhere");
+        let trial = trial(way);
+        let rows: Vec<_> = trial.rows().iter().map(|row| row.name).collect();
+        assert!(Transport::WORDS.iter().all(|word| rows.contains(word)), "{rows:?}");
+    }
+}

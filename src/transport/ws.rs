@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
         let (cell, number) = (Arc::clone(self.cell()), self.next);
         self.next += 1;
-        cell.tally().up(1, message.payload().len() as u64);
+        cell.metrics().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
                 match cell.push(Some(number), std::slice::from_ref(&message)).await {

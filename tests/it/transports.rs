@@ -2,6 +2,7 @@
 
 use http::Method;
 use tokio_tungstenite::tungstenite::Message;
+use underpass::terms::Transport;
 
 use crate::site::{Backend, Site};
 
@@ -138,5 +139,16 @@ async fn a_session_is_found_from_every_worker() {
         socket.send("down").await;
         let got = site.get(&format!("{}/poll?after={}", opened.url, number - 1)).await.json();
         assert_eq!((got["messages"][0].as_str(), got["after"].as_u64()), (Some("down"), Some(number)));
+    }
+}
+
+#[tokio::test]
+async fn whoever_lists_the_transports_lists_all_of_them() {
+    let site = Site::start(Backend::start().await.at, "selftest = true");
+    let script = site.get("/_underpass/client.js").await.text();
+    let page = site.get("/_underpass/selftest").await.text();
+    assert!(script.contains(&format!("\"{}\"", Transport::WORDS.join(","))), "the client's order");
+    for word in Transport::WORDS {
+        assert!(page.contains(&format!("[\"{word}\", \"{word}\"]")), "the self-test's page has no row for {word}");
     }
 }

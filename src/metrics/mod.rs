@@ -1,4 +1,4 @@
-//! The counters of the house: what the busy rooms count, and the bounded words they count by.
+//! The counters of the house: what the busy rooms count.
 //!
 //! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
@@ -12,103 +12,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::series::{Delays, Series};
-
-/// An enum whose values each have one word, used as a label value and in log lines.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$each])* $variant,)* }
-
-        impl $name {
-            /// Every value, in the order of declaration.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The word for it in answers, metrics and log lines.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
-            }
-
-            fn words() -> impl Iterator<Item = &'static str> {
-                Self::ALL.iter().map(|value| value.as_str())
-            }
-        }
-    };
-}
-
-words! {
-    /// What carries a session down. The `send` and `ack` requests are none: they attach nothing.
-    Transport {
-        /// A WebSocket of subprotocol `underpass.v1`.
-        Ws = "ws",
-        /// Server-sent events.
-        Sse = "sse",
-        /// Frames in an octet stream.
-        Stream = "stream",
-        /// Long polls.
-        Poll = "poll",
-    }
-}
-
-words! {
-    /// Which way bytes go.
-    Direction {
-        /// From the backend to the client.
-        Down = "down",
-        /// From the client to the backend.
-        Up = "up",
-    }
-}
-
-words! {
-    /// Why a session ended.
-    Ending {
-        /// The backend sent a close frame.
-        BackendClosed = "backend_closed",
-        /// The backend's connection broke without a close frame.
-        BackendLost = "backend_lost",
-        /// The client asked for it.
-        ClientClosed = "client_closed",
-        /// The client gave no sign of life within the grace.
-        GraceOver = "grace_over",
-        /// The client did not read within the longest pause.
-        TooSlow = "too_slow",
-        /// A message was over the limit.
-        TooLarge = "too_large",
-        /// The sidecar was stopping.
-        Drained = "drained",
-        /// The operator ended it.
-        Killed = "killed",
-    }
-}
-
-words! {
-    /// What became of a client that came back.
-    Resume {
-        /// It goes on where it was.
-        Resumed = "resumed",
-        /// It goes on, and was told that messages are gone.
-        Lost = "lost",
-        /// Its session is not known here.
-        Unknown = "unknown",
-    }
-}
-
-/// The codes of PROTOCOL 3.3; the last stands for any other, which would be a mistake of ours.
-#[rustfmt::skip]
-const CODES: [&str; 21] = [
-    "bad_request", "bad_cursor", "origin_refused", "unknown_session", "not_found", "method_not_allowed",
-    "stale_cursor", "gap", "nonce_reused", "session_closed", "too_large", "upgrade_lost", "rate_limited",
-    "backend_refused", "backend_unreachable", "backend_timeout", "overloaded", "draining", "busy", "internal", "other",
-];
+use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
 
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
 /// All counters of the process. Shared in an `Arc`; each method is a few relaxed atomic adds.
 #[derive(Debug)]
-pub struct Tally {
+pub struct Metrics {
     opened: Counter,
     ended: Series<Counter>,
     active: Series<Gauge>,
@@ -148,23 +59,23 @@ impl Counted {
     }
 }
 
-impl Default for Tally {
+impl Default for Metrics {
     fn default() -> Self {
         let by_way = || Series::new(ways());
         Self {
             opened: Counter::default(),
-            ended: Series::by("reason", Ending::words()),
-            active: Series::by("transport", Transport::words().chain(["none"])),
-            resumes: Series::by("result", Resume::words()),
+            ended: Series::by("reason", Ending::WORDS.iter().copied()),
+            active: Series::by("transport", Transport::WORDS.iter().copied().chain(["none"])),
+            resumes: Series::by("result", Resume::WORDS.iter().copied()),
             changes: Series::new(pairs()),
             pauses: Counter::default(),
             messages: by_way(),
             message_bytes: by_way(),
-            delays: Series::by("transport", Transport::words()),
-            refusals: Series::by("code", CODES),
+            delays: Series::by("transport", Transport::WORDS.iter().copied()),
+            refusals: Series::by("code", ErrorCode::WORDS.iter().copied()),
             tunnels: Counter::default(),
             tunnels_active: Gauge::default(),
-            tunnel_bytes: Series::by("direction", Direction::words()),
+            tunnel_bytes: Series::by("direction", Direction::WORDS.iter().copied()),
             proxied: Series::by("class", CLASSES),
             proxied_active: Gauge::default(),
             connections: Counter::default(),
@@ -175,7 +86,7 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl Metrics {
     /// A session was opened; nothing is attached to it yet.
     pub fn session_opened(&self) {
         self.opened.inc();
@@ -229,10 +140,9 @@ impl Tally {
         self.delays[transport as usize].observe(delay);
     }
 
-    /// A request was refused with this error code (PROTOCOL 3.3).
-    pub fn refused(&self, code: &str) {
-        let row = CODES.iter().position(|known| *known == code).unwrap_or(CODES.len() - 1);
-        self.refusals[row].inc();
+    /// A request was refused with this error code.
+    pub fn refused(&self, code: ErrorCode) {
+        self.refusals[code as usize].inc();
     }
 
     /// A tunnel was opened; it counts as active until the value is dropped.
@@ -311,26 +221,27 @@ impl Tally {
     }
 }
 
-/// Where the gauge of what is attached stands in `Tally::active`.
+/// Where the gauge of what is attached stands in `Metrics::active`.
 fn slot(attached: Option<Transport>) -> usize {
     attached.map_or(Transport::ALL.len(), |transport| transport as usize)
 }
 
 /// Down by each transport, then up.
 fn ways() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
-    let down = Transport::words().map(|word| vec![("direction", Direction::Down.as_str()), ("transport", word)]);
+    let down =
+        Transport::WORDS.iter().copied().map(|word| vec![("direction", Direction::Down.as_str()), ("transport", word)]);
     down.chain([vec![("direction", Direction::Up.as_str()), ("transport", "any")]])
 }
 
-/// The row of a change in `Tally::changes`: all pairs of different transports, in the order of `pairs`.
+/// The row of a change in `Metrics::changes`: all pairs of different transports, in the order of `pairs`.
 fn change(from: Transport, to: Transport) -> Option<usize> {
     let (from, to) = (from as usize, to as usize);
     (from != to).then(|| from * (Transport::ALL.len() - 1) + to - usize::from(to > from))
 }
 
 fn pairs() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
-    let from_each = |from: &'static str| Transport::words().map(move |to| (from, to));
-    let pairs = Transport::words().flat_map(from_each).filter(|(from, to)| from != to);
+    let from_each = |from: &'static str| Transport::WORDS.iter().copied().map(move |to| (from, to));
+    let pairs = Transport::WORDS.iter().copied().flat_map(from_each).filter(|(from, to)| from != to);
     pairs.map(|(from, to)| vec![("from", from), ("to", to)])
 }
 
@@ -352,36 +263,37 @@ mod tests {
 
     #[test]
     fn active_sessions_follow_their_transport_and_sum_to_those_alive() {
-        let tally = Tally::default();
-        tally.session_opened();
-        tally.session_opened();
-        tally.moved(None, Some(Transport::Sse));
-        tally.moved(Some(Transport::Sse), Some(Transport::Poll));
-        let active = |tally: &Tally| (0..5).map(|row| tally.active[row].get()).collect::<Vec<_>>();
-        assert_eq!(active(&tally), [0, 0, 0, 1, 1]);
-        tally.session_ended(Some(Transport::Poll), Ending::Killed);
-        tally.session_ended(None, Ending::GraceOver);
-        assert_eq!(active(&tally), [0; 5]);
-        assert_eq!((tally.opened.get(), tally.ended[Ending::Killed as usize].get()), (2, 1));
+        let metrics = Metrics::default();
+        metrics.session_opened();
+        metrics.session_opened();
+        metrics.moved(None, Some(Transport::Sse));
+        metrics.moved(Some(Transport::Sse), Some(Transport::Poll));
+        let active =
+            |metrics: &Metrics| (0..=Transport::ALL.len()).map(|row| metrics.active[row].get()).collect::<Vec<_>>();
+        assert_eq!(active(&metrics), [0, 0, 0, 1, 1]);
+        metrics.session_ended(Some(Transport::Poll), Ending::Killed);
+        metrics.session_ended(None, Ending::GraceOver);
+        assert_eq!(active(&metrics), [0; 5]);
+        assert_eq!((metrics.opened.get(), metrics.ended[Ending::Killed as usize].get()), (2, 1));
     }
 
     #[test]
     fn what_is_counted_by_value_ends_with_the_value() {
-        let tally = Tally::default();
-        let (one, two) = (tally.connection(), tally.connection());
+        let metrics = Metrics::default();
+        let (one, two) = (metrics.connection(), metrics.connection());
         drop(one);
-        assert_eq!(tally.connections_active.get(), 1);
+        assert_eq!(metrics.connections_active.get(), 1);
         drop(two);
-        assert_eq!((tally.connections_active.get(), tally.connections.get()), (0, 2));
+        assert_eq!((metrics.connections_active.get(), metrics.connections.get()), (0, 2));
     }
 
     #[test]
     fn any_status_has_a_class() {
-        let tally = Tally::default();
+        let metrics = Metrics::default();
         for status in [None, Some(0), Some(99), Some(101), Some(204), Some(599), Some(600), Some(u16::MAX)] {
-            tally.proxied(status);
+            metrics.proxied(status);
         }
-        let counts: Vec<_> = (0..CLASSES.len()).map(|row| tally.proxied[row].get()).collect();
+        let counts: Vec<_> = (0..CLASSES.len()).map(|row| metrics.proxied[row].get()).collect();
         assert_eq!(counts, [1, 1, 0, 0, 1, 5]);
     }
 }

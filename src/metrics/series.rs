@@ -1,4 +1,4 @@
-//! What the tally is made of: fixed sets of series, and a histogram without a lock.
+//! What the metrics are made of: fixed sets of series, and a histogram without a lock.
 //!
 //! Enters: label words at the start, observations later. Leaves: encoded samples. Must not touch: names of metrics, the
 //! rooms that count.
