@@ -4,7 +4,6 @@
 //! bytes mean, beyond where a request ends.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,14 +41,11 @@ enum Mood {
 /// The box. It and its connections end with the test's runtime.
 pub(crate) struct Cutter {
     pub(crate) at: SocketAddr,
-    /// How many connections were not simply carried to their end.
-    pub(crate) harmed: Arc<AtomicU64>,
 }
 
 struct Way {
     site: SocketAddr,
     chance: Mutex<Chance>,
-    harmed: Arc<AtomicU64>,
 }
 
 impl Cutter {
@@ -57,16 +53,14 @@ impl Cutter {
     pub(crate) async fn start(site: SocketAddr, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("an address");
-        let harmed = Arc::new(AtomicU64::new(0));
-        let way = Way { site, chance: Mutex::new(Chance::new(seed)), harmed: Arc::clone(&harmed) };
-        let way = Arc::new(way);
+        let way = Arc::new(Way { site, chance: Mutex::new(Chance::new(seed)) });
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let way = Arc::clone(&way);
                 tokio::spawn(async move { way.carry(client).await });
             }
         });
-        Self { at, harmed }
+        Self { at }
     }
 }
 
@@ -94,7 +88,6 @@ impl Way {
         let upgrade = request.windows(8).any(|window| window.eq_ignore_ascii_case(b"upgrade:"));
         let life = LIFE + bytes_of(mood).min(LIFE);
         let mut cuts = Cuts { up: life, down: life, request: Duration::ZERO, answer: Duration::ZERO };
-        self.harmed.fetch_add(1, Ordering::Relaxed);
         match mood {
             Mood::CutDown(bytes) => cuts.down = bytes,
             Mood::CutUp(bytes) => cuts.up = bytes,
