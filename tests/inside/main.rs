@@ -5,6 +5,8 @@
 #[path = "../support/mod.rs"]
 pub mod support;
 
+mod binary;
+
 mod codec;
 mod config;
 mod hostile;

@@ -1,43 +1,15 @@
 //! Planted secrets: they go where they belong, and into no log line, metric or error of somebody else.
 
-use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::binary::Running;
+use crate::support::scratch::Scratch;
+use crate::support::site::{Backend, Site};
 
 use super::house::watch_panics;
 use super::raw::{self, handshake};
 use super::recorder::{Recorder, Reply};
-use crate::support::site::{Backend, Site};
-
-type Log = Arc<Mutex<Vec<u8>>>;
-
-/// Everything that the sidecar says of itself, at the finest level, from now on.
-fn listen() -> Log {
-    static LOG: OnceLock<Log> = OnceLock::new();
-    let log = LOG.get_or_init(|| {
-        let log = Log::default();
-        let sink = Arc::clone(&log);
-        tracing_subscriber::fmt()
-            .with_env_filter("underpass=trace")
-            .with_ansi(false)
-            .with_writer(move || Sink(Arc::clone(&sink)))
-            .init();
-        log
-    });
-    Arc::clone(log)
-}
-
-struct Sink(Log);
-
-impl io::Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// What must never be told.
 const PLANTED: [&str; 6] = [
@@ -101,22 +73,30 @@ async fn speak(site: &Site, token: &str) {
     }
 }
 
+/// A configuration that logs all there is, at the finest level.
+fn configured(scratch: &Scratch, backend: SocketAddr) -> PathBuf {
+    let listeners = "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n";
+    let log = "[log]\nformat = \"json\"\nlevel = \"trace\"\n[drain]\npre = \"0s\"\nspread = \"0s\"\ntimeout = \"2s\"\n";
+    scratch.file(&format!("{}.toml", backend.port()), &format!("{listeners}upstream = \"ws://{backend}\"\n{log}"))
+}
+
 #[tokio::test]
 async fn secrets_are_in_no_log_and_no_metric() {
-    watch_panics();
-    let log = listen();
     let at = Backend::echo().await;
     let down =
         std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
-    let config = "admin = \"127.0.0.1:0\"\n[log]\nlevel = \"trace\"\n";
-    let (up, dead) = (Site::start(at, config), Site::start(down, config));
     // One that tells all it was asked, as debug pages do.
     let talker = Recorder::start(|seen| {
         let told = format!("{seen:?}");
         Reply::now(format!("HTTP/1.1 500 Oh\r\nContent-Length: {}\r\n\r\n{told}", told.len()))
     })
     .await;
-    let talking = Site::start(talker.at, config);
+    // Processes of their own: a process has one log, and it is read to its end here.
+    let scratch = Scratch::new("secrets");
+    let mut processes = [at, down, talker.at].map(|backend| Running::start(&configured(&scratch, backend)));
+    let [up, dead, talking] = &mut processes;
+    let (up, dead, talking) =
+        (up.site_with_admin().await, dead.site_with_admin().await, talking.site_with_admin().await);
     let opened = up.open("/chat").await;
     let text = |key: &str| opened.session[key].as_str().expect("a text").to_owned();
     let (token, id) = (text("token"), text("id"));
@@ -127,11 +107,6 @@ async fn secrets_are_in_no_log_and_no_metric() {
     let closed = up.post(&format!("{}/close", opened.url), "").await;
     assert_eq!(closed.status, 200);
 
-    let said = String::from_utf8_lossy(&log.lock().expect("no panic")).into_owned();
-    assert!(
-        said.contains(&id) && said.contains("session opened") && said.contains("request refused"),
-        "nothing was logged: {said}"
-    );
     // Behind the public id, the token is the secret.
     let secret = token.split(&id).nth(1).expect("the id is the beginning of the token").to_owned();
     assert!(secret.len() >= 22, "{token} {id}");
@@ -141,6 +116,16 @@ async fn secrets_are_in_no_log_and_no_metric() {
         metrics.push_str(&String::from_utf8_lossy(&answer.body));
     }
     assert!(metrics.contains("underpass_"), "no metrics: {metrics}");
+    let mut said = String::new();
+    for process in &mut processes {
+        process.signal("-TERM");
+        assert_eq!(process.exits().await, 0);
+        said.push_str(&process.lines.join("\n"));
+    }
+    assert!(
+        said.contains(&id) && said.contains("session opened") && said.contains("request refused"),
+        "nothing was logged: {said}"
+    );
     for secret in PLANTED.iter().copied().chain([secret.as_str()]) {
         for (place, text) in [("log", &said), ("metrics", &metrics)] {
             let line = text.lines().find(|line| line.contains(secret));

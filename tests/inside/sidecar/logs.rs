@@ -1,78 +1,19 @@
 //! The binary from end to end: its command line, its signals, and what its log says, and never says, of a session.
 
-use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::sleep;
 
+use crate::binary::{Running, address, output, underpass};
 use crate::support::plain::{canned, nowhere};
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site, soon};
 
 const V1: [(&str, &str); 1] = [("sec-websocket-protocol", "underpass.v1")];
-
-fn underpass() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
-    command.env_remove("RUST_LOG").kill_on_drop(true).stdin(Stdio::null());
-    command
-}
-
-async fn output(args: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = underpass().args(args).output().await.expect("it runs");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (status.code().expect("an exit code"), text(stdout), text(stderr))
-}
-
-/// A running binary whose log is JSON.
-struct Running {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-    lines: Vec<String>,
-}
-
-impl Running {
-    fn start(config: &Path) -> Self {
-        let mut child =
-            underpass().arg("run").arg(config).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
-        let log = BufReader::new(child.stderr.take().expect("piped")).lines();
-        Self { child, log, lines: Vec::new() }
-    }
-
-    /// The next log line that says this.
-    async fn says(&mut self, message: &str) -> Value {
-        loop {
-            let line = soon(message, self.log.next_line()).await.expect("UTF-8");
-            let line = line.unwrap_or_else(|| panic!("it ended without `{message}`: {:#?}", self.lines));
-            self.lines.push(line.clone());
-            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
-            if line["message"] == message {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
-        assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
-    }
-
-    /// Its exit code, once it has said all it has to say.
-    async fn exits(&mut self) -> i32 {
-        while let Some(line) = soon("the end of the log", self.log.next_line()).await.expect("UTF-8") {
-            self.lines.push(line);
-        }
-        soon("the exit", self.child.wait()).await.expect("a status").code().expect("an exit code")
-    }
-}
-
-fn address(line: &Value) -> std::net::SocketAddr {
-    line["address"].as_str().expect("an address").parse().expect("an address")
-}
 
 /// Everything that a session does, on every transport.
 async fn live_through(site: &Site, backend: &mut Backend) -> (String, String) {
@@ -118,9 +59,7 @@ async fn the_log_tells_the_life_of_a_session_and_never_its_secret() {
         ),
     );
     let mut running = Running::start(&config);
-    let at = address(&running.says("listening").await);
-    let admin = address(&running.says("admin listening").await);
-    let site = Site::elsewhere(at, Some(admin));
+    let site = running.site_with_admin().await;
     let (token, id) = live_through(&site, &mut backend).await;
     let metrics = site.ask_admin("/metrics").await.text();
     running.signal("-TERM");
