@@ -3,7 +3,7 @@
 //! Enters: a listening socket and a future that says when to stop. Leaves: the page, plain-text errors, and WebSockets
 //! handed to `talk`. Must not touch: what is said in a conversation, any other room.
 //!
-//! Bounds: [`PLAIN`] connections speak HTTP at once (more wait in the kernel's queue), [`WEBSOCKETS`] conversations are
+//! Bounds: `PLAIN` connections speak HTTP at once (more wait in the kernel's queue), `WEBSOCKETS` conversations are
 //! held at once (more are answered 503), a request head must come within hyper's 30 seconds.
 
 use std::convert::Infallible;
