@@ -34,9 +34,9 @@ const BACKLOG: usize = 256;
 /// The longest reason of a close frame, in bytes (RFC 6455, section 5.5: 125 with the code).
 const REASON: usize = 123;
 /// How long a peer may leave one message unread before the server gives up on it.
-const WRITE_PATIENCE: Duration = Duration::from_secs(120);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the server waits for the other half of the closing handshake.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Explicit bounds: the defaults of tungstenite are 64 MiB a message and an unbounded write buffer.
 pub(super) fn limits() -> WebSocketConfig {
@@ -50,20 +50,20 @@ pub(super) fn limits() -> WebSocketConfig {
 
 /// A conversation, as the client's path and query ask for it.
 #[derive(Debug, PartialEq)]
-pub(super) enum Talk {
+pub(super) enum Conversation {
     /// Each message back as it came; with a farewell, closed by it after the first one.
     Echo { farewell: Option<CloseFrame> },
     /// A message each second, the first at once.
     Clock,
-    /// The room; with `clock`, the same ticks as [`Talk::Clock`] among its lines.
+    /// The chat room; with `clock`, the same ticks as [`Conversation::Clock`] among its lines.
     Chat { name: String, clock: bool },
 }
 
-impl Talk {
-    /// Reads path and query; `Ok(None)` when no conversation lives at this path.
+impl Conversation {
+    /// Reads path and query; `Ok(None)` when there is no conversation at this path.
     ///
     /// # Errors
-    /// The query asks for something impossible; the text says what would be possible.
+    /// When the query cannot be satisfied; the text says what may be written instead.
     pub(super) fn parse(path: &str, query: &str) -> Result<Option<Self>, &'static str> {
         let field = |name: &str| {
             form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
@@ -80,8 +80,8 @@ impl Talk {
         }))
     }
 
-    /// Holds the conversation until one side has ended it.
-    pub(super) async fn hold(self, socket: &mut Socket, room: &Room) {
+    /// Returns when one side has ended the conversation.
+    pub(super) async fn run(self, socket: &mut Socket, room: &Room) {
         match self {
             Self::Echo { farewell } => echo(socket, farewell).await,
             Self::Clock => clock(socket).await,
@@ -93,7 +93,7 @@ impl Talk {
 /// The one chat room of a server.
 pub(super) struct Room {
     lines: broadcast::Sender<Utf8Bytes>,
-    /// How many lines were said; the lock also makes the order of the numbers the order of the lines.
+    /// How many lines were sent. Sending happens under this lock, so that lines arrive in the order of their numbers.
     said: Mutex<u64>,
 }
 
@@ -102,11 +102,11 @@ impl Room {
         Self { lines: broadcast::channel(BACKLOG).0, said: Mutex::new(0) }
     }
 
-    /// To everybody in the room. An empty `from` is the room itself: somebody came or went.
+    /// Sends to everybody in the room. An empty `from` stands for the room itself: somebody joined or left.
     fn say(&self, from: &str, text: &str) {
         let mut said: MutexGuard<'_, u64> = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         *said += 1;
-        // An error means that nobody is there to hear it.
+        // An error means that the room is empty.
         let _ = self.lines.send(json(&Line { from, text, line: *said }));
     }
 }
@@ -126,7 +126,7 @@ struct Tick {
     time: u64,
 }
 
-/// Membership: says that somebody left, however the conversation ended.
+/// Tells the room on drop that the member left, however the conversation ended.
 struct Member<'a> {
     room: &'a Room,
     name: &'a str,
@@ -185,7 +185,7 @@ async fn chat(socket: &mut Socket, room: &Room, name: &str, clock: bool) {
     }
 }
 
-/// One tick a second, the first at once; after a hold-up it goes on from now instead of catching up in a burst.
+/// One tick a second, the first at once. After a delay it continues from now instead of sending the missed ones in a burst.
 struct Ticks {
     every: Interval,
     count: u64,
@@ -223,31 +223,31 @@ async fn next_message(socket: &mut Socket) -> Option<Message> {
     }
 }
 
-/// False when the peer is gone, or has read nothing for [`WRITE_PATIENCE`].
+/// False when the peer is gone, or has read nothing for [`WRITE_TIMEOUT`].
 async fn send(socket: &mut Socket, message: Message) -> bool {
-    matches!(timeout(WRITE_PATIENCE, socket.send(message)).await, Ok(Ok(())))
+    matches!(timeout(WRITE_TIMEOUT, socket.send(message)).await, Ok(Ok(())))
 }
 
-/// Sends the close frame and waits a little for the peer's, so that ours is not lost to a reset.
+/// Sends the close frame and waits a short time for the peer's, so that a reset does not discard ours.
 pub(super) async fn close(socket: &mut Socket, frame: CloseFrame) {
     let handshake = async {
         if socket.close(Some(frame)).await.is_ok() {
             while let Some(Ok(_)) = socket.next().await {}
         }
     };
-    // An error means that the peer let the patience run out: then it gets no more than this.
-    let _ = timeout(CLOSE_PATIENCE, handshake).await;
+    // An error means that the peer did not answer in time; the connection is dropped then.
+    let _ = timeout(CLOSE_TIMEOUT, handshake).await;
 }
 
-/// Closes with 1009, then throws away what is still coming: to stop reading would reset the connection and, with it,
-/// destroy the close frame on its way.
+/// Closes with 1009, then reads and discards what still arrives: if we stopped reading, the connection would be reset and the
+/// close frame lost on its way.
 async fn refuse_oversize(socket: &mut Socket) {
     let farewell = async {
         if socket.close(Some(frame(CloseCode::Size, "a message is at most 1 MiB"))).await.is_ok() {
             let _ = tokio::io::copy(socket.get_mut(), &mut tokio::io::sink()).await;
         }
     };
-    let _ = timeout(CLOSE_PATIENCE, farewell).await;
+    let _ = timeout(CLOSE_TIMEOUT, farewell).await;
 }
 
 pub(super) fn frame(code: CloseCode, reason: &'static str) -> CloseFrame {
@@ -276,26 +276,35 @@ mod tests {
 
     #[test]
     fn a_query_names_the_conversation() {
-        let chat = Talk::Chat { name: "a b".to_owned(), clock: true };
-        assert_eq!(Talk::parse("/chat", "name=a%20b&clock"), Ok(Some(chat)));
-        assert_eq!(Talk::parse("/clock", ""), Ok(Some(Talk::Clock)));
-        assert_eq!(Talk::parse("/other", ""), Ok(None));
+        let chat = Conversation::Chat { name: "a b".to_owned(), clock: true };
+        assert_eq!(Conversation::parse("/chat", "name=a%20b&clock"), Ok(Some(chat)));
+        assert_eq!(Conversation::parse("/clock", ""), Ok(Some(Conversation::Clock)));
+        assert_eq!(Conversation::parse("/other", ""), Ok(None));
     }
 
     #[test]
     fn an_empty_or_endless_name_is_mended() {
-        assert_eq!(Talk::parse("/chat", "name=+"), Ok(Some(Talk::Chat { name: "guest".to_owned(), clock: false })));
+        assert_eq!(
+            Conversation::parse("/chat", "name=+"),
+            Ok(Some(Conversation::Chat { name: "guest".to_owned(), clock: false }))
+        );
         let endless = format!("name={}", "ä".repeat(40));
-        assert_eq!(Talk::parse("/chat", &endless), Ok(Some(Talk::Chat { name: "ä".repeat(32), clock: false })));
+        assert_eq!(
+            Conversation::parse("/chat", &endless),
+            Ok(Some(Conversation::Chat { name: "ä".repeat(32), clock: false }))
+        );
     }
 
     #[test]
     fn a_close_that_cannot_be_sent_is_refused() {
         for query in ["close=1005", "close=1006", "close=999", "close=65536", "close=soon"] {
-            assert!(Talk::parse("/echo", query).is_err(), "{query}");
+            assert!(Conversation::parse("/echo", query).is_err(), "{query}");
         }
-        assert!(Talk::parse("/echo", &format!("close=4001&reason={}", "x".repeat(124))).is_err());
+        assert!(Conversation::parse("/echo", &format!("close=4001&reason={}", "x".repeat(124))).is_err());
         let frame = CloseFrame { code: CloseCode::Library(4001), reason: "kicked".into() };
-        assert_eq!(Talk::parse("/echo", "close=4001&reason=kicked"), Ok(Some(Talk::Echo { farewell: Some(frame) })));
+        assert_eq!(
+            Conversation::parse("/echo", "close=4001&reason=kicked"),
+            Ok(Some(Conversation::Echo { farewell: Some(frame) }))
+        );
     }
 }

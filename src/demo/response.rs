@@ -1,6 +1,6 @@
-//! The demo server's plain answers, and what an opening handshake asks.
+//! The demo server's HTTP responses, and what it reads from an opening handshake.
 //!
-//! Enters: a request head. Leaves: a whole answer, or the parts of the handshake. Must not touch: sockets, tasks,
+//! Enters: a request head. Leaves: a complete response, or the parts of the handshake. Must not touch: sockets, tasks,
 //! conversations, any other room.
 
 use bytes::Bytes;
@@ -20,32 +20,32 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
      connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'",
 );
 
-/// A whole answer; every body here is short and known.
-pub(super) type Answer = Response<Full<Bytes>>;
+/// Every body here is short and known in full.
+pub(super) type FullResponse = Response<Full<Bytes>>;
 
-/// The page at `/`, and what is to be said of every other path without a conversation.
-pub(super) fn page<B>(request: &Request<B>) -> Answer {
+/// The page at `/`; for any other path without a conversation, a 404 that lists the paths.
+pub(super) fn page<B>(request: &Request<B>) -> FullResponse {
     if request.uri().path() != "/" {
         return text(StatusCode::NOT_FOUND, "nothing here: try / for the page, or a WebSocket on /echo, /clock, /chat");
     }
-    // hyper leaves the body out of an answer to HEAD.
+    // hyper omits the body of a response to HEAD.
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let answer = text(StatusCode::METHOD_NOT_ALLOWED, "the page can only be read");
-        return with(answer, ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let response = text(StatusCode::METHOD_NOT_ALLOWED, "the page can only be read");
+        return with(response, ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
-    let answer = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
-    let answer = with(answer, CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    let answer = with(answer, CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    with(answer, CONTENT_SECURITY_POLICY, PAGE_POLICY)
+    let response = Response::new(Full::new(Bytes::from_static(PAGE.as_bytes())));
+    let response = with(response, CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let response = with(response, CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    with(response, CONTENT_SECURITY_POLICY, PAGE_POLICY)
 }
 
-/// The client's key, if this is an opening handshake that can be answered.
+/// The client's key, if this is an opening handshake that we can complete.
 pub(super) fn handshake_key<B>(request: &Request<B>) -> Option<HeaderValue> {
     let headers = request.headers();
     let version = headers.get(SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
-    let asked = has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
+    let upgrades = has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
     let key = headers.get(SEC_WEBSOCKET_KEY)?;
-    (request.method() == Method::GET && version && asked).then(|| key.clone())
+    (request.method() == Method::GET && version && upgrades).then(|| key.clone())
 }
 
 /// Whether a list header names this token, in any case and in any of its lines.
@@ -60,20 +60,20 @@ pub(super) fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     (!first.is_empty()).then(|| HeaderValue::from_str(first).ok())?
 }
 
-pub(super) fn upgrading(answer: Answer) -> Answer {
-    let answer = with(answer, UPGRADE, HeaderValue::from_static("websocket"));
-    with(answer, CONNECTION, HeaderValue::from_static("Upgrade"))
+pub(super) fn upgrading(response: FullResponse) -> FullResponse {
+    let response = with(response, UPGRADE, HeaderValue::from_static("websocket"));
+    with(response, CONNECTION, HeaderValue::from_static("Upgrade"))
 }
 
-pub(super) fn text(status: StatusCode, line: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(format!("{line}\n"))));
-    *answer.status_mut() = status;
-    with(answer, CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))
+pub(super) fn text(status: StatusCode, line: &'static str) -> FullResponse {
+    let mut response = Response::new(Full::new(Bytes::from(format!("{line}\n"))));
+    *response.status_mut() = status;
+    with(response, CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))
 }
 
-pub(super) fn with(mut answer: Answer, name: HeaderName, value: HeaderValue) -> Answer {
-    answer.headers_mut().insert(name, value);
-    answer
+pub(super) fn with(mut response: FullResponse, name: HeaderName, value: HeaderValue) -> FullResponse {
+    response.headers_mut().insert(name, value);
+    response
 }
 
 #[cfg(test)]
