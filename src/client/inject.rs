@@ -5,7 +5,7 @@
 //! rooms.
 //!
 //! HTML has no `<head>` unless somebody wrote one, so the place is found by what comes first. Elements that only describe
-//! a page ([`DESCRIBING`]) pass, so that `<meta charset>` stays among the first bytes and a policy in a `<meta>` is known
+//! a page (`DESCRIBING`) pass, so that `<meta charset>` stays among the first bytes and a policy in a `<meta>` is known
 //! before the decision. A page that has the tag already has it there, since it must precede every other script.
 
 use std::io;

@@ -1,7 +1,7 @@
 //! A page that a backend compressed although it was asked not to, unpacked piece by piece.
 //!
 //! Enters: bytes in a content coding (RFC 9110 section 8.4.1). Leaves: the bytes behind it. Must not touch: what they
-//! mean; other rooms. Memory: a call makes [`MOST`] bytes and fails beyond. DEFLATE makes at most 1,032 bytes of one, so a
+//! mean; other rooms. Memory: a call makes `MOST` bytes and fails beyond. DEFLATE makes at most 1,032 bytes of one, so a
 //! piece of [`PIECE`] bytes stays below; Brotli has no such bound, and keeps a window of up to 16 MiB besides (RFC 7932
 //! section 9.1), of which it takes what the page fills.
 

@@ -1,10 +1,10 @@
-//! The demo server: HTTP/1.1 in front of the conversations in `talk`.
+//! The demo server: HTTP/1.1 in front of the conversations in `conversation`.
 //!
 //! Enters: a listening socket and a future that says when to stop. Leaves: the page, plain-text errors, and WebSockets
-//! handed to `talk`. Must not touch: what is said in a conversation, any other room.
+//! handed to `conversation`. Must not touch: what is said in a conversation, any other room.
 //!
-//! Bounds: [`PLAIN`] connections speak HTTP at once (more wait in the kernel's queue), [`WEBSOCKETS`] conversations are
-//! held at once (more are answered 503), a request head must come within hyper's 30 seconds.
+//! Limits: `HTTP_MAX` connections speak HTTP at once (more wait in the kernel's queue), `WEBSOCKETS_MAX` conversations are
+//! open at once (more are refused with 503), a request head must arrive within hyper's 30 seconds.
 
 use std::convert::Infallible;
 use std::future;
@@ -30,16 +30,16 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::demo::answer::{Answer, first_protocol, handshake_key, page, text, upgrading, with};
-use crate::demo::talk::{self, Room, Talk};
+use crate::demo::conversation::{self, Conversation, Room};
+use crate::demo::response::{FullResponse, first_protocol, handshake_key, page, text, upgrading, with};
 
-/// Conversations held at once.
-const WEBSOCKETS: usize = 1000;
+/// Conversations open at once.
+const WEBSOCKETS_MAX: usize = 1000;
 /// Connections that speak HTTP at once.
-const PLAIN: usize = 256;
+const HTTP_MAX: usize = 256;
 /// How long open conversations may take to end when the server stops.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the server waits after the system refused it a socket (out of descriptors, usually).
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server waits after `accept` failed (usually: out of descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Starts the server on a free port of the loopback interface; it serves until the runtime ends.
@@ -56,13 +56,13 @@ pub async fn start() -> io::Result<SocketAddr> {
 /// Serves connections of this listener until `stop` is ready; then closes the conversations with 1001 and returns, after
 /// five seconds at the latest.
 pub async fn serve(listener: TcpListener, stop: impl Future) {
-    serve_bounded(listener, stop, WEBSOCKETS).await;
+    serve_bounded(listener, stop, WEBSOCKETS_MAX).await;
 }
 
 async fn serve_bounded(listener: TcpListener, stop: impl Future, websockets: usize) {
     let server = Arc::new(Server {
         room: Room::new(),
-        plain: Arc::new(Semaphore::new(PLAIN)),
+        http: Arc::new(Semaphore::new(HTTP_MAX)),
         websockets: Arc::new(Semaphore::new(websockets)),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),
@@ -79,40 +79,40 @@ async fn serve_bounded(listener: TcpListener, stop: impl Future, websockets: usi
     drop(listener);
     server.stopping.cancel();
     server.tasks.close();
-    // An error means that some peer did not let go in time; the runtime ends its task.
-    let _ = tokio::time::timeout(STOP_PATIENCE, server.tasks.wait()).await;
+    // An error means that a peer did not close in time; its task ends with the runtime.
+    let _ = tokio::time::timeout(STOP_TIMEOUT, server.tasks.wait()).await;
 }
 
 /// What all connections share.
 struct Server {
     room: Room,
-    plain: Arc<Semaphore>,
+    http: Arc<Semaphore>,
     websockets: Arc<Semaphore>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
 impl Server {
-    /// The next connection, once there is room for it. Safe to drop: a permit without a connection goes back.
+    /// The next connection, once the limit allows one more. Cancel-safe: a permit without a connection is given back.
     async fn accept(&self, listener: &TcpListener) -> (TcpStream, Option<OwnedSemaphorePermit>) {
         // `None` would mean a closed semaphore; this one is never closed.
-        let permit = Arc::clone(&self.plain).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.http).acquire_owned().await.ok();
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => return (stream, permit),
                 Err(error) => {
-                    tracing::debug!(%error, "the demo server was refused a connection; it waits and tries again");
+                    tracing::debug!(%error, "the demo server cannot accept a connection; it waits and tries again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    /// Speaks HTTP until the peer leaves, upgrades, or the server stops; `_permit` is its place among the plain ones.
+    /// Speaks HTTP until the peer leaves, upgrades, or the server stops; `_permit` counts it among the connections that do.
     async fn connection(self: Arc<Self>, stream: TcpStream, _permit: Option<OwnedSemaphorePermit>) {
-        // Small messages should leave at once; without it they are only later.
+        // Small messages should be sent at once. Without it they are only later, so an error does not matter.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request| future::ready(Ok::<_, Infallible>(self.answer(request))));
+        let service = service_fn(|request| future::ready(Ok::<_, Infallible>(self.respond(request))));
         let http = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
         let mut http = pin!(http.with_upgrades());
         let done = tokio::select! {
@@ -127,43 +127,44 @@ impl Server {
         }
     }
 
-    fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
-        match Talk::parse(request.uri().path(), request.uri().query().unwrap_or_default()) {
-            Ok(Some(talk)) => self.upgrade(request, talk),
+    fn respond(self: &Arc<Self>, request: Request<Incoming>) -> FullResponse {
+        match Conversation::parse(request.uri().path(), request.uri().query().unwrap_or_default()) {
+            Ok(Some(conversation)) => self.upgrade(request, conversation),
             Ok(None) => page(&request),
-            Err(mistake) => text(StatusCode::BAD_REQUEST, mistake),
+            Err(error) => text(StatusCode::BAD_REQUEST, error),
         }
     }
 
-    /// Answers the opening handshake (RFC 6455, section 4.2) and leaves the conversation to a task of its own.
-    fn upgrade(self: &Arc<Self>, mut request: Request<Incoming>, talk: Talk) -> Answer {
+    /// Completes the opening handshake (RFC 6455, section 4.2) and runs the conversation in a task of its own.
+    fn upgrade(self: &Arc<Self>, mut request: Request<Incoming>, conversation: Conversation) -> FullResponse {
         let Some(key) = handshake_key(&request) else {
-            let answer = text(StatusCode::UPGRADE_REQUIRED, "this path speaks WebSocket (version 13) only");
-            return upgrading(answer);
+            let response = text(StatusCode::UPGRADE_REQUIRED, "this path speaks WebSocket (version 13) only");
+            return upgrading(response);
         };
         let accept = derive_accept_key(key.as_bytes());
         let Ok(permit) = Arc::clone(&self.websockets).try_acquire_owned() else {
-            let answer = text(StatusCode::SERVICE_UNAVAILABLE, "the demo server holds as many conversations as it can");
-            return with(answer, RETRY_AFTER, HeaderValue::from_static("5"));
+            let response =
+                text(StatusCode::SERVICE_UNAVAILABLE, "the demo server holds as many conversations as it can");
+            return with(response, RETRY_AFTER, HeaderValue::from_static("5"));
         };
-        let mut answer = upgrading(Response::new(Full::default()));
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let mut response = upgrading(Response::new(Full::default()));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         if let Ok(accept) = HeaderValue::try_from(accept) {
-            answer = with(answer, SEC_WEBSOCKET_ACCEPT, accept);
+            response = with(response, SEC_WEBSOCKET_ACCEPT, accept);
         }
         if let Some(protocol) = first_protocol(request.headers()) {
-            answer = with(answer, SEC_WEBSOCKET_PROTOCOL, protocol);
+            response = with(response, SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         let upgrade = hyper::upgrade::on(&mut request);
-        self.tasks.spawn(Arc::clone(self).conversation(upgrade, talk, permit));
-        answer
+        self.tasks.spawn(Arc::clone(self).converse(upgrade, conversation, permit));
+        response
     }
 
-    /// Holds one conversation; `_permit` is its place among the conversations.
-    async fn conversation(
+    /// Runs one conversation; `_permit` counts it among the open ones until it ends.
+    async fn converse(
         self: Arc<Self>,
         upgrade: hyper::upgrade::OnUpgrade,
-        talk: Talk,
+        conversation: Conversation,
         _permit: OwnedSemaphorePermit,
     ) {
         let Ok(upgraded) = upgrade.await else {
@@ -171,13 +172,13 @@ impl Server {
             return;
         };
         let io = TokioIo::new(upgraded);
-        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(talk::limits())).await;
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(conversation::limits())).await;
         let stopped = tokio::select! {
             () = self.stopping.cancelled() => true,
-            () = talk.hold(&mut socket, &self.room) => false,
+            () = conversation.run(&mut socket, &self.room) => false,
         };
         if stopped {
-            talk::close(&mut socket, talk::frame(CloseCode::Away, "the demo server stops")).await;
+            conversation::close(&mut socket, conversation::frame(CloseCode::Away, "the demo server stops")).await;
         }
     }
 }
@@ -224,9 +225,9 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.expect("the server listens");
         let request = format!("{head}\r\nHost: demo\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("the server reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("the server answers");
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.expect("the server answers");
+        response
     }
 
     #[tokio::test]
@@ -316,17 +317,17 @@ mod tests {
     async fn a_get_without_upgrade_is_told_so() {
         let address = start().await.expect("a free port");
         for path in ["/echo", "/clock", "/chat?name=ann"] {
-            let answer = plain(address, &format!("GET {path} HTTP/1.1")).await;
-            assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
-            assert!(answer.to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n"), "{answer}");
+            let response = plain(address, &format!("GET {path} HTTP/1.1")).await;
+            assert!(response.starts_with("HTTP/1.1 426 "), "{response}");
+            assert!(response.to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n"), "{response}");
         }
     }
 
     #[tokio::test]
     async fn plain_paths_are_the_page_and_nothing_else() {
         let address = start().await.expect("a free port");
-        let answer = plain(address, "GET / HTTP/1.1").await;
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(PAGE), "{answer}");
+        let response = plain(address, "GET / HTTP/1.1").await;
+        assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with(PAGE), "{response}");
         assert!(plain(address, "POST / HTTP/1.1").await.starts_with("HTTP/1.1 405 "));
         assert!(plain(address, "GET /other HTTP/1.1").await.starts_with("HTTP/1.1 404 "));
         assert!(plain(address, "GET /echo?close=1005 HTTP/1.1").await.starts_with("HTTP/1.1 400 "));

@@ -12,9 +12,10 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use crate::http::body::{Body, answer};
 use crate::registry::OpenError;
 use crate::terms::ErrorCode;
-use crate::transport::{Body, Fault, answer};
+use crate::transport::Fault;
 use crate::upstream::dial::DialError;
 use crate::upstream::proxy::ProxyError;
 

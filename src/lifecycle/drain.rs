@@ -1,7 +1,7 @@
-//! How the process stops: from the signal to the last guard, under a deadline.
+//! How the process stops: from the signal until the last guard is dropped, within a deadline.
 //!
 //! Enters: signals, from the system or from a test. Leaves: the phases of the [`Lifecycle`], one after another, and a
-//! word on what had to be cut. Must not touch: listeners and sessions; they watch the phase and end themselves.
+//! log line about what had to be cut. Must not touch: listeners and sessions; they watch the phase and end themselves.
 
 use std::io;
 use std::time::Duration;
@@ -13,23 +13,23 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::{Alive, Lifecycle, Phase, systemd};
 use crate::config::Drain;
 
-/// How long ended things get to let go of their guards once [`Phase::Closing`] is reached. Long enough for a last
-/// close frame, short against any service manager's patience.
+/// How long after [`Phase::Closing`] guards may still be held. Long enough to send a last close frame, and much shorter than
+/// any service manager waits.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// What the operator asks of the running process.
+/// What an operator can send to the running process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT: drain and exit; the second one exits at once.
     Stop,
-    /// SIGHUP: read certificates (and what else can change) again.
+    /// SIGHUP: read the configuration and the certificates again.
     Reload,
 }
 
-/// The process's own signals, from now on. Must be called on a runtime.
+/// Receives the process's signals from now on. Must be called on a runtime.
 ///
 /// # Errors
-/// When the system refuses a handler.
+/// When the system does not install a handler.
 pub fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     let mut terminate = unix::signal(SignalKind::terminate())?;
     let mut interrupt = unix::signal(SignalKind::interrupt())?;
@@ -50,9 +50,9 @@ pub fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Lives through the process's phases: serves until [`Signal::Stop`] (or until the sender of `signals` is gone), calls
-/// `reload` at each [`Signal::Reload`] before that, then drains as `drain` says. Returns what was still alive when it
-/// gave up waiting; empty after a clean drain. A second `Stop` returns at once.
+/// Takes the process through its phases: serves until [`Signal::Stop`] (or until the sender of `signals` is dropped), calls
+/// `reload` at each [`Signal::Reload`] before that, then drains as `drain` says. Returns what was still alive at the end of
+/// the wait; nothing after a clean drain. A second `Stop` returns at once.
 pub async fn run(
     lifecycle: &Lifecycle,
     drain: &Drain,
@@ -79,13 +79,13 @@ pub async fn run(
     left
 }
 
-/// When, within `spread`, the stream that `key` stands for is asked to leave. The same key always gets the same answer,
-/// and keys are spread evenly, so that clients do not come back all at once.
+/// How long after the start of the drain the stream of `key` is asked to leave: less than `spread`. The same key always gets
+/// the same time, and keys are spread evenly, so that clients do not all come back at once.
 #[must_use]
 pub fn leave_after(spread: Duration, key: u64) -> Duration {
     let share = u128::from(scramble(key));
     let nanos = (spread.as_nanos().min(u128::from(u64::MAX)) * share) >> 64;
-    // Less than `spread`, which was cut to 64 bits above.
+    // Less than `spread`, which was limited to 64 bits above.
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
@@ -104,7 +104,7 @@ async fn leave(lifecycle: &Lifecycle, drain: &Drain) {
     let _ = timeout(CLOSE_WAIT, lifecycle.emptied()).await;
 }
 
-/// A sender that is gone cannot ask twice, so this then waits for ever.
+/// When the sender is dropped no second signal can come, so this never returns then.
 async fn second_stop(signals: &mut mpsc::Receiver<Signal>) {
     loop {
         match signals.recv().await {
@@ -115,7 +115,7 @@ async fn second_stop(signals: &mut mpsc::Receiver<Signal>) {
     }
 }
 
-/// The finaliser of SplitMix64: neighbouring keys come out far apart.
+/// The finaliser of SplitMix64: it maps neighbouring keys far apart.
 fn scramble(key: u64) -> u64 {
     let mut x = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -136,7 +136,7 @@ mod tests {
     const DRAIN: Drain =
         Drain { timeout: Duration::from_secs(30), spread: Duration::from_secs(20), pre: Duration::from_secs(3) };
 
-    struct House {
+    struct Process {
         lifecycle: Lifecycle,
         signals: mpsc::Sender<Signal>,
         reloads: Arc<AtomicUsize>,
@@ -144,7 +144,7 @@ mod tests {
         start: Instant,
     }
 
-    fn house() -> House {
+    fn process() -> Process {
         let lifecycle = Lifecycle::new();
         let (signals, receiver) = mpsc::channel(4);
         let reloads = Arc::new(AtomicUsize::new(0));
@@ -153,10 +153,10 @@ mod tests {
             count.fetch_add(1, Ordering::Relaxed);
         };
         let run = tokio::spawn(async move { run(&inside, &DRAIN, receiver, reload).await });
-        House { lifecycle, signals, reloads, run, start: Instant::now() }
+        Process { lifecycle, signals, reloads, run, start: Instant::now() }
     }
 
-    impl House {
+    impl Process {
         async fn send(&self, signal: Signal) {
             self.signals.send(signal).await.expect("somebody waits for signals");
         }
@@ -170,61 +170,61 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn phases_come_at_their_times_and_the_rest_is_named() {
-        let house = house();
-        let _stuck = house.lifecycle.guard(What::Tunnel);
-        house.send(Signal::Stop).await;
-        assert_eq!(house.reaches(Phase::Withdrawn).await, 0);
-        assert_eq!(house.reaches(Phase::Draining).await, 3);
-        assert_eq!(house.reaches(Phase::Closing).await, 30);
-        assert_eq!(house.run.await.expect("the task does not panic"), Alive { tunnels: 1, ..Alive::default() });
-        assert_eq!(house.start.elapsed().as_secs(), 32);
+        let process = process();
+        let _stuck = process.lifecycle.guard(What::Tunnel);
+        process.send(Signal::Stop).await;
+        assert_eq!(process.reaches(Phase::Withdrawn).await, 0);
+        assert_eq!(process.reaches(Phase::Draining).await, 3);
+        assert_eq!(process.reaches(Phase::Closing).await, 30);
+        assert_eq!(process.run.await.expect("the task does not panic"), Alive { tunnels: 1, ..Alive::default() });
+        assert_eq!(process.start.elapsed().as_secs(), 32);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_empty_house_is_left_after_the_pre_drain() {
-        let house = house();
-        house.send(Signal::Stop).await;
-        assert!(house.run.await.expect("the task does not panic").is_empty());
-        assert_eq!(house.start.elapsed().as_secs(), 3);
+    async fn without_guards_the_process_stops_after_the_pre_drain() {
+        let process = process();
+        process.send(Signal::Stop).await;
+        assert!(process.run.await.expect("the task does not panic").is_empty());
+        assert_eq!(process.start.elapsed().as_secs(), 3);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_last_guard_ends_the_wait() {
-        let house = house();
-        let guard = house.lifecycle.guard(What::Session);
-        house.send(Signal::Stop).await;
-        assert_eq!(house.reaches(Phase::Draining).await, 3);
+        let process = process();
+        let guard = process.lifecycle.guard(What::Session);
+        process.send(Signal::Stop).await;
+        assert_eq!(process.reaches(Phase::Draining).await, 3);
         tokio::time::sleep(Duration::from_secs(4)).await;
-        assert_eq!(house.lifecycle.phase(), Phase::Draining);
+        assert_eq!(process.lifecycle.phase(), Phase::Draining);
         drop(guard);
-        assert!(house.run.await.expect("the task does not panic").is_empty());
-        assert_eq!(house.start.elapsed().as_secs(), 7);
+        assert!(process.run.await.expect("the task does not panic").is_empty());
+        assert_eq!(process.start.elapsed().as_secs(), 7);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_second_stop_is_final() {
-        let house = house();
-        let _guard = house.lifecycle.guard(What::Session);
-        house.send(Signal::Stop).await;
-        house.reaches(Phase::Withdrawn).await;
-        house.send(Signal::Reload).await;
-        house.send(Signal::Stop).await;
-        assert_eq!(house.run.await.expect("the task does not panic"), Alive { sessions: 1, ..Alive::default() });
-        assert_eq!(house.start.elapsed().as_secs(), 0);
-        assert_eq!(house.lifecycle.phase(), Phase::Closing);
-        assert_eq!(house.reloads.load(Ordering::Relaxed), 0, "a stopping process does not reload");
+        let process = process();
+        let _guard = process.lifecycle.guard(What::Session);
+        process.send(Signal::Stop).await;
+        process.reaches(Phase::Withdrawn).await;
+        process.send(Signal::Reload).await;
+        process.send(Signal::Stop).await;
+        assert_eq!(process.run.await.expect("the task does not panic"), Alive { sessions: 1, ..Alive::default() });
+        assert_eq!(process.start.elapsed().as_secs(), 0);
+        assert_eq!(process.lifecycle.phase(), Phase::Closing);
+        assert_eq!(process.reloads.load(Ordering::Relaxed), 0, "a stopping process does not reload");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reload_is_told_and_serving_goes_on() {
-        let house = house();
-        house.send(Signal::Reload).await;
-        house.send(Signal::Reload).await;
+    async fn a_reload_is_called_and_serving_goes_on() {
+        let process = process();
+        process.send(Signal::Reload).await;
+        process.send(Signal::Reload).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
-        assert_eq!(house.reloads.load(Ordering::Relaxed), 2);
-        assert_eq!(house.lifecycle.phase(), Phase::Serving);
-        drop(house.signals);
-        assert!(house.run.await.expect("the task does not panic").is_empty());
+        assert_eq!(process.reloads.load(Ordering::Relaxed), 2);
+        assert_eq!(process.lifecycle.phase(), Phase::Serving);
+        drop(process.signals);
+        assert!(process.run.await.expect("the task does not panic").is_empty());
     }
 
     #[test]

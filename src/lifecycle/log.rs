@@ -1,10 +1,10 @@
 //! The process's log: lines on standard error.
 //!
-//! Enters: the operator's wishes; events, from everywhere. Leaves: one line an event, written at once, so that none is
-//! lost with the process. Must not touch: what is told.
+//! Enters: format and level; events from all rooms. Leaves: one line for each event, written at once, so that none is lost
+//! when the process dies. Must not touch: what the events say.
 //!
-//! A line without colours is formatted here, to the letter as tracing-subscriber would: its own way through the
-//! formatting machinery took an eighth of what opening and closing a session takes.
+//! Lines without colours are formatted here, byte for byte as tracing-subscriber formats them, because its own formatting
+//! took an eighth of the instructions for opening and closing a session.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -22,10 +22,10 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Log, LogFormat};
 
-/// Begins to log. To be called once.
+/// Starts logging. Must be called once only.
 pub fn start(log: &Log) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.level));
-    // Colours are for people at a terminal; in a journal or a file they are noise.
+    // Colours help at a terminal; in a journal or a file they are unreadable bytes.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match log.format {
@@ -35,7 +35,7 @@ pub fn start(log: &Log) {
     }
 }
 
-/// `<time> <level> <target>: <message> <field>=<value> …`; no spans, of which the house has none.
+/// `<time> <level> <target>: <message> <field>=<value> …`; without spans, because underpass uses none.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain
@@ -67,13 +67,13 @@ fn level(level: Level) -> &'static str {
 }
 
 thread_local! {
-    /// The second as last written, and which it is.
+    /// The second that was written last, and its text.
     static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
-/// RFC 3339 with microseconds; all but these is formatted once a second.
+/// RFC 3339 with microseconds. Everything before the fraction is formatted only once a second.
 fn put_time(writer: &mut Writer<'_>, now: SystemTime) -> fmt::Result {
-    // A clock before 1970 is wrong anyway.
+    // Only a clock that is wrong is before 1970.
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     SECOND.with_borrow_mut(|(second, text)| {
         if *second != since.as_secs() || text.is_empty() {
@@ -87,15 +87,15 @@ fn put_time(writer: &mut Writer<'_>, now: SystemTime) -> fmt::Result {
     writer.write_char('Z')
 }
 
-/// Date and time of a second since 1970, up to the point before its fraction.
+/// Date and time of a second since 1970, up to and including the point before the fraction.
 fn second_of(second: u64) -> String {
     let (year, month, day) = date_of(second / 86_400);
     let (hour, minute, second) = (second / 3600 % 24, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.")
 }
 
-/// Year, month and day of a day since 1970. Counted in eras of 400 years, whose years begin in March, so that the odd
-/// day comes last.
+/// Year, month and day of a day since 1970. Computed in eras of 400 years whose years begin in March, so that the leap day
+/// is the last day of a year.
 fn date_of(day: u64) -> (u64, u64, u64) {
     const ERA: u64 = 146_097;
     let shifted = day + 719_468;
@@ -108,7 +108,7 @@ fn date_of(day: u64) -> (u64, u64, u64) {
     (year, month, of_year - (153 * from_march + 2) / 5 + 1)
 }
 
-/// Writes the fields of an event: plain strings and numbers itself, the others as the library does.
+/// Writes the fields of an event: plain strings and numbers itself, all others through the library.
 struct Fields<'a> {
     writer: Writer<'a>,
     first: bool,
@@ -124,7 +124,7 @@ impl Fields<'_> {
         }
     }
 
-    /// Whether this is none of the fields that the library treats in a way of their own.
+    /// False for the fields that the library formats in a special way.
     fn is_usual(field: &Field) -> bool {
         field.name() != "message" && !field.name().starts_with("r#")
     }
@@ -175,11 +175,11 @@ mod tests {
 
     use super::*;
 
-    /// What was written so far.
+    /// A writer that keeps what was written.
     #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
+    struct Written(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Page {
+    impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("nobody panics here").extend_from_slice(bytes);
             Ok(bytes.len())
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    impl<'a> MakeWriter<'a> for Page {
+    impl<'a> MakeWriter<'a> for Written {
         type Writer = Self;
 
         fn make_writer(&'a self) -> Self {
@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    fn tell() {
+    fn log_events() {
         tracing::info!(session = "n1-x", down = 7u64, signed = -7, fine = true, reason = "", "session ended");
         tracing::warn!(odd = "a \"quoted\" \\ line\nand \u{e9} \u{1b}[31m", r#type = "x", "odd \u{1b}[31m");
         let error = io::Error::other("of this");
@@ -208,8 +208,8 @@ mod tests {
     }
 
     /// Lines without their times, which differ.
-    fn lines(page: &Page) -> Vec<String> {
-        let text = String::from_utf8(page.0.lock().expect("nobody panics here").clone()).expect("UTF-8");
+    fn lines(written: &Written) -> Vec<String> {
+        let text = String::from_utf8(written.0.lock().expect("nobody panics here").clone()).expect("UTF-8");
         let without_time = |line: &str| {
             let (time, rest) = line.split_at("2026-11-23T07:19:33.000000Z".len());
             assert!(time.ends_with('Z') && time.contains("T"), "{line}");
@@ -220,10 +220,10 @@ mod tests {
 
     #[test]
     fn lines_are_those_of_the_library() {
-        let (ours, theirs) = (Page::default(), Page::default());
+        let (ours, theirs) = (Written::default(), Written::default());
         let all = || tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::TRACE);
-        tracing::subscriber::with_default(all().with_writer(ours.clone()).event_format(Plain).finish(), tell);
-        tracing::subscriber::with_default(all().with_writer(theirs.clone()).finish(), tell);
+        tracing::subscriber::with_default(all().with_writer(ours.clone()).event_format(Plain).finish(), log_events);
+        tracing::subscriber::with_default(all().with_writer(theirs.clone()).finish(), log_events);
         assert_eq!(lines(&ours).len(), 5);
         assert_eq!(lines(&ours), lines(&theirs));
     }

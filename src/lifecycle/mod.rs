@@ -1,7 +1,7 @@
-//! How the process lives and stops: the phases it goes through, and what must end before it may go.
+//! How the process runs and stops: its phases, and what must end before it may exit.
 //!
 //! Enters: signals and the drain settings. Leaves: a [`Lifecycle`] that every room may watch, [`Guard`]s that count
-//! what is alive, listening sockets, and words to the service manager. Must not touch: any other room.
+//! what is alive, listening sockets, and notifications to the service manager. Must not touch: any other room.
 
 pub mod drain;
 pub mod log;
@@ -18,11 +18,11 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Everything is served.
     Serving,
-    /// Readiness is withdrawn, so that balancers look elsewhere; connections are still accepted.
+    /// Not ready any more, so that load balancers choose another node; connections are still accepted.
     Withdrawn,
-    /// Listeners are closed, no session is opened, streams are told to leave.
+    /// Listeners are closed, no session is opened, clients are asked to leave.
     Draining,
-    /// The deadline has passed: whatever is left is ended.
+    /// The deadline has passed: what is left is closed.
     Closing,
 }
 
@@ -40,15 +40,12 @@ pub enum What {
 /// How many of each kind are alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Alive {
-    /// [`What::Connection`].
     pub connections: usize,
-    /// [`What::Session`].
     pub sessions: usize,
-    /// [`What::Tunnel`].
     pub tunnels: usize,
 }
 
-/// The process's phase and what is alive in it; a cheap handle, all clones are one.
+/// The process's phase and what is alive in it. A cheap handle: all clones share one state.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     shared: Arc<Shared>,
@@ -60,7 +57,7 @@ struct Shared {
     alive: watch::Sender<Alive>,
 }
 
-/// Keeps the drain waiting until it is dropped.
+/// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
 #[derive(Debug)]
 #[must_use = "what it stands for is alive as long as the guard is"]
 pub struct Guard {
@@ -77,38 +74,37 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// A process that serves.
+    /// In [`Phase::Serving`].
     #[must_use]
     pub fn new() -> Self {
         let shared = Shared { phase: watch::Sender::new(Phase::Serving), alive: watch::Sender::new(Alive::default()) };
         Self { shared: Arc::new(shared) }
     }
 
-    /// The present phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.shared.phase.borrow()
     }
 
-    /// True from [`Phase::Draining`] on: nothing new begins.
+    /// True from [`Phase::Draining`] on: nothing new may begin.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.phase() >= Phase::Draining
     }
 
-    /// Returns once `phase` or a later one is reached; at once when it has been. Cancel-safe.
+    /// Returns as soon as `phase` or a later one is reached. Cancel-safe.
     pub async fn reached(&self, phase: Phase) {
         // The sender lives in `self`, so the channel cannot close while we wait.
         let _ = self.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// A view of the phase, for those who poll.
+    /// A receiver of the phase, for futures that poll.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Phase> {
         self.shared.phase.subscribe()
     }
 
-    /// Goes on to `phase`; does nothing when it, or a later one, is reached already.
+    /// Moves on to `phase`. Does nothing when this phase, or a later one, is already reached.
     pub fn advance(&self, phase: Phase) {
         let forward = |now: &mut Phase| {
             let further = phase > *now;
@@ -124,19 +120,18 @@ impl Lifecycle {
     pub fn guard(&self, what: What) -> Guard {
         self.shared.alive.send_if_modified(|alive| {
             *alive.count(what) += 1;
-            // Nobody waits for more of them.
+            // Waiters wait for fewer, so this change wakes nobody.
             false
         });
         Guard { shared: Arc::clone(&self.shared), what }
     }
 
-    /// What is alive now.
     #[must_use]
     pub fn alive(&self) -> Alive {
         *self.shared.alive.borrow()
     }
 
-    /// Returns once no guard is left; at once when there is none. Cancel-safe.
+    /// Returns as soon as no guard is left. Cancel-safe.
     pub async fn emptied(&self) {
         // As in `reached`: the sender outlives the wait.
         let _ = self.shared.alive.subscribe().wait_for(|alive| alive.is_empty()).await;
@@ -157,7 +152,6 @@ impl Drop for Guard {
 // === impl Alive ===
 
 impl Alive {
-    /// True when nothing is alive.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

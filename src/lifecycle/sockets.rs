@@ -17,51 +17,36 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Address;
 
-/// Connections the kernel keeps for us while we are busy; it cuts this to `net.core.somaxconn` (4096 by default).
+/// How many connections the kernel queues while we are busy. It lowers this to `net.core.somaxconn` (4096 by default).
 const BACKLOG: i32 = 4096;
 
-/// Owner and group may connect to a unix socket of ours.
+/// The owner and the group of our unix socket may connect to it.
 const SOCKET_MODE: u32 = 0o660;
 
 /// A socket that listens.
 #[derive(Debug)]
 pub enum BoundListener {
-    /// TCP.
     Tcp(TcpListener),
-    /// A unix socket.
     Unix(UnixListener),
 }
 
-/// Why a listening socket could not be had.
+/// Why a listening socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens there.
     #[error("cannot listen on {address}: it is in use; stop the other process or choose another address")]
-    InUse {
-        /// Where.
-        address: String,
-    },
-    /// The system does not let us.
+    InUse { address: String },
     #[error(
         "cannot listen on {address}: permission denied; for ports below 1024 use a systemd socket unit \
          (`systemd:http`), for a unix socket a directory that this user may write"
     )]
-    Permission {
-        /// Where.
-        address: String,
-    },
+    Permission { address: String },
     /// The address is not one of this machine.
     #[error("cannot listen on {address}: no interface of this machine has it; use 0.0.0.0 or [::] for all")]
-    NotAvailable {
-        /// Where.
-        address: String,
-    },
-    /// The path is taken by something that we will not remove.
+    NotAvailable { address: String },
+    /// There is a file at the path that we do not remove, because it is not a socket.
     #[error("cannot listen on unix:{}: a file that is not a socket is there; move it or choose another path", path.display())]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
+    NotASocket { path: PathBuf },
     /// systemd did not pass a socket under this name.
     #[error(
         "no socket named `{name}` was passed by systemd (passed: {}); set FileDescriptorName={name} in the socket unit \
@@ -69,25 +54,18 @@ pub enum BindError {
         list(passed)
     )]
     NotPassed {
-        /// The name asked for.
         name: String,
         /// The names that were passed.
         passed: Vec<String>,
     },
-    /// Anything else.
     #[error("cannot listen on {address}: {source}")]
-    Other {
-        /// Where.
-        address: String,
-        /// Why.
-        source: io::Error,
-    },
+    Other { address: String, source: io::Error },
 }
 
-/// The sockets passed by systemd, and the way to bind new ones.
+/// Listening sockets: those passed by systemd, and new ones.
 #[derive(Default)]
 pub struct Sockets {
-    /// Name and position of each passed socket not taken yet.
+    /// Name and index of each passed socket that is not in use yet.
     passed: Vec<(String, usize)>,
     fds: Option<ListenFd>,
 }
@@ -102,10 +80,10 @@ impl Sockets {
     }
 
     /// Takes over what systemd passed, if anything, and removes `LISTEN_PID` and `LISTEN_FDS` from the environment.
-    /// To be called once, in `main`, before the runtime and with it other threads are started.
+    /// Must be called once, in `main`, before a runtime (and so another thread) is started.
     ///
     /// # Errors
-    /// When the variables contradict themselves.
+    /// When the variables contradict each other.
     pub fn from_env() -> io::Result<Self> {
         let names: Vec<String> = sd_notify::listen_fds_with_names()?.map(|(_, name)| name).collect();
         if names.is_empty() {
@@ -127,7 +105,7 @@ impl Sockets {
         }
     }
 
-    /// Names that were passed and that no [`Sockets::bind`] has asked for: probably a mistake in the configuration.
+    /// Names that were passed but not used by [`Sockets::bind`]: probably an error in the configuration.
     pub fn untaken(&self) -> impl Iterator<Item = &str> {
         self.passed.iter().map(|(name, _)| name.as_str())
     }
@@ -147,10 +125,10 @@ impl Sockets {
 // === impl BoundListener ===
 
 impl BoundListener {
-    /// Where it listens, with the port that the system chose for port 0.
+    /// Where it listens; for port 0, with the port that the system chose.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// When the system cannot name it.
     pub fn local_addr(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
@@ -161,9 +139,9 @@ impl BoundListener {
         }
     }
 
-    /// One more listener at the same address, to be driven by another runtime. When `spread`, the kernel spreads
-    /// connections over the two (SO_REUSEPORT) where we may bind the address again; otherwise both accept from one queue,
-    /// which is right for a socket that systemd keeps: what waits in a queue of our own would be lost at a restart.
+    /// One more listener at the same address, for another runtime. With `spread` the kernel distributes connections over
+    /// both (SO_REUSEPORT), if the address can be bound a second time. Otherwise both accept from one queue. This is right
+    /// for a socket that systemd keeps open: connections waiting in a queue of our own would be lost at a restart.
     ///
     /// # Errors
     /// When the system gives no further descriptor.
@@ -171,8 +149,8 @@ impl BoundListener {
         match self {
             Self::Tcp(listener) => {
                 let copy = || listener.as_fd().try_clone_to_owned().map(net::TcpListener::from);
-                let twin = || listener.local_addr().and_then(|at| bind_twin(listener, at)).or_else(|_| copy());
-                if spread { twin() } else { copy() }.map(SpareListener::Tcp)
+                let second = || listener.local_addr().and_then(|at| bind_again(listener, at)).or_else(|_| copy());
+                if spread { second() } else { copy() }.map(SpareListener::Tcp)
             }
             Self::Unix(listener) => {
                 let copy = listener.as_fd().try_clone_to_owned()?;
@@ -195,14 +173,12 @@ impl BoundListener {
 /// A listener that no runtime drives yet.
 #[derive(Debug)]
 pub enum SpareListener {
-    /// TCP.
     Tcp(net::TcpListener),
-    /// A unix socket.
     Unix(os::unix::net::UnixListener),
 }
 
 impl SpareListener {
-    /// Gives it to the runtime on which this is called.
+    /// Registers it with the runtime on which this is called.
     ///
     /// # Errors
     /// When the runtime cannot register it.
@@ -214,9 +190,9 @@ impl SpareListener {
     }
 }
 
-/// Binds the address of a listener of ours once more. The listener was bound without SO_REUSEPORT, so that a second
-/// process is told that the address is in use; only now it is marked as willing to share.
-fn bind_twin(listener: &TcpListener, at: SocketAddr) -> io::Result<net::TcpListener> {
+/// Binds the address of our own listener a second time. The listener was bound without SO_REUSEPORT, so that a second
+/// process gets the error that the address is in use; SO_REUSEPORT is set only now.
+fn bind_again(listener: &TcpListener, at: SocketAddr) -> io::Result<net::TcpListener> {
     SockRef::from(listener).set_reuse_port(true)?;
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -245,13 +221,13 @@ fn bind_unix(path: &Path) -> Result<BoundListener, BindError> {
         }
         other => other.map_err(fail)?,
     }
-    // Before `listen`: until then nobody can connect, whatever the umask left open.
+    // Before `listen`, because until then nobody can connect, whatever permissions the umask gave.
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(fail)?;
     socket.listen(BACKLOG).map_err(fail)?;
     BoundListener::unix(socket.into()).map_err(fail)
 }
 
-/// Removes what a process that is gone has left. Only a socket that refuses connections is taken for that.
+/// Removes the socket file of a process that has ended: a socket that refuses connections, and nothing else.
 fn remove_stale(path: &Path) -> Result<(), BindError> {
     let address = format!("unix:{}", path.display());
     let kind = fs::symlink_metadata(path).map_err(|error| explain(address.clone(), error))?.file_type();
@@ -267,13 +243,13 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
 }
 
 fn adopt(fds: &mut ListenFd, index: usize) -> io::Result<BoundListener> {
-    // A failed take leaves the socket in its place, so asking for one kind and then for the other is sound.
+    // A failed take does not remove the socket, so the other kind can be tried.
     if let Ok(Some(listener)) = fds.take_unix_listener(index) {
         return BoundListener::unix(listener);
     }
     match fds.take_tcp_listener(index)? {
         Some(listener) => BoundListener::tcp(listener),
-        None => Err(io::Error::new(io::ErrorKind::NotFound, "the passed socket was taken before")),
+        None => Err(io::Error::new(io::ErrorKind::NotFound, "the passed socket is already in use")),
     }
 }
 

@@ -1,36 +1,38 @@
-//! What we tell the service manager (sd_notify(3)).
+//! Notifications to the service manager (sd_notify(3)).
 //!
 //! Enters: nothing but the environment (`NOTIFY_SOCKET`, `WATCHDOG_USEC`). Leaves: datagrams to systemd; without
-//! those variables every function does nothing. Must not touch: the phases; `drain` and the app say when.
+//! those variables every function does nothing. Must not touch: the phases; `drain` and the app decide when to notify.
 
 use std::future;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// Start-up, or a reload, is done.
+/// Start-up or a reload is complete.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// A reload begins; [`ready`] must follow, whether it succeeds or not.
 pub fn reloading() {
-    // From systemd 253 on the time stamp is obligatory under `Type=notify-reload`; older ones ignore it.
+    // `Type=notify-reload` (systemd 253 and later) requires the time stamp; older versions ignore it.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "the monotonic clock cannot be read, systemd is not told of the reload"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => {
+            tracing::warn!(%error, "the monotonic clock cannot be read, systemd is not notified of the reload")
+        }
     }
 }
 
-/// The process is stopping and may need as long as `patience` for it.
-pub fn stopping(patience: Duration) {
-    // A drain timeout longer than the unit's TimeoutStopSec= would otherwise end in SIGKILL.
-    let micros = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+/// The process is stopping and may need as long as `limit` for it.
+pub fn stopping(limit: Duration) {
+    // Otherwise systemd sends SIGKILL when the drain timeout is longer than the unit's TimeoutStopSec=.
+    let micros = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
+    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
 }
 
-/// Pings the watchdog for ever, at half its interval; waits for ever when there is none. To be spawned on the runtime
-/// that serves: when that one hangs, the pings stop.
+/// Pings the watchdog at half its interval and never returns, also when there is no watchdog. To be spawned on the runtime that
+/// serves: when that one hangs, the pings stop.
 pub async fn watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         return future::pending().await;
@@ -38,13 +40,13 @@ pub async fn watchdog() {
     let mut ticks = tokio::time::interval(limit / 2);
     loop {
         ticks.tick().await;
-        tell(&[NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, ?state, "systemd could not be told");
+        tracing::warn!(%error, ?state, "systemd could not be notified");
     }
 }
 
@@ -55,9 +57,9 @@ mod tests {
 
     use super::*;
 
-    /// Run in a process of its own by [`words_reach_the_manager`]: a test may not set variables of its own process.
+    /// Run in a process of its own by [`notifications_reach_the_manager`]: a test may not set variables of its own process.
     #[tokio::test]
-    async fn child_says_everything() {
+    async fn child_sends_all_notifications() {
         if std::env::var_os("UNDERPASS_SYSTEMD_CHILD").is_none() {
             return;
         }
@@ -69,12 +71,12 @@ mod tests {
     }
 
     #[test]
-    fn words_reach_the_manager() {
+    fn notifications_reach_the_manager() {
         let path = std::env::temp_dir().join(format!("underpass-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path).expect("a free address");
         let child = Command::new(std::env::current_exe().expect("a running program has a file"))
-            .args(["--exact", "lifecycle::systemd::tests::child_says_everything"])
+            .args(["--exact", "lifecycle::systemd::tests::child_sends_all_notifications"])
             .env("UNDERPASS_SYSTEMD_CHILD", "1")
             .env("NOTIFY_SOCKET", &path)
             .env("WATCHDOG_USEC", "60000000")
@@ -83,16 +85,16 @@ mod tests {
         std::fs::remove_file(&path).expect("a writable temporary directory");
         assert!(child.expect("the child starts").status.success());
         manager.set_nonblocking(true).expect("an open socket");
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let mut buffer = [0; 256];
         while let Ok(length) = manager.recv(&mut buffer) {
-            heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            received.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
         }
-        assert_eq!(heard.len(), 5, "{heard:?}");
-        assert_eq!(heard[0], "READY=1\n");
-        assert!(heard[1].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{}", heard[1]);
-        assert_eq!(heard[2], "READY=1\n");
-        assert_eq!(heard[3], "STOPPING=1\nEXTEND_TIMEOUT_USEC=32000000\n");
-        assert_eq!(heard[4], "WATCHDOG=1\n");
+        assert_eq!(received.len(), 5, "{received:?}");
+        assert_eq!(received[0], "READY=1\n");
+        assert!(received[1].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{}", received[1]);
+        assert_eq!(received[2], "READY=1\n");
+        assert_eq!(received[3], "STOPPING=1\nEXTEND_TIMEOUT_USEC=32000000\n");
+        assert_eq!(received[4], "WATCHDOG=1\n");
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HeaderValue};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::rt::Timer;
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,15 +29,15 @@ use super::guard::{Guarded, Hold, Traffic};
 use super::handler::{Answering, Handler, Wait};
 use super::http1::{Held, Http1};
 use super::peer::{ConnInfo, PeerAddr};
-use super::rewind::Rewind;
 use super::socket::Socket;
 use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
+use crate::http::body::Body;
+use crate::http::incoming::Sent;
+use crate::http::replay::Replay;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::Metrics;
-use crate::transport::Body;
-use crate::transport::body::Sent;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -107,7 +108,7 @@ async fn drive_tls<H: Handler>(
 type Slot = Arc<Mutex<Option<Held>>>;
 
 /// Lets hyper serve until it ends, or until a request is in the slot: then the socket is taken back.
-pub(super) async fn until_held<H, IO>(door: Door<H>, io: Rewind<IO>) -> Result<Option<(Rewind<IO>, Held)>, Failure>
+pub(super) async fn until_held<H, IO>(door: Door<H>, io: Replay<IO>) -> Result<Option<(Replay<IO>, Held)>, Failure>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -202,7 +203,9 @@ fn compact(request: &mut Request<Sent>) {
     }
 }
 
-fn hyper_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
+/// How hyper serves HTTP/1 here.
+#[must_use]
+pub fn hyper_settings(client: &Client, timer: impl Timer + Send + Sync + 'static) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Without a timer hyper's limits on time are silently off; the value is only a switch, see `timer`.

@@ -4,17 +4,13 @@
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
-mod conn;
+pub mod conn;
 mod exchanges;
 pub mod framing;
 pub mod guard;
 pub mod handler;
-mod head;
-mod held;
 mod http1;
 pub mod peer;
-mod request;
-mod rewind;
 mod socket;
 mod timer;
 pub mod tls;

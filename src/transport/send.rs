@@ -11,10 +11,10 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::body::Sent;
 use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::codec::standing;
+use crate::http::incoming::Sent;
 use crate::registry::{Cell, Standing};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;

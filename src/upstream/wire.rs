@@ -10,7 +10,6 @@
 //! codec that reads the log again is in the state of the old one. The log is also the read-ahead: the socket is read
 //! in large blocks, and the codec can do with a very small buffer of its own.
 
-use std::cell::RefCell;
 use std::io;
 use std::mem;
 use std::pin::Pin;
@@ -20,25 +19,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http::block::with_block;
 use crate::upstream::frame::{BINARY, CONTINUATION, FrameHeader, TEXT};
-
-/// How much is read from a socket at once, in bytes.
-pub const BLOCK: usize = 16 * 1024;
 
 /// Pongs that may wait for a backend which pings but does not read, in bytes. Further ones are dropped: it has some
 /// hundred to read already, and RFC 6455 section 5.5.3 asks for an answer to the latest ping only.
 const MAX_PONGS: usize = 8 * 1024;
-
-thread_local! {
-    /// Where blocks are read to before it is known how long they are, so that a waiting connection owns no buffer.
-    static BLOCK_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BLOCK].into_boxed_slice());
-}
-
-/// Calls `read` with this thread's read buffer of [`BLOCK`] bytes; what is wanted must be copied out. `read` must not
-/// call this function again (it polls a socket, which has no reason to).
-pub fn with_block<R>(read: impl FnOnce(&mut [u8]) -> R) -> R {
-    BLOCK_BUFFER.with_borrow_mut(|block| read(block))
-}
 
 /// What was delivered, see [`Wire::ack`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

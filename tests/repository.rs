@@ -1,0 +1,82 @@
+//! What the repository says of itself, held against what is true: the notices of what the binary contains, the Rust
+//! version, the changelog.
+//!
+//! Enters: files at the root, and what cargo says of the dependencies. Leaves: what is missing or differs. Must not touch:
+//! the network.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Fewer crates than this, and cargo was asked the wrong question.
+const FEWEST_CRATES: usize = 80;
+
+#[test]
+fn every_crate_in_the_binary_is_in_the_notices_and_no_other() {
+    let (linked, noticed) = (linked(), noticed(&read("THIRD-PARTY-NOTICES.md")));
+    assert!(linked.len() >= FEWEST_CRATES, "cargo names only {} crates", linked.len());
+    let missing: Vec<_> = linked.difference(&noticed).collect();
+    let stale: Vec<_> = noticed.difference(&linked).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "THIRD-PARTY-NOTICES.md lacks {missing:?} and has {stale:?}, which is not linked; CONTRIBUTING.md says how to write it"
+    );
+}
+
+#[test]
+fn the_notices_have_the_license_of_each_part_that_asks_for_more_than_a_name() {
+    let notices = read("THIRD-PARTY-NOTICES.md");
+    for words in ["Mozilla Public License Version 2.0", "Apache License", "Unicode, Inc.", "mimalloc", "BoringSSL"] {
+        assert!(notices.contains(words), "THIRD-PARTY-NOTICES.md lacks {words:?}");
+    }
+}
+
+#[test]
+fn the_rust_version_is_the_same_wherever_it_is_named() {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    let places = [
+        ("README.md", format!("Rust {version} or newer")),
+        ("CONTRIBUTING.md", format!("Rust {version} or newer")),
+        ("CONTRIBUTING.md", format!("\n{version} is `rust-version`")),
+        (".github/workflows/ci.yml", format!("toolchain: \"{version}\"")),
+    ];
+    for (file, words) in places {
+        assert!(read(file).contains(&words), "{file} lacks {words:?}");
+    }
+}
+
+#[test]
+fn the_changelog_has_this_version_and_what_comes_next() {
+    let changelog = read("CHANGELOG.md");
+    for heading in ["## [Unreleased]".to_owned(), format!("## [{}]", env!("CARGO_PKG_VERSION"))] {
+        assert!(changelog.lines().any(|line| line.starts_with(&heading)), "CHANGELOG.md lacks {heading}");
+    }
+}
+
+/// `name version` of every crate that is linked into the binary or writes code into it, on the platforms of deny.toml.
+fn linked() -> BTreeSet<String> {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"]);
+    tree.args(["--target", "x86_64-unknown-linux-gnu", "--target", "aarch64-unknown-linux-gnu"]);
+    let done = tree.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs this test, so it is here");
+    assert!(done.status.success(), "cargo tree: {}", String::from_utf8_lossy(&done.stderr));
+    let lines = String::from_utf8(done.stdout).expect("names of crates are ASCII");
+    // `serde v1.0.229 (proc-macro) (*)`
+    let package = |line: &str| {
+        let (name, rest) = line.split_once(" v")?;
+        Some(format!("{name} {}", rest.split(' ').next().unwrap_or(rest)))
+    };
+    lines.lines().filter_map(package).filter(|package| !package.starts_with("underpass ")).collect()
+}
+
+/// `name version` of every crate in the lists of the notices: `- [name version](address)`.
+fn noticed(notices: &str) -> BTreeSet<String> {
+    let package = |line: &str| Some(line.strip_prefix("- [")?.split_once("](")?.0.to_owned());
+    notices.lines().filter_map(package).collect()
+}
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
