@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
-use crate::admin::metrics::Metrics;
+use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
 use crate::config::{self, Address, Config, Drain, Mistakes};
 use crate::gateway::{Gateway, Service};
@@ -20,8 +20,8 @@ use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener
 use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
 use crate::listener;
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
+use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::registry::tally::Tally;
 use crate::upstream::tls::UpstreamTlsError;
 
 /// Why nothing was started.
@@ -49,7 +49,7 @@ pub struct App {
     /// Where the admin endpoints are, if anywhere.
     pub admin: Option<Address>,
     gateway: Arc<Gateway>,
-    tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     certificates: Vec<Arc<TlsSource>>,
 }
@@ -75,10 +75,10 @@ impl App {
     /// [`StartError`]; then nothing is served.
     pub fn start(config: Config, mut sockets: Sockets) -> Result<Self, StartError> {
         let config = Arc::new(config);
-        let (lifecycle, tally) = (Lifecycle::new(), Arc::new(Tally::default()));
-        let registry = Registry::new(&config.node, &config.session, Arc::clone(&tally), lifecycle.clone());
+        let (lifecycle, metrics) = (Lifecycle::new(), Arc::new(Metrics::default()));
+        let registry = Registry::new(&config.node, &config.session, Arc::clone(&metrics), lifecycle.clone());
         let registry = Arc::new(registry);
-        let (gateway, shared) = (Arc::clone(&registry), (Arc::clone(&tally), lifecycle.clone()));
+        let (gateway, shared) = (Arc::clone(&registry), (Arc::clone(&metrics), lifecycle.clone()));
         let gateway = Arc::new(Gateway::new(Arc::clone(&config), gateway, shared.0, shared.1)?);
 
         let mut doors = Vec::new();
@@ -96,7 +96,7 @@ impl App {
         let addresses = doors.iter().map(|door| door.bound.local_addr()).collect::<Result<_, _>>()?;
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
         let certificates = doors.iter().filter_map(|door| door.tls.clone()).collect();
-        let app = Self { config, addresses, admin: admin_address, gateway, tally, lifecycle, certificates };
+        let app = Self { config, addresses, admin: admin_address, gateway, metrics, lifecycle, certificates };
         app.open_doors(doors)?;
         app.open_admin(admin);
         app.follow_drain(registry);
@@ -141,7 +141,7 @@ impl App {
             }
             Ok(self.gateway.reload(Arc::new(config))?)
         });
-        self.tally.reloaded(applied.is_ok());
+        self.metrics.reloaded(applied.is_ok());
         applied
     }
 
@@ -153,7 +153,7 @@ impl App {
             client,
             service: Service(Arc::clone(&self.gateway)),
             lifecycle: self.lifecycle.clone(),
-            tally: Arc::clone(&self.tally),
+            metrics: Arc::clone(&self.metrics),
         };
         for worker in 1..workers(&self.config) {
             let spare = |door: &Door| Ok((door.bound.another(door.spread)?, door.tls.clone()));
@@ -179,8 +179,8 @@ impl App {
             Phase::Serving => Ok(()),
             phase => Err(format!("{phase:?}").to_lowercase()),
         });
-        let metrics = Metrics::new(&self.tally, env!("CARGO_PKG_VERSION"), phase);
-        let state = Arc::new(AdminState { metrics, checks: vec![serving] });
+        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase);
+        let state = Arc::new(AdminState { exposition, checks: vec![serving] });
         for listener in bound {
             let listener = match listener {
                 BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
@@ -220,14 +220,14 @@ struct House {
     client: Arc<config::Client>,
     permits: Arc<Semaphore>,
     lifecycle: Lifecycle,
-    tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
 }
 
 impl House {
     /// Serves one door on the present runtime.
     fn open(&self, bound: BoundListener, tls: Option<Arc<TlsSource>>) {
         let (client, permits) = (Arc::clone(&self.client), Arc::clone(&self.permits));
-        let watched = (self.lifecycle.clone(), Arc::clone(&self.tally));
+        let watched = (self.lifecycle.clone(), Arc::clone(&self.metrics));
         tokio::spawn(listener::serve(bound, tls, self.service.clone(), client, permits, watched));
     }
 

@@ -44,12 +44,15 @@ pub mod codec;
 pub mod config;
 pub mod demo;
 pub mod gateway;
+pub mod http;
 pub mod lifecycle;
 pub mod listener;
+pub mod metrics;
 pub mod probe;
 pub mod registry;
 pub mod selftest;
 #[warn(missing_docs)]
 pub mod session;
+pub mod terms;
 pub mod transport;
 pub mod upstream;

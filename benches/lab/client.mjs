@@ -3,7 +3,7 @@
 // benches/run asks. Leaves: a line of JSON. Must not touch: how the figures are judged.
 import http from "node:http";
 import zlib from "node:zlib";
-import { Browser } from "../../tests/client/browser.mjs";
+import { Browser } from "../../tests/outside/client/browser.mjs";
 
 const [kind, address, messages, seconds] = process.argv.slice(2);
 const rounded = value => Math.round(value * 1000) / 1000;

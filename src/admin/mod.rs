@@ -3,7 +3,7 @@
 //! Enters: connections of the operator's machines, checks of readiness, the metrics. Leaves: short answers. Must not
 //! touch: the clients' listeners, what it reports on; nothing here changes anything, so only GET and HEAD are answered.
 
-pub mod metrics;
+pub mod exposition;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
 
-use self::metrics::Metrics;
+use self::exposition::Exposition;
 
 /// Connections at once; further ones wait in the listener's backlog.
 const CONNECTIONS: usize = 64;
@@ -70,7 +70,7 @@ impl fmt::Debug for Check {
 #[derive(Debug)]
 pub struct AdminState {
     /// What `/metrics` tells.
-    pub metrics: Metrics,
+    pub exposition: Exposition,
     /// All must hold for `/readyz` to answer 200.
     pub checks: Vec<Check>,
 }
@@ -152,8 +152,8 @@ async fn answer<B>(request: &Request<B>, guarded: bool, state: Arc<AdminState>) 
 
 /// Off the runtime's threads, since it reads files.
 async fn scrape(state: Arc<AdminState>) -> Answer {
-    match tokio::task::spawn_blocking(move || state.metrics.text()).await {
-        Ok(metrics) => respond(StatusCode::OK, metrics::CONTENT_TYPE, metrics),
+    match tokio::task::spawn_blocking(move || state.exposition.text()).await {
+        Ok(samples) => respond(StatusCode::OK, exposition::CONTENT_TYPE, samples),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics could not be read; see the log.\n"),
     }
 }
@@ -229,10 +229,10 @@ mod tests {
     use tokio::net::{TcpStream, UnixStream};
 
     use super::*;
-    use crate::registry::tally::Tally;
+    use crate::metrics::Metrics;
 
     fn state(checks: Vec<Check>) -> Arc<AdminState> {
-        Arc::new(AdminState { metrics: Metrics::new(&Tally::default(), "0", || 0), checks })
+        Arc::new(AdminState { exposition: Exposition::new(&Metrics::default(), "0", || 0), checks })
     }
 
     /// A served loopback listener; the tasks end with the test's runtime.

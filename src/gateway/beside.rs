@@ -10,13 +10,14 @@ use http::{HeaderValue, Response, StatusCode};
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
 use super::{Gateway, Live, forwarded, injection};
+use crate::http::body::Body;
+use crate::http::body::Duplex;
+use crate::http::incoming::Sent;
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::registry::tally::Direction;
-use crate::transport::Body;
-use crate::transport::body::{Duplex, Sent};
+use crate::terms::Direction;
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Dialer, Upgraded};
 use crate::upstream::headers::{end_to_end, tunnel_handshake};
@@ -33,9 +34,9 @@ pub(super) async fn proxy(
     let inject = backend.inject.as_ref();
     let method = request.method().clone();
     let navigation = inject.and_then(|route| Some((injection::prepare(&method, request.headers_mut())?, route)));
-    let _counted = gateway.tally.proxying();
+    let _counted = gateway.metrics.proxying();
     let answer = backend.proxy.forward(*request, &forwarded(peer)).await;
-    gateway.tally.proxied(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
+    gateway.metrics.proxied(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
     let answer = answer?;
     Ok(match navigation {
         Some((navigation, (path, told))) => navigation.answer(answer, peer, &live.config.prefix, (path, told)),
@@ -104,7 +105,7 @@ fn options(live: &Live) -> Options {
 
 async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgraded, options: Options) {
     let _guard = gateway.lifecycle.guard(What::Tunnel);
-    let _counted = gateway.tally.tunnel();
+    let _counted = gateway.metrics.tunnel();
     let lifecycle = gateway.lifecycle.clone();
     let leave = leave_after(options.spread, gateway.tunnel_key());
     let drain = async move {
@@ -117,7 +118,7 @@ async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgrade
     let idle = (!options.idle.is_zero()).then_some(options.idle);
     let splicing = SpliceOptions { idle, write: options.write, drain };
     let spliced = splice(client, bytes::Bytes::new(), upgraded.io, upgraded.unread, splicing).await;
-    gateway.tally.tunnelled(Direction::Up, spliced.up);
-    gateway.tally.tunnelled(Direction::Down, spliced.down);
+    gateway.metrics.tunnelled(Direction::Up, spliced.up);
+    gateway.metrics.tunnelled(Direction::Down, spliced.down);
     tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "tunnel ended");
 }

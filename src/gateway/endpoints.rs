@@ -19,18 +19,20 @@ use crate::codec::batch::Form;
 use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
 use crate::codec::standing;
+use crate::http::body::Body;
+use crate::http::body::answer;
+use crate::http::incoming::Sent;
+use crate::http::source::Source;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::registry::tally::{Resume, Transport};
 use crate::registry::{Cell, Found, Opening, Reader};
 use crate::session::Attach;
-use crate::transport::body::Sent;
+use crate::terms::{Resume, Transport};
 use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
-use crate::transport::source::Source;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
-use crate::transport::{Body, Fault, answer, multi, poll, send, sse, stream, ws};
+use crate::transport::{Fault, multi, poll, send, sse, stream, ws};
 use crate::upstream::dial::fresh_key;
 use crate::upstream::headers::{self, wants_upgrade};
 
@@ -74,8 +76,8 @@ impl Call<'_> {
         if !refusal.is_passing() {
             return Err(refusal);
         }
-        self.gateway.tally.refused(refusal.code);
-        tracing::warn!(code = refusal.code, "one-request SSE is unavailable");
+        self.gateway.metrics.refused(refusal.code);
+        tracing::warn!(code = refusal.code.as_str(), "one-request SSE is unavailable");
         Ok(sse::unavailable(&refusal.json()))
     }
 
@@ -87,7 +89,7 @@ impl Call<'_> {
                 Found::Here(cell) => return self.stream_bare(cell, Some(after), arrival),
                 Found::Ended(close) => return Err(Fault::SessionClosed(close)),
                 Found::Unknown => {
-                    self.gateway.tally.resumed(Resume::Unknown);
+                    self.gateway.metrics.resumed(Resume::Unknown);
                     arrival = Arrival::Forgotten;
                 }
             }
@@ -144,19 +146,19 @@ impl Call<'_> {
         let found = self.gateway.registry.find(token);
         let cell = match (found, verb) {
             (Found::Here(cell), _) => cell,
-            (Found::Ended(_), Verb::Sse) => return Ok(no_content()),
+            (Found::Ended(_), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
             (Found::Ended(close), Verb::Close) => return Ok(told(send::closed(&close), nonce)),
             (Found::Ended(close), _) => return Err(Fault::SessionClosed(close)),
             (Found::Unknown, _) => return Err(Fault::UnknownSession),
         };
         match verb {
-            Verb::Sse => self.attach_sse(&cell, request.headers(), query),
-            Verb::Stream => {
+            Verb::Attach(Transport::Sse) => self.attach_sse(&cell, request.headers(), query),
+            Verb::Attach(Transport::Stream) => {
                 let reader = self.attach(&cell, Transport::Stream, query.number("after")?, query)?;
                 Ok(self.streaming(stream::respond(reader, &self.live.config.prefix)))
             }
-            Verb::Poll => self.poll(&cell, request.headers(), query, nonce),
-            Verb::Ws => self.attach_ws(&cell, &request, query),
+            Verb::Attach(Transport::Poll) => self.poll(&cell, request.headers(), query, nonce),
+            Verb::Attach(Transport::Ws) => self.attach_ws(&cell, &request, query),
             Verb::Send => Ok(told(self.send(&cell, request, query).await?, nonce)),
             Verb::Ack => Ok(told(send::ack(&cell, query.number("after")?)?, nonce)),
             Verb::Close => {

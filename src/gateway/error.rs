@@ -12,8 +12,10 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use crate::http::body::{Body, answer};
 use crate::registry::OpenError;
-use crate::transport::{Body, Fault, answer};
+use crate::terms::ErrorCode;
+use crate::transport::Fault;
 use crate::upstream::dial::DialError;
 use crate::upstream::proxy::ProxyError;
 
@@ -27,8 +29,8 @@ const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 /// A refusal, ready to be told.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    /// The code of PROTOCOL 3.3.
-    pub(super) code: &'static str,
+    /// Why, in one word.
+    pub(super) code: ErrorCode,
     /// The status; also in the body, because boxes replace error pages.
     pub(super) status: StatusCode,
     message: String,
@@ -40,33 +42,33 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(code: &'static str, status: StatusCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: ErrorCode, status: StatusCode, message: impl Into<String>) -> Self {
         let (fields, headers) = (Map::new(), HeaderMap::new());
         Self { code, status, message: message.into(), fields, backend: None, headers }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
-        Self::new("bad_request", StatusCode::BAD_REQUEST, message)
+        Self::new(ErrorCode::BadRequest, StatusCode::BAD_REQUEST, message)
     }
 
     pub(super) fn origin_refused(message: impl Into<String>) -> Self {
-        Self::new("origin_refused", StatusCode::FORBIDDEN, message)
+        Self::new(ErrorCode::OriginRefused, StatusCode::FORBIDDEN, message)
     }
 
     pub(super) fn not_found(path: &str) -> Self {
         let shown: String = path.chars().take(100).collect();
-        Self::new("not_found", StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
+        Self::new(ErrorCode::NotFound, StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
     }
 
     /// Names no path: under the prefix it may hold a token, and this is logged.
     pub(super) fn no_endpoint() -> Self {
         let message = "there is no such path under this prefix: `info` there tells what this server can do";
-        Self::new("not_found", StatusCode::NOT_FOUND, message)
+        Self::new(ErrorCode::NotFound, StatusCode::NOT_FOUND, message)
     }
 
     pub(super) fn method_not_allowed(allowed: &'static str) -> Self {
         let message = format!("this path takes {allowed} only");
-        Self::new("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, message)
+        Self::new(ErrorCode::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED, message)
             .with(ALLOW, HeaderValue::from_static(allowed))
     }
 
@@ -89,7 +91,7 @@ impl Refusal {
     }
 
     pub(super) fn json(&self) -> String {
-        let mut error = json!({ "code": self.code, "status": self.status.as_u16(), "message": self.message });
+        let mut error = json!({ "code": self.code.as_str(), "status": self.status.as_u16(), "message": self.message });
         if let Some(backend) = &self.backend {
             error["backend"] = backend.clone();
         }
@@ -123,7 +125,9 @@ impl From<ProxyError> for Refusal {
     fn from(error: ProxyError) -> Self {
         match error {
             ProxyError::Dial(error) => from_dial(error),
-            ProxyError::Timeout { .. } => Self::new("backend_timeout", StatusCode::GATEWAY_TIMEOUT, error.to_string()),
+            ProxyError::Timeout { .. } => {
+                Self::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, error.to_string())
+            }
             ProxyError::Connect | ProxyError::Body { .. } => Self::bad_request(error.to_string()),
             ProxyError::Dropped { .. } | ProxyError::Switched { .. } => unreachable_backend(error.to_string()),
         }
@@ -135,15 +139,17 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
     let message = fault.to_string();
     let plain = |code, status| Refusal::new(code, status, message.clone());
     match fault {
-        Fault::BadRequest(_) => plain("bad_request", StatusCode::BAD_REQUEST),
-        Fault::BadCursor { sent } => plain("bad_cursor", StatusCode::BAD_REQUEST).field("sent", sent),
-        Fault::StaleCursor { acked } => plain("stale_cursor", StatusCode::CONFLICT).field("after", acked),
-        Fault::Gap { next } => plain("gap", StatusCode::CONFLICT).field("next", next),
-        Fault::Busy { next } => plain("busy", StatusCode::SERVICE_UNAVAILABLE).field("next", next),
-        Fault::SessionClosed(close) => plain("session_closed", StatusCode::GONE).field("close", json!(close)),
-        Fault::UnknownSession => plain("unknown_session", StatusCode::NOT_FOUND),
-        Fault::TooLarge { limit, .. } => plain("too_large", StatusCode::PAYLOAD_TOO_LARGE).field("limit", limit),
-        Fault::UpgradeLost => plain("upgrade_lost", StatusCode::UPGRADE_REQUIRED)
+        Fault::BadRequest(_) => plain(ErrorCode::BadRequest, StatusCode::BAD_REQUEST),
+        Fault::BadCursor { sent } => plain(ErrorCode::BadCursor, StatusCode::BAD_REQUEST).field("sent", sent),
+        Fault::StaleCursor { acked } => plain(ErrorCode::StaleCursor, StatusCode::CONFLICT).field("after", acked),
+        Fault::Gap { next } => plain(ErrorCode::Gap, StatusCode::CONFLICT).field("next", next),
+        Fault::Busy { next } => plain(ErrorCode::Busy, StatusCode::SERVICE_UNAVAILABLE).field("next", next),
+        Fault::SessionClosed(close) => plain(ErrorCode::SessionClosed, StatusCode::GONE).field("close", json!(close)),
+        Fault::UnknownSession => plain(ErrorCode::UnknownSession, StatusCode::NOT_FOUND),
+        Fault::TooLarge { limit, .. } => {
+            plain(ErrorCode::TooLarge, StatusCode::PAYLOAD_TOO_LARGE).field("limit", limit)
+        }
+        Fault::UpgradeLost => plain(ErrorCode::UpgradeLost, StatusCode::UPGRADE_REQUIRED)
             .with(UPGRADE, HeaderValue::from_static("websocket"))
             .with(CONNECTION, HeaderValue::from_static("Upgrade")),
         Fault::Open(OpenError::Dial(DialError::Refused { head, body })) => refused_by_backend(*head, body).await,
@@ -154,10 +160,12 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
 fn from_open(error: OpenError) -> Refusal {
     let message = error.to_string();
     match error {
-        OpenError::Full { .. } => Refusal::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, message).later(),
-        OpenError::Draining => Refusal::new("draining", StatusCode::SERVICE_UNAVAILABLE, message).later(),
-        OpenError::NonceReused => Refusal::new("nonce_reused", StatusCode::CONFLICT, message),
-        OpenError::Randomness(_) => Refusal::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Full { .. } => Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Draining => Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::NonceReused => Refusal::new(ErrorCode::NonceReused, StatusCode::CONFLICT, message),
+        OpenError::Randomness(_) => {
+            Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
+        }
         OpenError::Dial(error) => from_dial(error),
     }
 }
@@ -167,17 +175,17 @@ pub(super) fn from_dial(error: DialError) -> Refusal {
     let message = error.to_string();
     match error {
         DialError::ConnectTimeout { .. } | DialError::HandshakeTimeout { .. } => {
-            Refusal::new("backend_timeout", StatusCode::GATEWAY_TIMEOUT, message)
+            Refusal::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, message)
         }
         DialError::Crowded { .. } | DialError::PortsExhausted { .. } | DialError::FilesExhausted { .. } => {
-            Refusal::new("overloaded", StatusCode::SERVICE_UNAVAILABLE, message).later()
+            Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
         }
         _ => unreachable_backend(message),
     }
 }
 
 fn unreachable_backend(message: String) -> Refusal {
-    Refusal::new("backend_unreachable", StatusCode::BAD_GATEWAY, message)
+    Refusal::new(ErrorCode::BackendUnreachable, StatusCode::BAD_GATEWAY, message)
 }
 
 /// The backend answered, but not 101: a 4xx and a 503 are passed on, everything else is a bad gateway.
@@ -189,7 +197,7 @@ async fn refused_by_backend(head: response::Parts, body: Incoming) -> Refusal {
         _ => StatusCode::BAD_GATEWAY,
     };
     let message = format!("the backend answered the WebSocket handshake with {theirs}: see `backend`");
-    let mut refusal = Refusal::new("backend_refused", status, message);
+    let mut refusal = Refusal::new(ErrorCode::BackendRefused, status, message);
     let start = start_of(body).await;
     refusal.backend = Some(json!({ "status": theirs.as_u16(), "body": String::from_utf8_lossy(&start) }));
     for name in [WWW_AUTHENTICATE, RETRY_AFTER] {

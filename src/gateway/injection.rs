@@ -21,10 +21,10 @@ use crate::client;
 use crate::client::inject::{Injector, Outcome};
 use crate::client::policy::Page;
 use crate::client::unpack::{PIECE, Unpacker};
+use crate::http::body::Body;
+use crate::http::incoming::Sent;
+use crate::http::rewriting::{Rewrite, Rewritten};
 use crate::listener::peer::Peer;
-use crate::transport::Body;
-use crate::transport::body::Sent;
-use crate::transport::rewritten::{Rewrite, Rewritten};
 
 /// What digests say of the bytes is no longer true.
 const DIGESTS: &[&str] = &["content-md5", "digest", "content-digest", "repr-digest"];

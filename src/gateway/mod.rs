@@ -25,17 +25,19 @@ use http_body::Body as _;
 use self::endpoints::Call;
 use self::error::{Refusal, refuse};
 use self::origin::Verdict;
-use self::route::{Endpoint, Place, Routes, Selftest};
+use self::route::{Endpoint, Place, Routes, Selftest, Verb};
 use crate::config::{self, Config};
+use crate::http::body::Body;
+use crate::http::incoming::Sent;
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
 use crate::listener::handler::{Answering, Asking, Handler, Wait};
 use crate::listener::peer::{ConnInfo, Peer};
+use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::registry::tally::Tally;
-use crate::transport::body::Sent;
+use crate::terms::ErrorCode;
+use crate::transport::Fault;
 use crate::transport::query::Query;
-use crate::transport::{Body, Fault};
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
 use crate::upstream::tls::UpstreamTlsError;
@@ -47,7 +49,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 pub struct Gateway {
     live: ArcSwap<Live>,
     registry: Arc<Registry>,
-    tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     tunnels: AtomicU64,
 }
@@ -90,11 +92,11 @@ impl Gateway {
     pub fn new(
         config: Arc<Config>,
         registry: Arc<Registry>,
-        tally: Arc<Tally>,
+        metrics: Arc<Metrics>,
         lifecycle: Lifecycle,
     ) -> Result<Self, UpstreamTlsError> {
         let live = ArcSwap::from_pointee(Live::new(config)?);
-        Ok(Self { live, registry, tally, lifecycle, tunnels: AtomicU64::new(0) })
+        Ok(Self { live, registry, metrics, lifecycle, tunnels: AtomicU64::new(0) })
     }
 
     /// Takes another configuration into force, for requests from now on.
@@ -233,11 +235,11 @@ impl Gateway {
 
     /// Counts a refusal and says it, once, where it stops.
     fn refusal(&self, refusal: Refusal) -> Response<Body> {
-        self.tally.refused(refusal.code);
+        self.metrics.refused(refusal.code);
         if refusal.status.is_server_error() {
-            tracing::warn!(code = refusal.code, what = refusal.message(), "request refused");
+            tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
         } else {
-            tracing::debug!(code = refusal.code, what = refusal.message(), "request refused");
+            tracing::debug!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
         }
         let mut response = refusal.respond();
         protect(&mut response);
@@ -276,10 +278,10 @@ fn preflight(request: &http::HeaderMap) -> Response<Body> {
 
 /// The panic itself has been told by the panic hook. State that it may have left is plain data behind locks that
 /// recover, so the next request may come.
-fn panicked(tally: &Tally) -> Response<Body> {
-    tally.refused("internal");
+fn panicked(metrics: &Metrics) -> Response<Body> {
+    metrics.refused(ErrorCode::Internal);
     let message = "this server failed at this request: its log says how, please report it";
-    let mut response = Refusal::new("internal", StatusCode::INTERNAL_SERVER_ERROR, message).respond();
+    let mut response = Refusal::new(ErrorCode::Internal, StatusCode::INTERNAL_SERVER_ERROR, message).respond();
     protect(&mut response);
     response
 }
@@ -297,10 +299,10 @@ impl Handler for Service {
     /// A panic in a request ends that request with a 500, not its connection's neighbours.
     fn handle(&self, request: Asking, conn: ConnInfo) -> Answering {
         let gateway = Arc::clone(&self.0);
-        let tally = Arc::clone(&gateway.tally);
+        let metrics = Arc::clone(&gateway.metrics);
         Box::pin(async move {
             let answered = AssertUnwindSafe(gateway.handle(request, conn)).catch_unwind().await;
-            answered.unwrap_or_else(|_| panicked(&tally))
+            answered.unwrap_or_else(|_| panicked(&metrics))
         })
     }
 
@@ -308,7 +310,7 @@ impl Handler for Service {
         let live = self.0.live.load();
         match route::place(request.uri().path(), &live.config.prefix) {
             Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
-            Place::Ours(Endpoint::Session { verb, .. }) if verb.attaches() => Wait::ToTell,
+            Place::Ours(Endpoint::Session { verb: Verb::Attach(_), .. }) => Wait::ToTell,
             Place::Beside | Place::Ours(Endpoint::Selftest(Selftest::Talk))
                 if wants_upgrade(request.headers(), request.version()) =>
             {

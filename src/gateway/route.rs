@@ -13,6 +13,7 @@ use super::injection::Told;
 use crate::client;
 use crate::codec::sse::parse_id;
 use crate::config::{self, Config};
+use crate::terms::Transport;
 use crate::upstream::dial::Dialer;
 use crate::upstream::proxy::Proxy;
 use crate::upstream::tls::UpstreamTlsError;
@@ -52,20 +53,14 @@ pub(super) enum Selftest {
 /// What is done with a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
-    Sse,
-    Stream,
-    Poll,
-    Ws,
+    /// The word is the transport's: `sse`, `ws`.
+    Attach(Transport),
+    /// `send`.
     Send,
+    /// `ack`.
     Ack,
+    /// `close`.
     Close,
-}
-
-impl Verb {
-    /// Whether it attaches a transport.
-    pub(super) fn attaches(self) -> bool {
-        matches!(self, Self::Sse | Self::Stream | Self::Poll | Self::Ws)
-    }
 }
 
 impl Endpoint<'_> {
@@ -125,16 +120,15 @@ fn endpoint(rest: &str) -> Endpoint<'_> {
 fn session(tail: &str) -> Endpoint<'_> {
     let Some((token, verb)) = tail.split_once('/') else { return Endpoint::Unknown };
     let verb = match verb {
-        "sse" => Verb::Sse,
-        "stream" => Verb::Stream,
-        "poll" => Verb::Poll,
-        "ws" => Verb::Ws,
         "send" => Verb::Send,
         "ack" => Verb::Ack,
         "close" => Verb::Close,
         // The poll for several, by the path of one of them, so that a balancer finds their node.
         "polls" => return Endpoint::Poll,
-        _ => return Endpoint::Unknown,
+        word => match Transport::named(word) {
+            Some(transport) => Verb::Attach(transport),
+            None => return Endpoint::Unknown,
+        },
     };
     Endpoint::Session { token, verb }
 }
@@ -267,7 +261,10 @@ mod tests {
         assert_eq!(ours("/_underpass/open//x"), Endpoint::Open { target: "//x" });
         assert_eq!(ours("/_underpass/sse/clock"), Endpoint::Sse { target: "/clock" });
         assert_eq!(ours("/_underpass/s/n1-x/polls"), Endpoint::Poll);
-        assert_eq!(ours("/_underpass/s/n1-x/poll"), Endpoint::Session { token: "n1-x", verb: Verb::Poll });
+        for transport in Transport::ALL {
+            let path = format!("/_underpass/s/n1-x/{}", transport.as_str());
+            assert_eq!(ours(&path), Endpoint::Session { token: "n1-x", verb: Verb::Attach(*transport) });
+        }
         assert_eq!(ours("/_underpass/info"), Endpoint::Info);
         for path in ["/_underpass", "/_underpass/", "/_underpass/s/n1-x", "/_underpass/s/n1-x/poll/", "/_underpass/x"] {
             assert_eq!(ours(path), Endpoint::Unknown, "{path}");

@@ -14,9 +14,10 @@ use super::endpoints::Call;
 use super::route::Selftest;
 use super::{beside, forwarded};
 use crate::config::Config;
+use crate::http::body::{Body, answer};
 use crate::listener::handler::Asking;
 use crate::selftest;
-use crate::transport::{Body, Fault, answer};
+use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{tunnel_handshake, wants_upgrade};
 

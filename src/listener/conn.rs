@@ -16,6 +16,7 @@ use std::time::Duration;
 use http::header::{CONNECTION, HeaderValue};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::rt::Timer;
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -28,15 +29,15 @@ use super::guard::{Guarded, Hold, Traffic};
 use super::handler::{Answering, Handler, Wait};
 use super::http1::{Held, Http1};
 use super::peer::{ConnInfo, PeerAddr};
-use super::rewind::Rewind;
 use super::socket::Socket;
 use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
+use crate::http::body::Body;
+use crate::http::incoming::Sent;
+use crate::http::replay::Replay;
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::registry::tally::Tally;
-use crate::transport::Body;
-use crate::transport::body::Sent;
+use crate::metrics::Metrics;
 
 /// Why a connection ended that did not end by agreement.
 pub(super) type Failure = Box<dyn StdError + Send + Sync>;
@@ -54,19 +55,19 @@ pub(super) struct Shared<H> {
     pub(super) tls: Option<Arc<TlsSource>>,
     pub(super) client: Arc<Client>,
     pub(super) lifecycle: Lifecycle,
-    pub(super) tally: Arc<Tally>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Drives one connection to its end, in a task of its own.
 pub(super) fn drive<H: Handler>(shared: Shared<H>, socket: Socket, peer: PeerAddr, hold: Hold) {
-    let Shared { handler, tls, client, lifecycle, tally } = shared;
+    let Shared { handler, tls, client, lifecycle, metrics } = shared;
     let traffic = Arc::new(Traffic::default());
     let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::clone(&traffic) };
     let stream = Guarded::new(socket, client.write, traffic, Some(hold));
     let door = Door { handler, info, client, lifecycle };
     let Some(tls) = tls else { return drop(tokio::spawn(Http1::new(door, stream))) };
     tokio::spawn(async move {
-        if let Err(error) = drive_tls(tls, stream, door, &tally).await {
+        if let Err(error) = drive_tls(tls, stream, door, &metrics).await {
             tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");
         }
     });
@@ -85,7 +86,7 @@ async fn drive_tls<H: Handler>(
     tls: Arc<TlsSource>,
     stream: Guarded<Socket>,
     door: Door<H>,
-    tally: &Tally,
+    metrics: &Metrics,
 ) -> Result<(), Failure> {
     let silence = door.client.handshake;
     let accept = Box::pin(timeout(silence, TlsAcceptor::from(tls.config()).accept(stream)));
@@ -93,7 +94,7 @@ async fn drive_tls<H: Handler>(
         accepted = accept => accepted.map_err(Failure::from).and_then(|stream| stream.map_err(Failure::from)),
         () = door.lifecycle.reached(Phase::Closing) => return Ok(()),
     };
-    let stream = accepted.inspect_err(|_| tally.handshake_failed())?;
+    let stream = accepted.inspect_err(|_| metrics.handshake_failed())?;
     // The protocol is settled by ALPN, so nothing has to be guessed from the first bytes.
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         http2(door, stream).await
@@ -107,7 +108,7 @@ async fn drive_tls<H: Handler>(
 type Slot = Arc<Mutex<Option<Held>>>;
 
 /// Lets hyper serve until it ends, or until a request is in the slot: then the socket is taken back.
-pub(super) async fn until_held<H, IO>(door: Door<H>, io: Rewind<IO>) -> Result<Option<(Rewind<IO>, Held)>, Failure>
+pub(super) async fn until_held<H, IO>(door: Door<H>, io: Replay<IO>) -> Result<Option<(Replay<IO>, Held)>, Failure>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -202,7 +203,9 @@ fn compact(request: &mut Request<Sent>) {
     }
 }
 
-fn hyper_settings(client: &Client, timer: HeadTimer) -> http1::Builder {
+/// How hyper serves HTTP/1 here.
+#[must_use]
+pub fn hyper_settings(client: &Client, timer: impl Timer + Send + Sync + 'static) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Without a timer hyper's limits on time are silently off; the value is only a switch, see `timer`.

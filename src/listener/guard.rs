@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::lifecycle::Guard;
-use crate::registry::tally::Counted;
+use crate::metrics::Counted;
 
 /// Bytes a connection has carried, as they are on the wire: under TLS this counts its records.
 #[derive(Debug, Default)]
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::{Lifecycle, What};
-    use crate::registry::tally::Tally;
+    use crate::metrics::Metrics;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -216,7 +216,7 @@ mod tests {
         let hold = Hold {
             permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
             guard: lifecycle.guard(What::Connection),
-            counted: Tally::default().connection(),
+            counted: Metrics::default().connection(),
         };
         let traffic = Arc::new(Traffic::default());
         let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(hold));

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use http::{Request, Response};
 
 use super::peer::ConnInfo;
-use crate::transport::Body;
-use crate::transport::body::Sent;
+use crate::http::body::Body;
+use crate::http::incoming::Sent;
 
 /// A request on its way. Boxed: each future that it passes through would have room for it twice.
 pub type Asking = Box<Request<Sent>>;

@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::CONNECTION;
 use http::{Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -19,12 +18,11 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::conn::{Door, Failure, until_held};
 use super::handler::{Answering, Asking, Handler, Wait};
-use super::held::{Carried, Carrying, begin, switch};
-use super::request::whole;
-use super::rewind::Rewind;
+use crate::http::body::Body;
+use crate::http::read_request::{keeps_alive, whole};
+use crate::http::replay::Replay;
+use crate::http::write_response::{Carried, Carrying, begin, switch};
 use crate::lifecycle::{Lifecycle, Phase};
-use crate::transport::Body;
-use crate::upstream::headers::has_token;
 
 /// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
 /// `backend.dials`, so that one slow backend does not take all.
@@ -46,7 +44,7 @@ impl Held {
     /// The request, and how its answer waits.
     pub(super) fn new(request: Asking, wait: Wait) -> Self {
         let version = request.version();
-        let keep_alive = version == Version::HTTP_11 && !has_token(request.headers(), &CONNECTION, "close");
+        let keep_alive = keeps_alive(&request);
         Self { request, dials: wait == Wait::ToDial, version, keep_alive }
     }
 }
@@ -65,7 +63,7 @@ pub(super) struct Http1<H, IO> {
 
 enum Step<IO> {
     /// There is no request, or it was not looked at. No buffer is held while there is none.
-    Reading(Rewind<IO>),
+    Reading(Replay<IO>),
     /// hyper serves, until it ends or gives up a request whose answer may take long.
     Served(Serving<IO>),
     /// An opening waits for its turn to dial.
@@ -77,7 +75,7 @@ enum Step<IO> {
     Over,
 }
 
-type Serving<IO> = Pin<Box<dyn Future<Output = Result<Option<(Rewind<IO>, Held)>, Failure>> + Send>>;
+type Serving<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, Held)>, Failure>> + Send>>;
 
 /// A phase of the process, waited for.
 type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -93,7 +91,7 @@ struct Rest {
 /// A request that will have a backend dialled. When many come at once most of them wait here, so nothing is kept of it
 /// but its bytes, and it is parsed again.
 struct Queued<IO> {
-    io: Rewind<IO>,
+    io: Replay<IO>,
     /// A request that is not in `io` any more, because hyper has read it.
     held: Option<Held>,
     turn: Pin<Box<dyn Future<Output = Turn> + Send>>,
@@ -104,7 +102,7 @@ struct Turn(#[expect(dead_code, reason = "held until it is dropped")] Option<Sem
 
 /// A request whose answer is waited for.
 struct Exchange<IO> {
-    io: Rewind<IO>,
+    io: Replay<IO>,
     answering: Answering,
     _turn: Option<Turn>,
     version: Version,
@@ -119,7 +117,7 @@ where
     /// A connection of which nothing was read.
     pub(super) fn new(door: Door<H>, io: IO) -> Self {
         let until = Instant::now() + door.client.handshake;
-        Self { door, step: Step::Reading(Rewind::new(io)), until, rest: None, closing: None }
+        Self { door, step: Step::Reading(Replay::new(io)), until, rest: None, closing: None }
     }
 
     /// What comes after the present step.
@@ -176,7 +174,7 @@ where
     }
 
     /// Reads a request, for which there may be a turn already.
-    fn read(&self, mut io: Rewind<IO>, turn: Option<Turn>) -> Step<IO> {
+    fn read(&self, mut io: Replay<IO>, turn: Option<Turn>) -> Step<IO> {
         if let Some((request, end)) = whole(io.ahead(), &self.door.client) {
             let wait = self.door.handler.wait(&request);
             let free = || DIALLING.try_acquire().ok().map(|permit| Turn(Some(permit)));
@@ -201,7 +199,7 @@ where
         }
     }
 
-    fn ask(&self, io: Rewind<IO>, held: Held, turn: Option<Turn>) -> Step<IO> {
+    fn ask(&self, io: Replay<IO>, held: Held, turn: Option<Turn>) -> Step<IO> {
         let Held { request, version, keep_alive, .. } = held;
         let answering = self.door.handler.handle(request, self.door.info.clone());
         Step::Answering(Exchange { io, answering, _turn: turn, version, keep_alive })
@@ -219,7 +217,7 @@ where
     }
 
     /// Behind an answer: another request, if there may be one.
-    fn again(&mut self, io: Option<Rewind<IO>>) -> Step<IO> {
+    fn again(&mut self, io: Option<Replay<IO>>) -> Step<IO> {
         self.until = Instant::now() + self.door.client.idle;
         io.filter(|_| !self.door.lifecycle.is_draining()).map_or(Step::Over, Step::Reading)
     }

@@ -4,17 +4,13 @@
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
-mod conn;
+pub mod conn;
 mod exchanges;
 pub mod framing;
 pub mod guard;
 pub mod handler;
-mod head;
-mod held;
 mod http1;
 pub mod peer;
-mod request;
-mod rewind;
 mod socket;
 mod timer;
 pub mod tls;
@@ -35,7 +31,7 @@ use self::tls::TlsSource;
 use crate::config::Client;
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Lifecycle, Phase, What};
-use crate::registry::tally::Tally;
+use crate::metrics::Metrics;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
@@ -53,12 +49,12 @@ pub async fn serve<H: Handler>(
     handler: H,
     client: Arc<Client>,
     permits: Arc<Semaphore>,
-    (lifecycle, tally): (Lifecycle, Arc<Tally>),
+    (lifecycle, metrics): (Lifecycle, Arc<Metrics>),
 ) {
     if let Err(error) = socket::prepare(&bound, client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone(), tally };
+    let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone(), metrics };
     let mut complaints = Complaints::default();
     loop {
         let (socket, peer, hold) = tokio::select! {
@@ -87,7 +83,7 @@ async fn next<H>(
                     return std::future::pending().await;
                 };
                 let guard = shared.lifecycle.guard(What::Connection);
-                return (socket, peer, Hold { permit, guard, counted: shared.tally.connection() });
+                return (socket, peer, Hold { permit, guard, counted: shared.metrics.connection() });
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {

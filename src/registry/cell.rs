@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::reader::Reader;
-use super::tally::{Ending, Tally, Transport};
 use super::token::Token;
 use crate::config;
-use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment, Pushed, Session};
+use crate::metrics::Metrics;
+use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Pushed, Session};
+use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
 pub struct Cell {
@@ -26,7 +26,7 @@ pub struct Cell {
     protocol: String,
     policy: Arc<config::Session>,
     pub(super) epoch: Instant,
-    pub(super) tally: Arc<Tally>,
+    pub(super) metrics: Arc<Metrics>,
     /// When streams are asked to leave, as microseconds of the epoch; zero is not at all.
     pub(super) leave: AtomicU64,
     room: Notify,
@@ -42,7 +42,7 @@ pub(super) struct State {
     /// The transport of the current attachment.
     pub(super) attached: Option<Transport>,
     /// The transport of the newest attachment, current or not.
-    newest: Option<Transport>,
+    pub(super) newest: Option<Transport>,
     /// Why the session ended, by whoever saw it first.
     ending: Option<Ending>,
     /// Counted among the active sessions.
@@ -98,7 +98,7 @@ impl Cell {
         policy: Arc<config::Session>,
         session: Session,
         epoch: Instant,
-        tally: Arc<Tally>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let state = State {
             session,
@@ -112,9 +112,9 @@ impl Cell {
             armed: Moment::default(),
             timer: None,
         };
-        tally.session_opened();
+        metrics.session_opened();
         let (leave, room) = (AtomicU64::new(0), Notify::new());
-        Self { token, protocol, policy, epoch, tally, leave, room, state: Mutex::new(state) }
+        Self { token, protocol, policy, epoch, metrics, leave, room, state: Mutex::new(state) }
     }
 
     /// The session's public name.
@@ -143,37 +143,13 @@ impl Cell {
 
     /// The counters of the process.
     #[must_use]
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
-    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
-    ///
-    /// # Errors
-    /// See [`Session::attach`].
-    pub fn attach(
-        self: &Arc<Self>,
-        transport: Transport,
-        attach: Attach,
-        cause: Option<&str>,
-    ) -> Result<Reader, AttachError> {
-        let presented = attach.after.is_some();
-        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
-            let (attachment, from) = state.session.attach(now, attach)?;
-            let rival = state.attached.replace(transport);
-            if state.active {
-                self.tally.moved(rival, Some(transport));
-            }
-            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
-        })?;
-        let comes_back = presented && newest.is_some() && transport != Transport::Poll;
-        self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader::new(Arc::clone(self), attachment, transport, from, (newest.is_some(), comes_back), timer))
-    }
-
-    fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
+    pub(super) fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
         let Some(from) = from.filter(|from| *from != to) else { return };
-        self.tally.changed(from, to);
+        self.metrics.changed(from, to);
         tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");
     }
 
@@ -293,7 +269,7 @@ impl Cell {
             _ => Ending::GraceOver,
         });
         if std::mem::take(&mut state.active) {
-            self.tally.session_ended(state.attached, ending);
+            self.metrics.session_ended(state.attached, ending);
             return Some((close, ending, state.session.counts()));
         }
         None
@@ -320,7 +296,7 @@ impl Cell {
         let now = self.moment(Instant::now());
         let mut state = self.lock();
         let answer = event(&mut state, now);
-        let wakes = settle(&mut state, &self.tally);
+        let wakes = settle(&mut state, &self.metrics);
         let paused = state.orders.paused;
         drop(state);
         if let Some(reader) = wakes.reader {
@@ -337,7 +313,7 @@ impl Cell {
 }
 
 /// Takes all actions of the core: some wake, the others become orders for the driver.
-fn settle(state: &mut State, tally: &Tally) -> Wakes {
+fn settle(state: &mut State, metrics: &Metrics) -> Wakes {
     let mut wakes = Wakes::default();
     let mut ordered = false;
     while let Some(action) = state.session.poll_action() {
@@ -347,7 +323,7 @@ fn settle(state: &mut State, tally: &Tally) -> Wakes {
             Action::WakeSenders => wakes.senders = true,
             Action::SendUp(message) => state.orders.send = Some(message),
             Action::Pause => {
-                tally.paused();
+                metrics.paused();
                 state.orders.paused = true;
             }
             Action::Resume => state.orders.paused = false,

@@ -15,10 +15,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
 use super::cell::Cell;
-use super::tally::Ending;
 use crate::config;
 use crate::lifecycle::{Guard, What};
 use crate::session::Close;
+use crate::terms::Ending;
 use crate::upstream::socket::{Socket, SocketEvent};
 
 /// What is taken from the socket before the session is told, and other tasks get a turn, in bytes as bounds count them.

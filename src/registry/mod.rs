@@ -7,7 +7,6 @@ mod directory;
 mod driver;
 mod nonces;
 mod reader;
-pub mod tally;
 mod token;
 
 use std::sync::Arc;
@@ -22,12 +21,13 @@ use self::directory::{Directory, Memory};
 use self::driver::Driver;
 use self::nonces::{NoPlace, Nonces, Place, Purpose};
 pub use self::reader::Reader;
-use self::tally::{Ending, Tally};
 use self::token::Token;
 use crate::config;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
+use crate::metrics::Metrics;
 use crate::session::{Close, Limits, Moment, Session};
+use crate::terms::Ending;
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::socket::Socket;
 
@@ -41,7 +41,7 @@ pub struct Registry {
     memory: Memory,
     directory: Directory,
     nonces: Nonces,
-    tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
 }
 
@@ -93,7 +93,7 @@ pub enum OpenError {
 impl Registry {
     /// An empty registry. `session` gives the bounds of the process; a session's own come with its [`Opening`].
     #[must_use]
-    pub fn new(node: &str, session: &config::Session, tally: Arc<Tally>, lifecycle: Lifecycle) -> Self {
+    pub fn new(node: &str, session: &config::Session, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Self {
         Self {
             node: node.to_owned(),
             epoch: Instant::now(),
@@ -102,7 +102,7 @@ impl Registry {
             memory: Memory { age: session.ended, count: session.ended_max },
             directory: Directory::default(),
             nonces: Nonces::default(),
-            tally,
+            metrics,
             lifecycle,
         }
     }
@@ -164,7 +164,7 @@ impl Registry {
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
-        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.tally));
+        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
         let cell = Arc::new(cell);
         tracing::info!(
             session = cell.id(),

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cell::{Cell, register};
-use super::tally::{Resume, Transport};
-use crate::session::{Attachment, Message, Pulled};
+use crate::session::{Attach, AttachError, Attachment, Message, Pulled};
+use crate::terms::{Resume, Transport};
 
 /// The right to read a session's down channel; dropping it detaches.
 pub struct Reader {
@@ -29,18 +29,34 @@ pub struct Reader {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Reader {
-    pub(super) fn new(
-        cell: Arc<Cell>,
-        attachment: Attachment,
+impl Cell {
+    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
+    ///
+    /// # Errors
+    /// See [`crate::session::Session::attach`].
+    pub fn attach(
+        self: &Arc<Self>,
         transport: Transport,
-        from: u64,
-        (resumed, comes_back): (bool, bool),
-        timer: Option<Pin<Box<Sleep>>>,
-    ) -> Self {
-        Self { cell, attachment, transport, from, resumed, comes_back, dry: false, timer }
+        attach: Attach,
+        cause: Option<&str>,
+    ) -> Result<Reader, AttachError> {
+        let presented = attach.after.is_some();
+        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
+            let (attachment, from) = state.session.attach(now, attach)?;
+            let rival = state.attached.replace(transport);
+            if state.active {
+                self.metrics.moved(rival, Some(transport));
+            }
+            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
+        })?;
+        let comes_back = presented && newest.is_some() && transport != Transport::Poll;
+        self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
+        let (cell, resumed) = (Arc::clone(self), newest.is_some());
+        Ok(Reader { cell, attachment, transport, from, resumed, comes_back, dry: false, timer })
     }
+}
 
+impl Reader {
     /// The session.
     #[must_use]
     pub fn cell(&self) -> &Arc<Cell> {
@@ -77,7 +93,7 @@ impl Reader {
         self.dry = dry;
         if std::mem::take(&mut self.comes_back) {
             let lost = matches!(pulled, Pulled::Lost { .. });
-            self.cell.tally.resumed(if lost { Resume::Lost } else { Resume::Resumed });
+            self.cell.metrics.resumed(if lost { Resume::Lost } else { Resume::Resumed });
         }
         match pulled {
             Pulled::Wait => Poll::Pending,
@@ -106,10 +122,10 @@ impl Reader {
 
     fn count(&self, pulled: &Pulled) {
         let Pulled::Batch { count, bytes, arrived, .. } = pulled else { return };
-        self.cell.tally.down(self.transport, *count, *bytes as u64);
+        self.cell.metrics.down(self.transport, *count, *bytes as u64);
         if let Some(arrived) = arrived {
             let delay = self.cell.moment(Instant::now()).since(*arrived);
-            self.cell.tally.delivered(self.transport, delay);
+            self.cell.metrics.delivered(self.transport, delay);
         }
     }
 
@@ -140,7 +156,7 @@ impl Drop for Reader {
                 state.reader = None;
                 let left = state.attached.take();
                 if state.active {
-                    self.cell.tally.moved(left, None);
+                    self.cell.metrics.moved(left, None);
                 }
             }
         });
@@ -152,9 +168,10 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
-    use super::super::{limits, tally::Tally, token::Token};
+    use super::super::{limits, token::Token};
     use super::*;
     use crate::config;
+    use crate::metrics::Metrics;
     use crate::session::{Attach, Moment, Session};
 
     /// Counts how often it is woken.
@@ -171,7 +188,7 @@ mod tests {
         let policy = Arc::new(config::Session::default());
         let session = Session::new(Moment::default(), limits(&policy), true);
         let token = Token::random("n1").expect("randomness");
-        Arc::new(Cell::new(token, String::new(), policy, session, Instant::now(), Arc::new(Tally::default())))
+        Arc::new(Cell::new(token, String::new(), policy, session, Instant::now(), Arc::new(Metrics::default())))
     }
 
     fn poll(cell: &Arc<Cell>) -> Reader {

@@ -11,9 +11,7 @@ use serde_json::json;
 use crate::codec::facts::{self, Attached, Facts};
 use crate::config;
 use crate::registry::{Cell, Reader};
-
-/// The transports, best first.
-pub const TRANSPORTS: [&str; 4] = ["ws", "sse", "stream", "poll"];
+use crate::terms::Transport;
 
 /// What a client is told when its session is opened: an object with the facts as `session`.
 #[must_use]
@@ -43,7 +41,7 @@ fn of<'a>(cell: &'a Cell, prefix: &'a str, attachment: Option<Attached>) -> Fact
         prefix,
         bytes: [policy.message, policy.batch, policy.ack_bytes],
         timers: [policy.heartbeat, policy.wait, policy.grace, policy.recycle],
-        transports: &TRANSPORTS,
+        transports: Transport::WORDS,
         attachment,
     }
 }
@@ -65,7 +63,7 @@ pub enum Arrival {
 #[must_use]
 pub fn info(session: &config::Session) -> String {
     json!({
-        "version": 1, "server": concat!("underpass/", env!("CARGO_PKG_VERSION")), "transports": TRANSPORTS,
+        "version": 1, "server": concat!("underpass/", env!("CARGO_PKG_VERSION")), "transports": Transport::WORDS,
         "limits": {
             "message": session.message, "batch": session.batch, "body": session.body, "buffer": session.buffer,
             "replay": session.replay, "held": session.held,

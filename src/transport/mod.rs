@@ -13,31 +13,16 @@
 //! | `rewritten` | a proxied body that is changed on its way, no session |
 //! | `tunnel` | a WebSocket that is passed through, no session |
 
-pub mod body;
 pub mod facts;
 pub mod fault;
 pub mod multi;
 pub mod poll;
 pub mod query;
-pub mod rewritten;
 pub mod send;
-pub mod source;
 pub mod sse;
 pub mod stream;
+pub mod streaming;
 pub mod tunnel;
 pub mod ws;
 
-pub use self::body::Body;
 pub use self::fault::Fault;
-
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
-
-/// A response with a known body.
-#[must_use]
-pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<bytes::Bytes>) -> Response<Body> {
-    let mut response = Response::new(Body::full(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}

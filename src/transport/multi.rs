@@ -10,8 +10,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use serde_json::Value;
 
-use super::body::Body;
-use super::source::{Chunk, Source};
+use crate::http::body::Body;
+use crate::http::source::{Chunk, Source};
 
 /// One session's part.
 pub enum Part {

@@ -11,10 +11,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use tokio::time::Instant;
 
-use super::body::Body;
-use super::source::{Chunk, Source};
 use super::stream::OCTET_STREAM;
 use crate::codec::poll::PollAnswer;
+use crate::http::body::Body;
+use crate::http::source::{Chunk, Source};
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
 

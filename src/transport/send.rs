@@ -11,13 +11,13 @@ use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::body::Sent;
 use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::codec::standing;
-use crate::registry::tally::Transport;
+use crate::http::incoming::Sent;
 use crate::registry::{Cell, Standing};
 use crate::session::{Close, Message, Pushed};
+use crate::terms::Transport;
 
 /// How a body is to be read, and what it numbers and acknowledges.
 pub struct Sending {
@@ -116,5 +116,5 @@ fn standing(cell: &Cell) -> BytesMut {
 
 fn count(cell: &Cell, messages: &[Message]) {
     let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-    cell.tally().up(messages.len() as u64, bytes as u64);
+    cell.metrics().up(messages.len() as u64, bytes as u64);
 }

@@ -8,10 +8,10 @@ use bytes::BytesMut;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
-use super::body::Body;
 use super::facts::{self, Arrival};
-use super::source::{Encoding, Streaming};
+use super::streaming::{Encoding, Streaming};
 use crate::codec::sse::{self, Ids};
+use crate::http::body::Body;
 use crate::registry::{Cell, Reader};
 use crate::session::{Close, Message};
 

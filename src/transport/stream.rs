@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
-use super::body::Body;
 use super::facts::{self, Arrival};
-use super::source::{Encoding, Streaming};
+use super::streaming::{Encoding, Streaming};
 use crate::codec::frames;
+use crate::http::body::Body;
 use crate::registry::Reader;
 use crate::session::{Close, Message};
 

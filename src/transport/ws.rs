@@ -16,13 +16,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::body::Body;
 use super::facts::{self, Arrival};
 use super::fault::Fault;
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
+use crate::http::body::Body;
+use crate::http::fields::has_token;
 use crate::registry::{Cell, Reader};
 use crate::session::{Close, Kind, Message, Pulled, Pushed};
-use crate::upstream::headers::has_token;
 use crate::upstream::socket::{Socket, SocketEvent};
 
 /// The subprotocol of these WebSockets.
@@ -168,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
         let (cell, number) = (Arc::clone(self.cell()), self.next);
         self.next += 1;
-        cell.tally().up(1, message.payload().len() as u64);
+        cell.metrics().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
                 match cell.push(Some(number), std::slice::from_ref(&message)).await {

@@ -14,8 +14,11 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::upstream::by_hand::{Head, Judged, Replay, ask, by_hyper, read_head, request_text};
-use crate::upstream::headers;
+use crate::http::fields::has_token;
+use crate::http::read_response::{Head, Judged, read_head};
+use crate::http::replay::Replay;
+use crate::http::write_head::request_text;
+use crate::upstream::http1_exchange::{ask, by_hyper};
 use crate::upstream::io::Io;
 
 /// A WebSocket whose handshake was answered with a verified 101.
@@ -51,14 +54,15 @@ pub(super) async fn shake_hands(io: Io, head: request::Parts) -> Result<Upgraded
     let key = head.headers.get(SEC_WEBSOCKET_KEY);
     let expected = key.map(|key| derive_accept_key(key.as_bytes()));
     let request = Request::from_parts(head, Empty::new());
-    match ask(io, &request_text(&request), |seen| plain_switch(seen, expected.as_deref())).await {
+    match ask(io, request_text(&request), |seen| plain_switch(seen, expected.as_deref())).await {
         Ok((io, (head, unread))) => Ok(Upgraded { io, unread, head }),
         Err(replay) => Box::pin(ask_hyper(replay, request, expected.as_deref())).await,
     }
 }
 
 /// A verified 101, and what follows it.
-fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
+#[must_use]
+pub fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
     read_head(seen, |_, _| false).and_then(|Head { parts, end, .. }| {
         let sound = parts.status == StatusCode::SWITCHING_PROTOCOLS && flaw(&parts.headers, expected).is_none();
         // Copied, since a few bytes would keep the whole head alive.
@@ -68,10 +72,10 @@ fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts
 
 /// What is wrong with a 101, if anything (RFC 6455 section 4.1).
 fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
-    if !headers::has_token(answer, &UPGRADE, "websocket") {
+    if !has_token(answer, &UPGRADE, "websocket") {
         return Some("its Upgrade header does not name websocket");
     }
-    if !headers::has_token(answer, &CONNECTION, "upgrade") {
+    if !has_token(answer, &CONNECTION, "upgrade") {
         return Some("its Connection header does not name upgrade");
     }
     let accept = answer.get(SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes().trim_ascii());
@@ -87,7 +91,11 @@ fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
 
 // === by hyper ===
 
-async fn ask_hyper(io: Replay, request: Request<Empty<Bytes>>, expected: Option<&str>) -> Result<Upgraded, Failure> {
+async fn ask_hyper(
+    io: Replay<Io>,
+    request: Request<Empty<Bytes>>,
+    expected: Option<&str>,
+) -> Result<Upgraded, Failure> {
     let (mut sender, connection) = by_hyper(io).await?;
     // Ends by itself: with the upgrade, with the refusal's body, or when this future is dropped.
     tokio::spawn(connection.with_upgrades());
@@ -104,9 +112,10 @@ async fn ask_hyper(io: Replay, request: Request<Empty<Bytes>>, expected: Option<
 
 async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, Failure> {
     let upgraded = hyper::upgrade::on(&mut response).await?;
-    let parts =
-        upgraded.downcast::<TokioIo<Replay>>().map_err(|_| Failure::Bad("the connection could not be taken over"))?;
-    let Replay { seen, io, .. } = parts.io.into_inner();
+    let parts = upgraded
+        .downcast::<TokioIo<Replay<Io>>>()
+        .map_err(|_| Failure::Bad("the connection could not be taken over"))?;
+    let (io, seen) = parts.io.into_inner().into_parts();
     // What hyper has read comes first; copied, since a few bytes would keep its whole read block alive.
     Ok(Upgraded { io, unread: [&parts.read_buf[..], &seen].concat().into(), head: response.into_parts().0 })
 }
@@ -116,7 +125,7 @@ mod tests {
     use http::Version;
 
     use super::*;
-    use crate::upstream::by_hand::FIELDS;
+    use crate::http::read_response::FIELDS;
 
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

@@ -9,7 +9,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
@@ -18,6 +17,9 @@ use http::header::{
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version, request};
+
+use crate::http::fields::{has_token, tokens};
+use crate::http::write_head::target;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -198,17 +200,6 @@ pub(crate) fn outgoing(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, host:
     }
 }
 
-/// Path and query as they were received. An absolute target without a path means `/`.
-#[must_use]
-pub(crate) fn target(uri: &Uri) -> PathAndQuery {
-    let root = || PathAndQuery::from_static("/");
-    match uri.path_and_query() {
-        Some(target) if target.as_str().starts_with(['/', '*']) => target.clone(),
-        Some(target) => format!("/{}", target.as_str()).parse().unwrap_or_else(|_| root()),
-        None => root(),
-    }
-}
-
 /// Whether the request asks to become a WebSocket: `Upgrade: websocket` and `Connection: Upgrade`, HTTP/1.1.
 #[must_use]
 pub fn wants_upgrade(headers: &HeaderMap, version: Version) -> bool {
@@ -222,61 +213,6 @@ pub fn wants_upgrade(headers: &HeaderMap, version: Version) -> bool {
 #[must_use]
 pub fn lost_upgrade(headers: &HeaderMap, version: Version) -> bool {
     headers.contains_key(SEC_WEBSOCKET_KEY) && !wants_upgrade(headers, version)
-}
-
-/// Whether the comma-separated field has this token, in any case.
-#[must_use]
-pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
-}
-
-/// All list members of all lines of a field; one line that is no text does not hide the others.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-}
-
-/// Fields that were read by hand.
-pub struct Fields {
-    /// All of them.
-    pub headers: HeaderMap,
-    /// The length of the body that they tell, in bytes.
-    pub length: Option<usize>,
-}
-
-/// Makes a map of `fields`, which lie in `bytes`, with room for `more`. `None` for names and values that are none, for a
-/// length that is no number or is told twice, and when a field is odd: then two readers could differ on where the
-/// message ends.
-#[must_use]
-pub fn read_fields(
-    bytes: &Bytes,
-    fields: &[httparse::Header<'_>],
-    more: usize,
-    is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
-) -> Option<Fields> {
-    let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len() + more), None);
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        if is_odd(&name, field.value) {
-            return None;
-        }
-        if name == CONTENT_LENGTH && length.replace(decimal(field.value)?).is_some() {
-            return None;
-        }
-        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
-    }
-    Some(Fields { headers, length })
-}
-
-/// Digits only: what else might be a number, two readers could read differently.
-fn decimal(digits: &[u8]) -> Option<usize> {
-    let sound = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits).ok().filter(|_| sound)?.parse().ok()
 }
 
 /// Removes every field whose name is one of these. One look at each name: as a rule there is nothing to remove.

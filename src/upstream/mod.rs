@@ -7,16 +7,14 @@
 //! Where we dial is decided by the configuration alone: nothing that a request says reaches [`dial`] but as bytes of a
 //! head on a connection that was made without it.
 
-mod answer;
-mod by_hand;
 pub mod dial;
 pub mod frame;
-mod handshake;
+pub mod handshake;
 pub mod headers;
+pub mod http1_exchange;
 mod io;
 mod pool;
 pub mod proxy;
-pub mod sent;
 pub mod socket;
 pub mod tls;
 pub mod wire;

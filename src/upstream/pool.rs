@@ -14,10 +14,9 @@ use http_body_util::{Either, Empty};
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep_until};
 
+use crate::http::incoming::BoxError;
 use crate::upstream::io::Io;
 
-/// Any error of a body.
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The body of a request on its way to the backend.
 pub(crate) type Outgoing = Either<Empty<Bytes>, UnsyncBoxBody<Bytes, BoxError>>;
 /// The near end of a connection of hyper's.

@@ -31,13 +31,16 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Backend;
-use crate::upstream::answer::short;
-use crate::upstream::by_hand::{Replay, ask, by_hyper, request_text};
+use crate::http::incoming::BoxError;
+use crate::http::incoming::Sent;
+use crate::http::read_response::short;
+use crate::http::replay::Replay;
+use crate::http::write_head::{request_text, target};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
+use crate::upstream::http1_exchange::{ask, by_hyper};
 use crate::upstream::io::Io;
-use crate::upstream::pool::{BoxError, Connection, Outgoing, Pool, Sender};
-use crate::upstream::sent::Sent;
+use crate::upstream::pool::{Connection, Outgoing, Pool, Sender};
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +154,7 @@ impl Proxy {
             // RFC 9110 section 10.1.4: whoever sends TE names it in Connection.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
-        parts.uri = Uri::from(headers::target(&parts.uri));
+        parts.uri = Uri::from(target(&parts.uri));
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         Ok(parts)
@@ -194,8 +197,8 @@ impl Proxy {
     }
 
     /// Sends the request by hand. The connection goes back to the pool, or on to hyper.
-    async fn ask(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay>, ProxyError> {
-        let asked = timeout(self.response, ask(io, &text, short)).await.map_err(|_| self.too_late())?;
+    async fn ask(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay<Io>>, ProxyError> {
+        let asked = timeout(self.response, ask(io, text, short)).await.map_err(|_| self.too_late())?;
         Ok(asked.map(|(io, response)| {
             self.pool.keep(Connection::Bare(io));
             response
@@ -225,7 +228,7 @@ impl Proxy {
         }
     }
 
-    async fn by_hyper(&self, io: Replay) -> Result<Sender, ProxyError> {
+    async fn by_hyper(&self, io: Replay<Io>) -> Result<Sender, ProxyError> {
         let (sender, connection) = by_hyper(io).await.map_err(|source| self.dropped(source))?;
         // Its errors reach the exchange they belong to; an idle connection that fails is simply no longer ready.
         tokio::spawn(connection);

@@ -1,7 +1,6 @@
 //! Plain TCP on both sides of a sidecar: backends that give one canned answer, and a client's connection byte by byte.
 //!
 //! Enters: bytes. Leaves: bytes. Must not touch: fixed ports, the meaning of what is sent.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::SocketAddr;
 
@@ -9,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::site::soon;
+use crate::support::site::soon;
 
 /// A backend that gives every request the same bytes and closes; what it was asked comes out of the channel.
-pub(crate) async fn canned(answer: impl Into<Vec<u8>>) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+pub async fn canned(answer: impl Into<Vec<u8>>) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
     let answer = answer.into();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("an address");
@@ -34,7 +33,7 @@ pub(crate) async fn canned(answer: impl Into<Vec<u8>>) -> (SocketAddr, mpsc::Unb
 }
 
 /// A backend that accepts connections and never says anything.
-pub(crate) async fn silent() -> SocketAddr {
+pub async fn silent() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -47,39 +46,39 @@ pub(crate) async fn silent() -> SocketAddr {
 }
 
 /// An address where nobody listens.
-pub(crate) async fn nowhere() -> SocketAddr {
+pub async fn nowhere() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("an address")
 }
 
 /// One connection, byte by byte.
-pub(crate) struct Line<S = TcpStream>(pub(crate) S);
+pub struct Line<S = TcpStream>(pub S);
 
 impl Line {
-    pub(crate) async fn to(at: SocketAddr) -> Self {
+    pub async fn to(at: SocketAddr) -> Self {
         Self(TcpStream::connect(at).await.expect("it listens"))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    pub(crate) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).await.expect("it is taken");
     }
 
     /// The head of a message, in lower case, with its empty line.
-    pub(crate) async fn head(&mut self) -> String {
+    pub async fn head(&mut self) -> String {
         read_head(&mut self.0).await.to_ascii_lowercase()
     }
 
     /// Exactly so many bytes.
-    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         soon("so many bytes", self.0.read_exact(&mut bytes)).await.expect("so many bytes");
         bytes
     }
 
     /// A head, and the body that its `Content-Length` announces.
-    pub(crate) async fn answer(&mut self) -> (String, String) {
+    pub async fn answer(&mut self) -> (String, String) {
         let head = self.head().await;
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let length = length.unwrap_or("0").trim().parse().expect("a length");
@@ -87,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Reads until these bytes have come; all that was read.
-    pub(crate) async fn until(&mut self, end: &str) -> String {
+    pub async fn until(&mut self, end: &str) -> String {
         let mut read = Vec::new();
         while !read.ends_with(end.as_bytes()) {
             read.extend(self.bytes(1).await);
@@ -96,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// Everything until the other side closes.
-    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+    pub async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         soon("the end of a connection", self.0.read_to_end(&mut bytes)).await.expect("a clean end");
         bytes

@@ -1,6 +1,5 @@
 //! A sidecar under test with a scripted backend behind it, and a client that speaks the protocol to it. Must not touch:
 //! fixed ports, the inside of the sidecar.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,36 +24,32 @@ use underpass::lifecycle::Alive;
 use underpass::lifecycle::drain::Signal;
 use underpass::lifecycle::sockets::Sockets;
 
-#[path = "streaming.rs"]
-mod streaming;
-
-#[allow(unused_imports, reason = "each test binary uses its part")]
-pub(crate) use self::streaming::{Event, Streaming, parse_event};
+pub use super::streaming::{Event, Streaming, parse_event};
 
 /// Nothing here takes this long; a test that does has failed.
-pub(crate) const FOREVER: Duration = Duration::from_secs(20);
+pub const FOREVER: Duration = Duration::from_secs(20);
 
 /// Waits for something that must come.
-pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+pub async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     timeout(FOREVER, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// An ordinary WebSocket server whose side of each conversation the test plays itself.
-pub(crate) struct Backend {
-    pub(crate) at: SocketAddr,
+pub struct Backend {
+    pub at: SocketAddr,
     sockets: mpsc::Receiver<BackendSocket>,
 }
 
 /// One accepted WebSocket, and the handshake it came with.
-pub(crate) struct BackendSocket {
-    pub(crate) path: String,
-    pub(crate) headers: HeaderMap,
-    pub(crate) ws: WebSocketStream<TcpStream>,
+pub struct BackendSocket {
+    pub path: String,
+    pub headers: HeaderMap,
+    pub ws: WebSocketStream<TcpStream>,
 }
 
 impl Backend {
     /// Accepts every handshake with the first subprotocol offered, one after another as the test asks for them.
-    pub(crate) async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let at = listener.local_addr().expect("an address");
         let (sender, sockets) = mpsc::channel(64);
@@ -72,7 +67,7 @@ impl Backend {
     }
 
     /// Echoes everything on every connection, by itself.
-    pub(crate) async fn echo() -> SocketAddr {
+    pub async fn echo() -> SocketAddr {
         let mut backend = Self::start().await;
         let at = backend.at;
         tokio::spawn(async move {
@@ -90,12 +85,12 @@ impl Backend {
     }
 
     /// The next WebSocket that is opened.
-    pub(crate) async fn accept(&mut self) -> BackendSocket {
+    pub async fn accept(&mut self) -> BackendSocket {
         soon("a connection to the backend", self.sockets.recv()).await.expect("the backend lives")
     }
 
     /// A WebSocket that was opened and not accepted yet.
-    pub(crate) fn try_accept(&mut self) -> Option<BackendSocket> {
+    pub fn try_accept(&mut self) -> Option<BackendSocket> {
         self.sockets.try_recv().ok()
     }
 }
@@ -117,16 +112,16 @@ async fn handshake(socket: TcpStream) -> Option<BackendSocket> {
 }
 
 impl BackendSocket {
-    pub(crate) async fn send(&mut self, text: &str) {
+    pub async fn send(&mut self, text: &str) {
         self.ws.send(Message::text(text)).await.expect("the sidecar takes it");
     }
 
-    pub(crate) async fn send_binary(&mut self, payload: &[u8]) {
+    pub async fn send_binary(&mut self, payload: &[u8]) {
         self.ws.send(Message::binary(payload.to_vec())).await.expect("the sidecar takes it");
     }
 
     /// The next message or close; pings are skipped.
-    pub(crate) async fn next(&mut self) -> Message {
+    pub async fn next(&mut self) -> Message {
         loop {
             let message = soon("a message at the backend", self.ws.next()).await.expect("not ended").expect("no error");
             if !message.is_ping() && !message.is_pong() {
@@ -135,12 +130,12 @@ impl BackendSocket {
         }
     }
 
-    pub(crate) async fn next_text(&mut self) -> String {
+    pub async fn next_text(&mut self) -> String {
         self.next().await.into_text().expect("a text").to_string()
     }
 
     /// The close frame that ends the conversation, as code and reason.
-    pub(crate) async fn closed(&mut self) -> (u16, String) {
+    pub async fn closed(&mut self) -> (u16, String) {
         let close = self.next().await;
         // Reading a close only prepares the answer to it.
         let _ = self.ws.flush().await;
@@ -151,26 +146,26 @@ impl BackendSocket {
         }
     }
 
-    pub(crate) async fn close(&mut self, code: u16, reason: &str) {
+    pub async fn close(&mut self, code: u16, reason: &str) {
         let frame = CloseFrame { code: code.into(), reason: reason.to_owned().into() };
         self.ws.close(Some(frame)).await.expect("the sidecar takes it");
     }
 }
 
 /// A running sidecar.
-pub(crate) struct Site {
-    pub(crate) at: SocketAddr,
-    pub(crate) admin: Option<SocketAddr>,
+pub struct Site {
+    pub at: SocketAddr,
+    pub admin: Option<SocketAddr>,
     running: Option<(mpsc::Sender<Signal>, tokio::task::JoinHandle<Alive>)>,
 }
 
 impl Site {
     /// In front of `backend`; `more` is TOML that comes behind `listen` and `upstream` (tables last).
-    pub(crate) fn start(backend: SocketAddr, more: &str) -> Self {
+    pub fn start(backend: SocketAddr, more: &str) -> Self {
         Self::from_toml(&format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{backend}\"\n{more}"))
     }
 
-    pub(crate) fn from_toml(toml: &str) -> Self {
+    pub fn from_toml(toml: &str) -> Self {
         let config = Config::parse(toml, "test.toml").unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let app = App::start(config, Sockets::none()).expect("it starts");
         let tcp = |address: &Address| match address {
@@ -185,36 +180,36 @@ impl Site {
     }
 
     /// One that runs in another process.
-    pub(crate) fn elsewhere(at: SocketAddr, admin: Option<SocketAddr>) -> Self {
+    pub fn elsewhere(at: SocketAddr, admin: Option<SocketAddr>) -> Self {
         Self { at, admin, running: None }
     }
 
     /// Sends SIGTERM, so to speak.
-    pub(crate) async fn stop(&self) {
+    pub async fn stop(&self) {
         let (signals, _) = self.running.as_ref().expect("it runs here");
         signals.send(Signal::Stop).await.expect("it runs");
     }
 
     /// What was still alive when the drain was over.
-    pub(crate) async fn ended(self) -> Alive {
+    pub async fn ended(self) -> Alive {
         let (_signals, running) = self.running.expect("it runs here");
         soon("the end of the drain", running).await.expect("no panic")
     }
 
     /// One request to the admin listener.
-    pub(crate) async fn ask_admin(&self, path: &str) -> Reply {
+    pub async fn ask_admin(&self, path: &str) -> Reply {
         Reply::to(self.admin.expect("an admin listener"), Method::GET, path, &[], Bytes::new()).await
     }
 
     /// The value of a sample, by its name with its labels.
-    pub(crate) async fn metric(&self, sample: &str) -> f64 {
+    pub async fn metric(&self, sample: &str) -> f64 {
         let text = self.ask_admin("/metrics").await.text();
         let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {sample} in {text}")).parse().expect("a number")
     }
 
     /// Waits until a sample has this value.
-    pub(crate) async fn counts(&self, sample: &str, expected: f64) {
+    pub async fn counts(&self, sample: &str, expected: f64) {
         let waiting = async {
             while self.metric(sample).await != expected {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -225,34 +220,28 @@ impl Site {
         }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Reply {
+    pub async fn get(&self, path: &str) -> Reply {
         self.request(Method::GET, path, &[], "").await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
+    pub async fn post(&self, path: &str, body: impl Into<Bytes>) -> Reply {
         self.request(Method::POST, path, &[], body).await
     }
 
     /// One request on a connection of its own, answered whole.
-    pub(crate) async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Bytes>,
-    ) -> Reply {
+    pub async fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
         Reply::to(self.at, method, path, headers, body.into()).await
     }
 
     /// One request whose answer streams.
-    pub(crate) async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Streaming {
+    pub async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Streaming {
         let response = begin(self.at, Method::GET, path, headers, Bytes::new()).await;
         let (head, body) = response.into_parts();
         Streaming::new(head, body)
     }
 
     /// Opens a session; the path under which it is reached, and what was answered.
-    pub(crate) async fn open(&self, target: &str) -> Opened {
+    pub async fn open(&self, target: &str) -> Opened {
         let reply = self.post(&format!("/_underpass/open{target}"), "").await;
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
         let session = reply.json()["session"].clone();
@@ -260,7 +249,7 @@ impl Site {
     }
 
     /// A WebSocket to any path, with these headers.
-    pub(crate) async fn websocket(&self, path: &str, headers: &[(&str, &str)]) -> WebSocketStream<TcpStream> {
+    pub async fn websocket(&self, path: &str, headers: &[(&str, &str)]) -> WebSocketStream<TcpStream> {
         use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
         let mut request = format!("ws://{}{path}", self.at).into_client_request().expect("a request");
         for (name, value) in headers {
@@ -292,17 +281,17 @@ async fn begin(
 }
 
 /// An opened session.
-pub(crate) struct Opened {
-    pub(crate) url: String,
-    pub(crate) session: Value,
+pub struct Opened {
+    pub url: String,
+    pub session: Value,
 }
 
 /// A whole answer.
 #[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
 impl Reply {
@@ -312,23 +301,23 @@ impl Reply {
         Self { status: head.status, headers: head.headers, body }
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
     }
 
     /// The code of an error of ours; its status stands in the body as well.
-    pub(crate) fn error(&self) -> String {
+    pub fn error(&self) -> String {
         let json = self.json();
         assert_eq!(json["error"]["status"], self.status.as_u16(), "{json}");
         assert!(json["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{json}");
         json["error"]["code"].as_str().expect("a code").to_owned()
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }

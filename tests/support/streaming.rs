@@ -1,5 +1,4 @@
 //! An answer that streams, read as events or as frames. Must not touch: the codecs of the sidecar.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
@@ -7,26 +6,26 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::soon;
+use super::site::soon;
 
 /// An answer that streams.
-pub(crate) struct Streaming {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+pub struct Streaming {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
     body: Incoming,
     buffer: BytesMut,
 }
 
 /// One server-sent event, as the fields stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Event {
-    pub(crate) event: String,
-    pub(crate) id: String,
-    pub(crate) data: String,
+pub struct Event {
+    pub event: String,
+    pub id: String,
+    pub data: String,
 }
 
 impl Event {
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 }
@@ -37,7 +36,7 @@ impl Streaming {
     }
 
     /// More bytes; false at a clean end.
-    pub(crate) async fn more(&mut self) -> bool {
+    pub async fn more(&mut self) -> bool {
         match soon("more of a stream", self.body.frame()).await {
             Some(frame) => {
                 if let Ok(data) = frame.expect("no error").into_data() {
@@ -50,7 +49,7 @@ impl Streaming {
     }
 
     /// The next event that has data; `None` at the end.
-    pub(crate) async fn event(&mut self) -> Option<Event> {
+    pub async fn event(&mut self) -> Option<Event> {
         loop {
             while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
                 let block = self.buffer.split_to(end + 2);
@@ -66,7 +65,7 @@ impl Streaming {
     }
 
     /// The next event that is no heartbeat.
-    pub(crate) async fn told(&mut self) -> Event {
+    pub async fn told(&mut self) -> Event {
         loop {
             let event = self.event().await.expect("the stream goes on");
             if event.event != "heartbeat" {
@@ -76,7 +75,7 @@ impl Streaming {
     }
 
     /// The next frame of an octet stream, as kind and payload.
-    pub(crate) async fn frame(&mut self) -> Option<(u8, Bytes)> {
+    pub async fn frame(&mut self) -> Option<(u8, Bytes)> {
         loop {
             if self.buffer.len() >= 5 {
                 let length = u32::from_be_bytes([self.buffer[1], self.buffer[2], self.buffer[3], self.buffer[4]]);
@@ -94,7 +93,7 @@ impl Streaming {
 }
 
 /// One block of an event stream; `None` when it has no data.
-pub(crate) fn parse_event(block: &str) -> Option<Event> {
+pub fn parse_event(block: &str) -> Option<Event> {
     let mut event = Event::default();
     let mut data: Option<String> = None;
     for line in block.lines() {

@@ -13,9 +13,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use crate::http::block::with_block;
 use crate::transport::tunnel::{Side, TunnelEnd};
 use crate::upstream::frame::FrameTracker;
-use crate::upstream::wire::with_block;
 
 /// Blocks that one lane may move before the other lane and other tasks get their turn.
 const TURN: usize = 16;

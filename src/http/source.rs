@@ -1,0 +1,26 @@
+//! A body that is pulled from: whoever writes it asks for the next chunk when there is room.
+//!
+//! Enters: nothing. Leaves: the trait, and what a chunk is. Must not touch: where the bytes come from, where they go.
+
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+
+/// A source of bytes.
+pub trait Source {
+    /// Appends the next chunk to `out`, when there is one. Not to be polled again behind the end.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk>;
+}
+
+/// What [`Source::poll_chunk`] appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunk {
+    /// At least one byte; there may be more.
+    More,
+    /// At least one byte, and nothing more for now: whoever polled will be woken.
+    Now,
+    /// The last bytes, or none.
+    Last,
+    /// Nothing, and what was appended before is not all: the reader must not take it for the end.
+    Broken,
+}

@@ -1,0 +1,299 @@
+//! The counters of the house: what the busy rooms count.
+//!
+//! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
+//! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
+
+mod series;
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use self::series::{Delays, Series};
+use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
+
+/// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+
+/// All counters of the process. Shared in an `Arc`; each method is a few relaxed atomic adds.
+#[derive(Debug)]
+pub struct Metrics {
+    opened: Counter,
+    ended: Series<Counter>,
+    active: Series<Gauge>,
+    resumes: Series<Counter>,
+    changes: Series<Counter>,
+    pauses: Counter,
+    messages: Series<Counter>,
+    message_bytes: Series<Counter>,
+    delays: Series<Delays>,
+    refusals: Series<Counter>,
+    tunnels: Counter,
+    tunnels_active: Gauge,
+    tunnel_bytes: Series<Counter>,
+    proxied: Series<Counter>,
+    proxied_active: Gauge,
+    connections: Counter,
+    connections_active: Gauge,
+    handshake_failures: Counter,
+    reloads: Series<Counter>,
+}
+
+/// One of what a gauge counts, until dropped; so that no early return and no cancelled future leaves it counted.
+#[derive(Debug)]
+#[must_use = "dropping it ends the count"]
+pub struct Counted(Gauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Counted {
+    fn one(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let by_way = || Series::new(ways());
+        Self {
+            opened: Counter::default(),
+            ended: Series::by("reason", Ending::WORDS.iter().copied()),
+            active: Series::by("transport", Transport::WORDS.iter().copied().chain(["none"])),
+            resumes: Series::by("result", Resume::WORDS.iter().copied()),
+            changes: Series::new(pairs()),
+            pauses: Counter::default(),
+            messages: by_way(),
+            message_bytes: by_way(),
+            delays: Series::by("transport", Transport::WORDS.iter().copied()),
+            refusals: Series::by("code", ErrorCode::WORDS.iter().copied()),
+            tunnels: Counter::default(),
+            tunnels_active: Gauge::default(),
+            tunnel_bytes: Series::by("direction", Direction::WORDS.iter().copied()),
+            proxied: Series::by("class", CLASSES),
+            proxied_active: Gauge::default(),
+            connections: Counter::default(),
+            connections_active: Gauge::default(),
+            handshake_failures: Counter::default(),
+            reloads: Series::by("result", ["applied", "refused"]),
+        }
+    }
+}
+
+impl Metrics {
+    /// A session was opened; nothing is attached to it yet.
+    pub fn session_opened(&self) {
+        self.opened.inc();
+        self.active[slot(None)].inc();
+    }
+
+    /// A session that `attached` carried has ended and no longer counts as active.
+    pub fn session_ended(&self, attached: Option<Transport>, why: Ending) {
+        self.active[slot(attached)].dec();
+        self.ended[why as usize].inc();
+    }
+
+    /// An active session is carried by `to` now, and by `from` no more. Both `None` when nothing is attached.
+    pub fn moved(&self, from: Option<Transport>, to: Option<Transport>) {
+        self.active[slot(from)].dec();
+        self.active[slot(to)].inc();
+    }
+
+    /// A client that used `from` before has come back with `to`, with or without a time between them. Coming back with
+    /// the same one is no change and counts nothing.
+    pub fn changed(&self, from: Transport, to: Transport) {
+        if let Some(row) = change(from, to) {
+            self.changes[row].inc();
+        }
+    }
+
+    /// A client came back for a session.
+    pub fn resumed(&self, result: Resume) {
+        self.resumes[result as usize].inc();
+    }
+
+    /// A backend is no longer read because its client is behind.
+    pub fn paused(&self) {
+        self.pauses.inc();
+    }
+
+    /// Messages, with this many payload bytes, were handed to the client's writer.
+    pub fn down(&self, transport: Transport, messages: u64, bytes: u64) {
+        self.messages[transport as usize].inc_by(messages);
+        self.message_bytes[transport as usize].inc_by(bytes);
+    }
+
+    /// Messages, with this many payload bytes, were accepted from the client.
+    pub fn up(&self, messages: u64, bytes: u64) {
+        self.messages[Transport::ALL.len()].inc_by(messages);
+        self.message_bytes[Transport::ALL.len()].inc_by(bytes);
+    }
+
+    /// A message was handed to the client's writer this long after the backend gave it to us.
+    pub fn delivered(&self, transport: Transport, delay: Duration) {
+        self.delays[transport as usize].observe(delay);
+    }
+
+    /// A request was refused with this error code.
+    pub fn refused(&self, code: ErrorCode) {
+        self.refusals[code as usize].inc();
+    }
+
+    /// A tunnel was opened; it counts as active until the value is dropped.
+    pub fn tunnel(&self) -> Counted {
+        self.tunnels.inc();
+        Counted::one(&self.tunnels_active)
+    }
+
+    /// Bytes went through a tunnel.
+    pub fn tunnelled(&self, direction: Direction, bytes: u64) {
+        self.tunnel_bytes[direction as usize].inc_by(bytes);
+    }
+
+    /// A request goes to a backend by plain HTTP; it counts as in flight until the value is dropped.
+    pub fn proxying(&self) -> Counted {
+        Counted::one(&self.proxied_active)
+    }
+
+    /// A proxied request was answered with the backend's `status`; `None` when the backend gave no valid answer.
+    pub fn proxied(&self, status: Option<u16>) {
+        let class = status.map_or(0, |status| usize::from(status / 100));
+        let row = if (1..=5).contains(&class) { class - 1 } else { CLASSES.len() - 1 };
+        self.proxied[row].inc();
+    }
+
+    /// A client's connection was accepted; it counts as active until the value is dropped.
+    pub fn connection(&self) -> Counted {
+        self.connections.inc();
+        Counted::one(&self.connections_active)
+    }
+
+    /// A client's TLS handshake failed or took too long.
+    pub fn handshake_failed(&self) {
+        self.handshake_failures.inc();
+    }
+
+    /// The configuration was read again, and taken or refused.
+    pub fn reloaded(&self, applied: bool) {
+        self.reloads[usize::from(!applied)].inc();
+    }
+
+    /// Names every metric in `registry`, which shares the counters. To be done once for a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let of = registry.sub_registry_with_prefix("underpass");
+        self.register_sessions(of);
+        self.register_rest(of);
+    }
+
+    // The encoder adds the unit, and `_total` to counters, and a full stop to the help.
+    fn register_sessions(&self, of: &mut Registry) {
+        of.register("sessions_opened", "Sessions opened", self.opened.clone());
+        of.register("sessions_ended", "Sessions ended, by reason", self.ended.clone());
+        of.register("sessions_active", "Sessions alive, by the transport attached now", self.active.clone());
+        of.register("session_resumes", "Clients that came back for a session, by result", self.resumes.clone());
+        of.register("transport_changes", "Sessions carried on by another transport", self.changes.clone());
+        of.register("pauses", "Times a backend was not read because its client was behind", self.pauses.clone());
+        of.register("messages", "Messages carried; up messages have the transport any", self.messages.clone());
+        let help = "Payload of the messages carried; up messages have the transport any";
+        of.register_with_unit("message", help, Unit::Bytes, self.message_bytes.clone());
+        let help = "Delay we add to a message: from its arrival from the backend to its handing to the client's writer";
+        of.register_with_unit("delivery_delay", help, Unit::Seconds, self.delays.clone());
+        of.register("refusals", "Requests refused, by error code", self.refusals.clone());
+    }
+
+    fn register_rest(&self, of: &mut Registry) {
+        of.register("tunnels_opened", "WebSockets passed through", self.tunnels.clone());
+        of.register("tunnels_active", "WebSockets passed through that are open", self.tunnels_active.clone());
+        of.register_with_unit("tunnel", "Bytes through tunnels", Unit::Bytes, self.tunnel_bytes.clone());
+        let help = "Plain HTTP requests proxied, by class of the backend's status; none when it gave no valid answer";
+        of.register("proxied_requests", help, self.proxied.clone());
+        of.register("proxied_requests_active", "Plain HTTP requests in flight", self.proxied_active.clone());
+        of.register("connections_accepted", "Connections of clients accepted", self.connections.clone());
+        of.register("connections_active", "Connections of clients that are open", self.connections_active.clone());
+        of.register("tls_handshake_failures", "TLS handshakes of clients that failed", self.handshake_failures.clone());
+        of.register("config_reloads", "Reloads of the configuration, by result", self.reloads.clone());
+    }
+}
+
+/// Where the gauge of what is attached stands in `Metrics::active`.
+fn slot(attached: Option<Transport>) -> usize {
+    attached.map_or(Transport::ALL.len(), |transport| transport as usize)
+}
+
+/// Down by each transport, then up.
+fn ways() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
+    let down =
+        Transport::WORDS.iter().copied().map(|word| vec![("direction", Direction::Down.as_str()), ("transport", word)]);
+    down.chain([vec![("direction", Direction::Up.as_str()), ("transport", "any")]])
+}
+
+/// The row of a change in `Metrics::changes`: all pairs of different transports, in the order of `pairs`.
+fn change(from: Transport, to: Transport) -> Option<usize> {
+    let (from, to) = (from as usize, to as usize);
+    (from != to).then(|| from * (Transport::ALL.len() - 1) + to - usize::from(to > from))
+}
+
+fn pairs() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
+    let from_each = |from: &'static str| Transport::WORDS.iter().copied().map(move |to| (from, to));
+    let pairs = Transport::WORDS.iter().copied().flat_map(from_each).filter(|(from, to)| from != to);
+    pairs.map(|(from, to)| vec![("from", from), ("to", to)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_has_the_row_of_its_labels() {
+        let labels: Vec<_> = pairs().collect();
+        assert_eq!(labels.len(), 12);
+        for from in Transport::ALL {
+            for to in Transport::ALL {
+                let expected = vec![("from", from.as_str()), ("to", to.as_str())];
+                assert_eq!(change(*from, *to), labels.iter().position(|pair| *pair == expected));
+            }
+        }
+    }
+
+    #[test]
+    fn active_sessions_follow_their_transport_and_sum_to_those_alive() {
+        let metrics = Metrics::default();
+        metrics.session_opened();
+        metrics.session_opened();
+        metrics.moved(None, Some(Transport::Sse));
+        metrics.moved(Some(Transport::Sse), Some(Transport::Poll));
+        let active =
+            |metrics: &Metrics| (0..=Transport::ALL.len()).map(|row| metrics.active[row].get()).collect::<Vec<_>>();
+        assert_eq!(active(&metrics), [0, 0, 0, 1, 1]);
+        metrics.session_ended(Some(Transport::Poll), Ending::Killed);
+        metrics.session_ended(None, Ending::GraceOver);
+        assert_eq!(active(&metrics), [0; 5]);
+        assert_eq!((metrics.opened.get(), metrics.ended[Ending::Killed as usize].get()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_counted_by_value_ends_with_the_value() {
+        let metrics = Metrics::default();
+        let (one, two) = (metrics.connection(), metrics.connection());
+        drop(one);
+        assert_eq!(metrics.connections_active.get(), 1);
+        drop(two);
+        assert_eq!((metrics.connections_active.get(), metrics.connections.get()), (0, 2));
+    }
+
+    #[test]
+    fn any_status_has_a_class() {
+        let metrics = Metrics::default();
+        for status in [None, Some(0), Some(99), Some(101), Some(204), Some(599), Some(600), Some(u16::MAX)] {
+            metrics.proxied(status);
+        }
+        let counts: Vec<_> = (0..CLASSES.len()).map(|row| metrics.proxied[row].get()).collect();
+        assert_eq!(counts, [1, 1, 0, 0, 1, 5]);
+    }
+}

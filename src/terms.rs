@@ -1,0 +1,175 @@
+//! Closed sets of terms: the transports, the error codes, and whatever else answers, paths, log lines and metrics name by
+//! the same word.
+//!
+//! Enters: nothing. Leaves: enums, of which each value knows its word. Must not touch: anything. A set is written down
+//! here and nowhere else, so that no room can have a value that another has forgotten.
+
+/// An enum of which each value has one word. The order of declaration is the order of label values and of the answers
+/// that list them.
+macro_rules! terms {
+    ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$each])* $variant,)* }
+
+        impl $name {
+            /// Every value, in the order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The words of all, in the same order.
+            pub const WORDS: &[&'static str] = &[$($word),*];
+
+            /// The word for it in answers, metrics, paths and log lines.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            /// The value that this word stands for.
+            #[must_use]
+            pub fn named(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == word)
+            }
+        }
+    };
+}
+
+terms! {
+    /// What carries a session down, best first. The `send` and `ack` requests are none: they attach nothing.
+    Transport {
+        /// A WebSocket of subprotocol `underpass.v1`.
+        Ws = "ws",
+        /// Server-sent events.
+        Sse = "sse",
+        /// Frames in an octet stream.
+        Stream = "stream",
+        /// Long polls.
+        Poll = "poll",
+    }
+}
+
+terms! {
+    /// Which way bytes go.
+    Direction {
+        /// From the backend to the client.
+        Down = "down",
+        /// From the client to the backend.
+        Up = "up",
+    }
+}
+
+terms! {
+    /// Why a session ended.
+    Ending {
+        /// The backend sent a close frame.
+        BackendClosed = "backend_closed",
+        /// The backend's connection broke without a close frame.
+        BackendLost = "backend_lost",
+        /// The client asked for it.
+        ClientClosed = "client_closed",
+        /// The client gave no sign of life within the grace.
+        GraceOver = "grace_over",
+        /// The client did not read within the longest pause.
+        TooSlow = "too_slow",
+        /// A message was over the limit.
+        TooLarge = "too_large",
+        /// The sidecar was stopping.
+        Drained = "drained",
+        /// The operator ended it.
+        Killed = "killed",
+    }
+}
+
+terms! {
+    /// What became of a client that came back.
+    Resume {
+        /// It goes on where it was.
+        Resumed = "resumed",
+        /// It goes on, and was told that messages are gone.
+        Lost = "lost",
+        /// Its session is not known here.
+        Unknown = "unknown",
+    }
+}
+
+terms! {
+    /// Why a request was refused (`docs/PROTOCOL.md`, section 8).
+    ErrorCode {
+        /// A parameter, a body, a path or the HTTP itself is malformed.
+        BadRequest = "bad_request",
+        /// A cursor beyond what was sent.
+        BadCursor = "bad_cursor",
+        /// The page's origin is not allowed.
+        OriginRefused = "origin_refused",
+        /// The token is unknown, forged or forgotten.
+        UnknownSession = "unknown_session",
+        /// Nothing is at this path.
+        NotFound = "not_found",
+        /// The path takes other methods.
+        MethodNotAllowed = "method_not_allowed",
+        /// An attachment below what is acknowledged.
+        StaleCursor = "stale_cursor",
+        /// A send too far ahead.
+        Gap = "gap",
+        /// The nonce has opened something else.
+        NonceReused = "nonce_reused",
+        /// The session has ended.
+        SessionClosed = "session_closed",
+        /// A message or a body is over its limit.
+        TooLarge = "too_large",
+        /// A WebSocket handshake came without its upgrade.
+        UpgradeLost = "upgrade_lost",
+        /// Reserved: nothing answers it yet.
+        RateLimited = "rate_limited",
+        /// The backend answered something else than 101.
+        BackendRefused = "backend_refused",
+        /// The backend was not reached, or gave no valid answer.
+        BackendUnreachable = "backend_unreachable",
+        /// The backend was too slow.
+        BackendTimeout = "backend_timeout",
+        /// There is no room.
+        Overloaded = "overloaded",
+        /// The process is stopping.
+        Draining = "draining",
+        /// The up queue stayed full.
+        Busy = "busy",
+        /// A defect of ours.
+        Internal = "internal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROTOCOL: &str = include_str!("../docs/PROTOCOL.md");
+
+    #[test]
+    fn the_error_codes_are_those_of_the_protocol() {
+        let (_, table) = PROTOCOL.split_once("| code | status |").expect("section 8 has a table of codes");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let mut documented: Vec<_> = rows.filter_map(|row| row.split('`').nth(1)).collect();
+        let mut ours = ErrorCode::WORDS.to_vec();
+        documented.sort_unstable();
+        ours.sort_unstable();
+        assert_eq!(ours, documented);
+    }
+
+    #[test]
+    fn the_transports_are_those_of_the_protocol_in_its_order() {
+        let list = format!("\"transports\":[\"{}\"]", Transport::WORDS.join("\",\""));
+        assert_eq!(PROTOCOL.matches("\"transports\":[").count(), 2);
+        assert_eq!(PROTOCOL.matches(&list).count(), 2, "{list}");
+    }
+
+    #[test]
+    fn a_word_names_one_value_only() {
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::named(code.as_str()), Some(*code));
+        }
+        for transport in Transport::ALL {
+            assert_eq!(Transport::named(transport.as_str()), Some(*transport));
+        }
+        assert_eq!(Transport::named("SSE"), None);
+    }
+}

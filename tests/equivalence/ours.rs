@@ -1,0 +1,87 @@
+//! The readers under test, by the names that these tests have for them: the only file here that names them.
+//!
+//! Enters: bytes. Leaves: what our readers make of them, and hyper with the settings that the product gives it. Must not
+//! touch: any rule of its own.
+
+use bytes::Bytes;
+use http::{Request, Response, response};
+use hyper::rt::Timer;
+use hyper::{client, server};
+use underpass::config::Client;
+use underpass::http::incoming::Sent;
+use underpass::http::{read_request, read_response};
+use underpass::listener::conn;
+use underpass::upstream::{handshake, http1_exchange};
+
+/// What our reader says of bytes.
+pub(crate) enum Verdict<T> {
+    Taken(T),
+    /// The beginning of what may be taken.
+    Unfinished,
+    /// Left to hyper.
+    Left,
+}
+
+/// Bounds of a request's head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) bytes: usize,
+    pub(crate) fields: usize,
+}
+
+impl Limits {
+    /// Those of a configuration that says nothing of them.
+    pub(crate) fn usual() -> Self {
+        let Client { header_bytes: bytes, header_fields: fields, .. } = Client::default();
+        Self { bytes, fields }
+    }
+
+    fn client(self) -> Client {
+        Client { header_bytes: self.bytes, header_fields: self.fields, ..Client::default() }
+    }
+}
+
+// === requests ===
+
+/// The request at the beginning, where it ends, and whether another may follow.
+pub(crate) fn read_request(bytes: &Bytes, limits: Limits) -> Option<(Request<Bytes>, usize, bool)> {
+    let (read, end) = read_request::whole(bytes, &limits.client())?;
+    let keeps_alive = read_request::keeps_alive(&read);
+    let read = read.map(|body| match body {
+        Sent::Whole(body) => body,
+        Sent::Coming(_) => panic!("a body of hyper's"),
+    });
+    Some((read, end, keeps_alive))
+}
+
+pub(crate) fn server_settings(
+    limits: Limits,
+    timer: impl Timer + Send + Sync + 'static,
+) -> server::conn::http1::Builder {
+    conn::hyper_settings(&limits.client(), timer)
+}
+
+// === responses ===
+
+pub(crate) fn read_response(bytes: &Bytes) -> Verdict<Response<Bytes>> {
+    read_response::short(bytes).into()
+}
+
+/// The head of a 101, and what stands behind it.
+pub(crate) fn read_switch(bytes: &Bytes, accept: &str) -> Verdict<(response::Parts, Bytes)> {
+    handshake::plain_switch(bytes, Some(accept)).into()
+}
+
+pub(crate) fn client_settings() -> client::conn::http1::Builder {
+    http1_exchange::hyper_settings()
+}
+
+impl<T> From<read_response::Judged<T>> for Verdict<T> {
+    fn from(judged: read_response::Judged<T>) -> Self {
+        match judged {
+            read_response::Judged::Sound(sound) => Self::Taken(sound),
+            read_response::Judged::Unfinished => Self::Unfinished,
+            read_response::Judged::Doubtful => Self::Left,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! A running listener around a service of the test's choice, and raw bytes to throw at it. Must not touch: fixed ports.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use underpass::config::{Address, Client};
+use underpass::http::body::Body;
+use underpass::http::incoming::Sent;
+use underpass::lifecycle::Lifecycle;
+use underpass::lifecycle::sockets::Sockets;
+use underpass::listener;
+use underpass::listener::handler::{Answering, Asking, Handler, Wait};
+use underpass::listener::peer::ConnInfo;
+use underpass::listener::tls::TlsSource;
+
+/// Nothing here takes this long; a test that does has failed.
+pub(crate) const FOREVER: Duration = Duration::from_secs(20);
+
+/// Limits that no test meets by accident.
+pub(crate) fn client() -> Client {
+    Client {
+        connections: 64,
+        header_bytes: 16 * 1024,
+        header_fields: 100,
+        handshake: FOREVER,
+        header: FOREVER,
+        body: FOREVER,
+        write: FOREVER,
+        idle: FOREVER,
+        streams: 128,
+        stream_window: 64 * 1024,
+        connection_window: 1024 * 1024,
+        tunnel_idle: Duration::ZERO,
+    }
+}
+
+/// A test's handler, as the listener calls it.
+#[derive(Clone)]
+struct Answerer(Arc<dyn Fn(Request<Sent>) -> Answering + Send + Sync>, Wait);
+
+impl Handler for Answerer {
+    fn handle(&self, mut request: Asking, conn: ConnInfo) -> Answering {
+        request.extensions_mut().insert(conn);
+        (self.0)(*request)
+    }
+
+    fn wait(&self, request: &Request<Sent>) -> Wait {
+        if request.headers().contains_key("upgrade") { Wait::ToDial } else { self.1 }
+    }
+}
+
+/// A listener under test.
+pub(crate) struct Edge {
+    pub(crate) at: Address,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) serving: JoinHandle<()>,
+}
+
+impl Edge {
+    /// On TCP, port chosen by the system.
+    pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
+    }
+
+    /// On TCP, with every request carried in this way.
+    pub(crate) fn carrying<H, F>(client: Client, wait: Wait, handler: H) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, None, handler, wait)
+    }
+
+    /// Anywhere.
+    pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::start(address, client, tls, handler, Wait::No)
+    }
+
+    fn start<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H, wait: Wait) -> Self
+    where
+        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let bound = Sockets::none().bind(address).expect("a free address").pop().expect("one socket");
+        let at = bound.local_addr().expect("a bound socket");
+        let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
+        let answer = move |request| -> Answering { Box::pin(handler(request)) };
+        let service = Answerer(Arc::new(answer), wait);
+        let client = Arc::new(client);
+        let serving = tokio::spawn(listener::serve(
+            bound,
+            tls,
+            service,
+            client,
+            Arc::clone(&permits),
+            (lifecycle.clone(), Arc::default()),
+        ));
+        Self { at, lifecycle, permits, serving }
+    }
+
+    pub(crate) fn port(&self) -> SocketAddr {
+        match &self.at {
+            Address::Tcp(at) => *at,
+            other => panic!("not TCP: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.port()).await.expect("somebody listens")
+    }
+
+    /// Sends `bytes` and returns everything that comes back until the server closes.
+    pub(crate) async fn throw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        // The server may refuse, and close, before it has read all.
+        let _ = stream.write_all(bytes).await;
+        rest(&mut stream).await
+    }
+}
+
+/// Everything until the other side closes, in whatever way.
+pub(crate) async fn rest(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut answer = Vec::new();
+    let end = timeout(FOREVER, stream.read_to_end(&mut answer)).await;
+    let _reset = end.expect("the server keeps the connection open");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reads up to the end of a response's head and body, which must be `ok`.
+pub(crate) async fn one_ok(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.ends_with(b"\r\n\r\nok") {
+            let byte = stream.read_u8().await;
+            answer.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&answer))));
+        }
+    };
+    timeout(FOREVER, read).await.expect("no answer");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Answers `ok` to everything.
+pub(crate) async fn ok(_request: Request<Sent>) -> Response<Body> {
+    Response::new(Body::full("ok"))
+}

@@ -1,0 +1,17 @@
+//! Everything that `cargo test` alone can try: no test here needs a program that is not built here. One folder a subject;
+//! docs/ARCHITECTURE.md, section 12, has the index.
+
+#[expect(missing_docs, reason = "what tests say to each other")]
+#[path = "../support/mod.rs"]
+pub mod support;
+
+mod binary;
+
+mod codec;
+mod config;
+mod hostile;
+mod listener;
+mod repository;
+mod sidecar;
+mod simulation;
+mod upstream;

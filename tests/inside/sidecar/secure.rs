@@ -1,0 +1,194 @@
+//! Sessions over TLS: to us by HTTP/1.1 and HTTP/2, and from us to a backend with a private authority.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper::{Request, Response, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::support::plain::Line;
+use crate::support::scratch::Scratch;
+use crate::support::site::{Backend, Site, soon};
+
+/// An authority, and a certificate of it for `localhost`.
+struct Papers {
+    authority: CertifiedIssuer<'static, KeyPair>,
+    certificate: String,
+    key: String,
+}
+
+impl Papers {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority =
+            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate");
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &authority).expect("a certificate").pem();
+        Self { authority, certificate, key: key.serialize_pem() }
+    }
+
+    async fn connect(&self, at: SocketAddr, alpn: &str) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).expect("PEM")).expect("an authority");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let mut config = builder.expect("known versions").with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let socket = TcpStream::connect(at).await.expect("it listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        soon("TLS", TlsConnector::from(Arc::new(config)).connect(name, socket)).await.expect("TLS")
+    }
+
+    /// A sidecar that is reached by TLS only.
+    fn site(&self, scratch: &Scratch, upstream: &str) -> Site {
+        let chain = scratch.file("chain.pem", &self.certificate);
+        let key = scratch.file("key.pem", &self.key);
+        Site::from_toml(&format!(
+            "{upstream}[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+            chain.display(),
+            key.display()
+        ))
+    }
+}
+
+#[tokio::test]
+async fn a_session_over_tls_and_http_1_1() {
+    let mut backend = Backend::start().await;
+    let (scratch, papers) = (Scratch::new("h1"), Papers::new());
+    let site = papers.site(&scratch, &format!("upstream = \"ws://{}\"\n", backend.at));
+    let mut line = Line(papers.connect(site.at, "http/1.1").await);
+    line.say("POST /_underpass/open/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
+    let (_, body) = line.answer().await;
+    let url = serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["session"]["url"].clone();
+    let url = url.as_str().expect("a url");
+    let mut socket = backend.accept().await;
+    assert_eq!(socket.headers["x-forwarded-proto"], "https");
+    socket.send("one").await;
+    line.say(format!("GET {url}/poll HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+    assert!(line.answer().await.1.contains("[\"one\"]"));
+    line.say(format!("GET {url}/sse?after=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+    line.head().await;
+    line.until("event: session\n").await;
+    socket.send("two").await;
+    line.until("id: 2\ndata: two\n\n").await;
+}
+
+type Sender = http2::SendRequest<Full<Bytes>>;
+
+async fn ask(sender: &mut Sender, method: &str, path: &str, body: &'static str) -> Response<Incoming> {
+    let request = Request::builder().method(method).uri(format!("https://localhost{path}")).version(Version::HTTP_2);
+    let request = request.body(Full::from(body)).expect("a request");
+    soon("an answer", sender.send_request(request)).await.expect("an answer")
+}
+
+async fn json(response: Response<Incoming>) -> serde_json::Value {
+    let body = soon("a body", response.into_body().collect()).await.expect("a body").to_bytes();
+    serde_json::from_slice(&body).expect("JSON")
+}
+
+async fn read_until(stream: &mut Response<Incoming>, seen: &mut BytesMut, what: &str) {
+    while !String::from_utf8_lossy(seen).contains(what) {
+        let frame = soon(what, stream.body_mut().frame()).await.expect("not ended").expect("no error");
+        seen.extend_from_slice(&frame.into_data().unwrap_or_default());
+    }
+}
+
+#[tokio::test]
+async fn all_of_a_session_over_one_http_2_connection() {
+    let mut backend = Backend::start().await;
+    let (scratch, papers) = (Scratch::new("h2"), Papers::new());
+    let site = papers.site(&scratch, &format!("upstream = \"ws://{}\"\n", backend.at));
+    let io = TokioIo::new(papers.connect(site.at, "h2").await);
+    let (mut sender, conn) = http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
+    tokio::spawn(conn);
+    let opened = json(ask(&mut sender, "POST", "/_underpass/open/chat?x=1", "").await).await;
+    let url = opened["session"]["url"].as_str().expect("a url").to_owned();
+    let mut socket = backend.accept().await;
+    assert_eq!((socket.path.as_str(), socket.headers["host"].as_bytes()), ("/chat?x=1", &b"localhost"[..]));
+
+    let mut sse = ask(&mut sender, "GET", &format!("{url}/sse"), "").await;
+    assert_eq!(sse.headers()["content-type"], "text/event-stream");
+    assert!(sse.headers().get("connection").is_none() && sse.headers().get("transfer-encoding").is_none());
+    let mut seen = BytesMut::new();
+    read_until(&mut sse, &mut seen, "event: session").await;
+    socket.send("while the stream is open").await;
+    read_until(&mut sse, &mut seen, "id: 1\ndata: while the stream is open\n\n").await;
+    // Sends and acknowledgements go beside the stream.
+    let sent = json(ask(&mut sender, "POST", &format!("{url}/send?seq=1&after=1&as=text"), "up").await).await;
+    assert_eq!(sent, serde_json::json!({"next": 2, "attached": "sse", "sent": 1, "unacked": 0}));
+    assert_eq!(socket.next_text().await, "up");
+    // A poll takes over; the stream ends cleanly.
+    let poll = ask(&mut sender, "GET", &format!("{url}/poll?after=1&wait=0.05"), "").await;
+    assert_eq!(json(poll).await["messages"], serde_json::json!([]));
+    read_until(&mut sse, &mut seen, "event: superseded\n").await;
+    assert!(soon("the end", sse.body_mut().frame()).await.is_none_or(|frame| frame.is_ok()));
+    // A stream that the client lets go of is detached.
+    let mut stream = ask(&mut sender, "GET", &format!("{url}/stream?after=1"), "").await;
+    read_until(&mut stream, &mut BytesMut::new(), "\"from\":1").await;
+    drop(stream);
+    let detached = async {
+        while !json(ask(&mut sender, "POST", &format!("{url}/ack?after=1"), "").await).await["attached"].is_null() {}
+    };
+    soon("the stream to be detached", detached).await;
+}
+
+/// An echoing backend behind TLS.
+async fn secured_backend(papers: &Papers) -> SocketAddr {
+    let chain = vec![CertificateDer::from_pem_slice(papers.certificate.as_bytes()).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_slice(papers.key.as_bytes()).expect("PEM");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = builder.expect("known versions").with_no_client_auth().with_single_cert(chain, key).expect("a pair");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(socket).await else { return };
+                let mut ws = tokio_tungstenite::accept_async(stream).await.expect("a handshake");
+                while let Some(Ok(message)) = ws.next().await {
+                    if message.is_text() {
+                        ws.send(message).await.expect("it is taken");
+                    }
+                }
+            });
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn a_backend_behind_a_private_authority() {
+    let (scratch, papers) = (Scratch::new("wss"), Papers::new());
+    let port = secured_backend(&papers).await.port();
+    let ca = scratch.file("ca.pem", &papers.authority.pem());
+    let upstream = format!("listen = \"127.0.0.1:0\"\nupstream = \"wss://localhost:{port}\"\n");
+    let site = Site::from_toml(&format!("{upstream}ca = \"{}\"\n", ca.display()));
+    let opened = site.open("/").await;
+    site.post(&format!("{}/send?as=text", opened.url), "hello").await.json();
+    assert_eq!(site.get(&format!("{}/poll", opened.url)).await.json()["messages"][0], "hello");
+    let mut tunnel = site.websocket("/", &[]).await;
+    tunnel.send("raw".into()).await.expect("it is taken");
+    assert_eq!(soon("an echo", tunnel.next()).await.expect("one").expect("no error").into_data(), "raw");
+
+    let stranger = scratch.file("other.pem", &Papers::new().authority.pem());
+    let site = Site::from_toml(&format!("{upstream}ca = \"{}\"\n", stranger.display()));
+    let reply = site.post("/_underpass/open/", "").await;
+    assert_eq!((reply.status.as_u16(), reply.error().as_str()), (502, "backend_unreachable"));
+}

@@ -1,0 +1,148 @@
+//! Enters: certificates good and bad. Leaves: WebSockets over TLS, or errors that name the file. Must not touch: the
+//! system's authorities.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use underpass::config::{TlsFiles, UpstreamTls};
+use underpass::upstream::dial::{DialError, Dialer};
+use underpass::upstream::tls::UpstreamTlsError;
+
+use super::dialing::{echo_once, round_trip};
+use super::support::{Scratch, dialer, handshake, secured, settings};
+
+/// A certificate and its key as PEM.
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
+    }
+
+    fn issue(&self, name: &str) -> Pair {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
+        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+}
+
+/// A TLS backend that serves one WebSocket and returns the protocol that ALPN chose.
+async fn backend(pair: &Pair, clients: Option<&Authority>) -> (SocketAddr, JoinHandle<std::io::Result<Vec<u8>>>) {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = clients.map(|authority| {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM")).expect("an authority");
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier")
+    });
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("known versions");
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
+    let mut config = builder.with_single_cert(chain, key).expect("a pair");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        let protocol = stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec();
+        echo_once(stream).await;
+        Ok(protocol)
+    });
+    (address, served)
+}
+
+#[tokio::test]
+async fn a_private_authority_and_a_client_certificate() {
+    let (scratch, servers, clients) = (Scratch::new(), Authority::new(), Authority::new());
+    let ours = clients.issue("underpass");
+    let tls = UpstreamTls {
+        ca: Some(scratch.file("ca.pem", &servers.pem())),
+        client: Some(TlsFiles {
+            certificate: scratch.file("client.pem", &ours.certificate),
+            key: scratch.file("client.key", &ours.key),
+        }),
+    };
+    // Both kinds of name: the one that resolves and the address itself.
+    for host in ["localhost", "127.0.0.1"] {
+        let (address, served) = backend(&servers.issue(host), Some(&clients)).await;
+        let dialer = dialer(&secured(host, address, tls.clone()));
+        round_trip(dialer.upgrade(handshake()).await.expect("a WebSocket")).await;
+        // HTTP/2 was on the server's list and not on ours.
+        assert_eq!(served.await.expect("a calm backend").expect("TLS"), b"http/1.1");
+    }
+    let bare = UpstreamTls { client: None, ..tls };
+    let (address, served) = backend(&servers.issue("localhost"), Some(&clients)).await;
+    let refused = dialer(&secured("localhost", address, bare)).upgrade(handshake()).await.expect_err("no certificate");
+    // With TLS 1.3 our side of the handshake is over before the server has looked for our certificate.
+    assert!(matches!(refused, DialError::Tls { .. } | DialError::Dropped { .. }), "{refused:?}");
+    assert!(served.await.expect("a calm backend").is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_name_or_authority_is_refused() {
+    let (scratch, ours, theirs) = (Scratch::new(), Authority::new(), Authority::new());
+    let ca = scratch.file("ca.pem", &ours.pem());
+    for pair in [ours.issue("other.example"), ours.issue("127.0.0.2"), theirs.issue("127.0.0.1")] {
+        let (address, served) = backend(&pair, None).await;
+        let tls = UpstreamTls { ca: Some(ca.clone()), client: None };
+        let error = dialer(&secured("127.0.0.1", address, tls)).upgrade(handshake()).await.expect_err("a refusal");
+        assert!(matches!(error, DialError::Tls { .. }), "{error:?}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+        assert!(served.await.expect("a calm backend").is_err());
+    }
+}
+
+#[test]
+fn unusable_files_are_named() {
+    let (scratch, authority) = (Scratch::new(), Authority::new());
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let failure = |host: &str, tls: UpstreamTls| {
+        let outcome = Dialer::new(&secured(host, address, tls), &settings());
+        outcome.map(drop).expect_err("an unusable file")
+    };
+    let with_ca = |path| UpstreamTls { ca: Some(path), client: None };
+    let (first, second) = (authority.issue("a"), authority.issue("b"));
+    let pair = |certificate: &str, key: &str| UpstreamTls {
+        ca: Some(scratch.file("ca.pem", &authority.pem())),
+        client: Some(TlsFiles { certificate: scratch.file("c.pem", certificate), key: scratch.file("c.key", key) }),
+    };
+
+    let missing = failure("localhost", with_ca(scratch.path("missing.pem")));
+    assert!(matches!(missing, UpstreamTlsError::Unreadable { what: "ca", .. }), "{missing:?}");
+    assert!(missing.to_string().contains("missing.pem"), "{missing}");
+    let empty = failure("localhost", with_ca(scratch.file("empty.pem", "nothing here\n")));
+    assert!(matches!(empty, UpstreamTlsError::Empty { .. }), "{empty:?}");
+    let mixed = failure("localhost", pair(&first.certificate, &second.key));
+    assert!(matches!(mixed, UpstreamTlsError::Client { .. }), "{mixed:?}");
+    assert!(mixed.to_string().contains("c.key"), "{mixed}");
+    let keyless = failure("localhost", pair(&first.certificate, "no key"));
+    assert!(matches!(keyless, UpstreamTlsError::Unreadable { what: "client key", .. }), "{keyless:?}");
+    let nameless = failure("not a name", with_ca(scratch.file("ca.pem", &authority.pem())));
+    assert!(matches!(nameless, UpstreamTlsError::Name { .. }), "{nameless:?}");
+}

@@ -1,0 +1,50 @@
+//! The demo as a newcomer meets it: the program is started, and the lines it prints are pasted into bash as they stand.
+
+use tokio::process::Command;
+
+use crate::programs::{Program, present};
+use crate::running::Running;
+
+#[tokio::test]
+async fn the_lines_of_the_demo_can_be_pasted() {
+    if !present(&[Program::Curl]) {
+        return;
+    }
+    let mut demo =
+        Running::start(Command::new(env!("CARGO_BIN_EXE_underpass")).args(["demo", "--listen", "127.0.0.1:0"]));
+    demo.until("To paste").await;
+    let mut lines = Vec::new();
+    loop {
+        let line = demo.expect().await;
+        match line.trim() {
+            "" if lines.is_empty() => {}
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+
+    let mut clock = bash(&lines[0]);
+    clock.until("\"tick\"").await;
+    let mut echo = bash(&lines[1..].join("\n"));
+    // Neither answer ends its line.
+    let answers = echo.expect().await;
+    echo.ended().await;
+    let mut answers = serde_json::Deserializer::from_str(&answers).into_iter::<serde_json::Value>();
+    let sent = answers.next().expect("the answer of send").expect("JSON");
+    assert_eq!(sent["next"], 2, "{sent}");
+    let polled = answers.next().expect("the answer of poll").expect("JSON");
+    assert_eq!((&polled["from"], &polled["messages"]), (&0.into(), &serde_json::json!(["hello"])), "{polled}");
+}
+
+#[tokio::test]
+async fn without_a_command_it_is_the_demo_too() {
+    // Another demo may hold port 8080: then it takes a free one, and says which.
+    let mut demo = Running::start(&mut Command::new(env!("CARGO_BIN_EXE_underpass")));
+    let sidecar = demo.until("  sidecar ").await;
+    assert!(sidecar.contains("http://127.0.0.1:"), "{sidecar}");
+}
+
+fn bash(lines: &str) -> Running {
+    Running::start(Command::new("bash").args(["-c", lines]))
+}
