@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
-use crate::config::{self, Address, Config, Drain, Mistakes};
+use crate::config::{self, Address, Config, ConfigErrors, Drain};
 use crate::gateway::{Gateway, Service};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
@@ -264,7 +264,7 @@ fn workers(config: &Config) -> usize {
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
-    Config(#[from] Mistakes),
+    Config(#[from] ConfigErrors),
     #[error(transparent)]
     Tls(#[from] UpstreamTlsError),
 }
