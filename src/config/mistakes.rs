@@ -109,7 +109,7 @@ impl fmt::Display for Mistakes {
             writeln!(f, "and {} more", self.unlisted)?;
         }
         let plural = if self.count() == 1 { "" } else { "s" };
-        write!(f, "{} mistake{plural} in {}; nothing of it is in force", self.count(), self.source)
+        write!(f, "{} error{plural} in {}; configuration not applied", self.count(), self.source)
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn underlines_the_part_of_the_line() {
         let told = told("a = 1\r\nbé = 22\r\n", Some(13..15));
-        assert_eq!(told, "f:2:6: wrong\n  2 | bé = 22\n    |      ^^ right\n1 mistake in f; nothing of it is in force");
+        assert_eq!(told, "f:2:6: wrong\n  2 | bé = 22\n    |      ^^ right\n1 error in f; configuration not applied");
     }
 
     #[test]
@@ -166,6 +166,6 @@ mod tests {
         let found = |at| Found { span: Some(at..at), what: String::new(), hint: String::new() };
         let mistakes = Mistakes::new("f", "", (0..250).map(found).collect());
         assert_eq!((mistakes.iter().count(), mistakes.count()), (LISTED, 250));
-        assert!(mistakes.to_string().ends_with("and 150 more\n250 mistakes in f; nothing of it is in force"));
+        assert!(mistakes.to_string().ends_with("and 150 more\n250 errors in f; configuration not applied"));
     }
 }

@@ -85,7 +85,7 @@ fn flags_tell_their_mistakes_together() {
          for all interfaces write \"0.0.0.0:8080\" or \"[::]:8080\"\n\
          command line: `--upstream 127.0.0.1:9000` needs a scheme\n    \
          write for example \"ws://127.0.0.1:9000\", \"wss://chat.internal\" or \"unix:/run/chat.sock\"\n\
-         2 mistakes in command line; nothing of it is in force"
+         2 errors in command line; configuration not applied"
     );
 }
 
@@ -162,7 +162,7 @@ fn mistakes_are_told_with_their_line() {
              |         ^^^^^ did you mean `grace`?\n\
          config.toml: nothing says where the backend is\n    \
              add for example: upstream = \"ws://127.0.0.1:9000\"\n\
-         2 mistakes in config.toml; nothing of it is in force"
+         2 errors in config.toml; configuration not applied"
     );
 }
 
@@ -260,7 +260,7 @@ fn what_the_example_shows_behind_a_hash_is_right_as_well() {
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Err(mistakes) = Config::parse(bytes, "f") {
         prop_assert!(mistakes.count() > 0);
-        prop_assert!(mistakes.to_string().ends_with("nothing of it is in force"));
+        prop_assert!(mistakes.to_string().ends_with("configuration not applied"));
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
         prop_assert!(mistakes.iter().all(|mistake| mistake.place.as_ref().is_none_or(|place| place.line <= lines)));
     }
