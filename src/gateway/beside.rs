@@ -12,7 +12,7 @@ use super::origin::{Verdict, judge};
 use super::{Gateway, Live, forwarded, injection};
 use crate::http::body::Body;
 use crate::http::body::Duplex;
-use crate::http::incoming::Sent;
+use crate::http::incoming::IncomingBody;
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
 use crate::listener::handler::Asking;
@@ -74,7 +74,7 @@ pub(super) async fn tunnel_to(
         Ok(upgraded) => Ok(switching(Arc::clone(gateway), upgraded, options(live))),
         Err(DialError::Refused { mut head, body }) => {
             end_to_end(&mut head.headers);
-            Ok(Response::from_parts(*head, Body::Proxied(Sent::Coming(body))))
+            Ok(Response::from_parts(*head, Body::Proxied(IncomingBody::Streaming(body))))
         }
         Err(error) => Err(error),
     }

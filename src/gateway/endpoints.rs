@@ -20,8 +20,8 @@ use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protoco
 use crate::codec::sse::{parse_id, parse_number};
 use crate::codec::standing;
 use crate::http::body::Body;
-use crate::http::body::answer;
-use crate::http::incoming::Sent;
+use crate::http::body::response;
+use crate::http::incoming::IncomingBody;
 use crate::http::source::Source;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
@@ -63,7 +63,7 @@ impl Call<'_> {
             asked.nonce = Some(nonce);
         }
         let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        Ok(answer(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
+        Ok(response(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
     }
 
     /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
@@ -238,7 +238,12 @@ impl Call<'_> {
         }
     }
 
-    fn attach_ws(&self, cell: &Arc<Cell>, request: &Request<Sent>, query: &Query<'_>) -> Result<Response<Body>, Fault> {
+    fn attach_ws(
+        &self,
+        cell: &Arc<Cell>,
+        request: &Request<IncomingBody>,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
         }
@@ -267,10 +272,10 @@ impl Call<'_> {
 
     /// `GET info`.
     pub(super) fn info(&self) -> Response<Body> {
-        answer(StatusCode::OK, JSON, facts::info(&self.live.session))
+        response(StatusCode::OK, JSON, facts::info(&self.live.session))
     }
 
-    pub(super) async fn small_body(&self, body: Sent) -> Result<Bytes, Fault> {
+    pub(super) async fn small_body(&self, body: IncomingBody) -> Result<Bytes, Fault> {
         send::read_body(body, SMALL_BODY, self.live.config.client.body).await
     }
 
@@ -287,7 +292,7 @@ fn told(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
     if let Some(nonce) = nonce {
         standing::echo(&mut object, nonce);
     }
-    answer(StatusCode::OK, JSON, object)
+    response(StatusCode::OK, JSON, object)
 }
 
 /// Whether the poll's answer is to be frames: `as=` wins over `Accept`.

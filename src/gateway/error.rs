@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
-use crate::http::body::{Body, answer};
+use crate::http::body::{Body, response};
 use crate::registry::OpenError;
 use crate::terms::ErrorCode;
 use crate::transport::Fault;
@@ -101,7 +101,7 @@ impl Refusal {
     }
 
     pub(super) fn respond(self) -> Response<Body> {
-        let mut response = answer(self.status, "application/json", self.json());
+        let mut response = response(self.status, "application/json", self.json());
         response.headers_mut().extend(self.headers);
         response
     }

@@ -28,7 +28,7 @@ use self::origin::Verdict;
 use self::route::{Endpoint, Place, Routes, Selftest, Verb};
 use crate::config::{self, Config};
 use crate::http::body::Body;
-use crate::http::incoming::Sent;
+use crate::http::incoming::IncomingBody;
 use crate::lifecycle::Lifecycle;
 use crate::listener::framing::request_fault;
 use crate::listener::handler::{Answering, Asking, Handler, Wait};
@@ -306,7 +306,7 @@ impl Handler for Service {
         })
     }
 
-    fn wait(&self, request: &Request<Sent>) -> Wait {
+    fn wait(&self, request: &Request<IncomingBody>) -> Wait {
         let live = self.0.live.load();
         match route::place(request.uri().path(), &live.config.prefix) {
             Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,

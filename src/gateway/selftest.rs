@@ -14,7 +14,7 @@ use super::endpoints::Call;
 use super::route::Selftest;
 use super::{beside, forwarded};
 use crate::config::Config;
-use crate::http::body::{Body, answer};
+use crate::http::body::{Body, response};
 use crate::listener::handler::Asking;
 use crate::selftest;
 use crate::transport::Fault;
@@ -71,7 +71,7 @@ impl Call<'_> {
             "body": body,
             "headers": shown(&head.headers),
         });
-        Ok(answer(StatusCode::OK, "application/json", told.to_string()))
+        Ok(response(StatusCode::OK, "application/json", told.to_string()))
     }
 
     /// `selftest/talk`: passed through as any WebSocket is, but to ourselves.
@@ -94,7 +94,7 @@ impl Call<'_> {
 
 fn page() -> Response<Body> {
     let page = selftest::page();
-    let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", page.html);
+    let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page.html);
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, page.policy);
     response
 }

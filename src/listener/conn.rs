@@ -34,7 +34,7 @@ use super::timer::HeadTimer;
 use super::tls::TlsSource;
 use crate::config::Client;
 use crate::http::body::Body;
-use crate::http::incoming::Sent;
+use crate::http::incoming::IncomingBody;
 use crate::http::replay::Replay;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::metrics::Metrics;
@@ -161,7 +161,7 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = Box::new(request.map(Sent::Coming));
+        let mut request = Box::new(request.map(IncomingBody::Streaming));
         let alone = request.body().is_end_stream();
         let wait = if alone { self.door.handler.wait(&request) } else { Wait::No };
         match &self.slot {
@@ -181,7 +181,7 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
 async fn through_hyper(answering: Answering) -> Result<Response<Body>, std::convert::Infallible> {
     let response = answering.await;
     if !matches!(response.body(), Body::Upgrade(_)) {
-        return Ok(Body::settle(response).await);
+        return Ok(Body::with_known_length(response).await);
     }
     // A handshake with a body, or over HTTP/2: neither is one (RFC 6455 section 4.1).
     let mut refusal = Response::new(Body::full("a WebSocket handshake has no body\n"));
@@ -191,7 +191,7 @@ async fn through_hyper(answering: Answering) -> Result<Response<Body>, std::conv
 }
 
 /// Copies a request's head out of hyper's read block, all 8 KiB of which it would keep while it waits.
-fn compact(request: &mut Request<Sent>) {
+fn compact(request: &mut Request<IncomingBody>) {
     if let Ok(uri) = request.uri().to_string().parse() {
         *request.uri_mut() = uri;
     }

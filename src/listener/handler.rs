@@ -8,10 +8,10 @@ use http::{Request, Response};
 
 use super::peer::ConnInfo;
 use crate::http::body::Body;
-use crate::http::incoming::Sent;
+use crate::http::incoming::IncomingBody;
 
 /// A request on its way. Boxed: each future that it passes through would have room for it twice.
-pub type Asking = Box<Request<Sent>>;
+pub type Asking = Box<Request<IncomingBody>>;
 
 /// An answer on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -23,7 +23,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
     /// whose buffers would wait as well; any other does without it when it can. Only asked of HTTP/1.
-    fn wait(&self, request: &Request<Sent>) -> Wait;
+    fn wait(&self, request: &Request<IncomingBody>) -> Wait;
 }
 
 /// How an exchange waits.

@@ -19,9 +19,9 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::conn::{Door, Failure, until_held};
 use super::handler::{Answering, Asking, Handler, Wait};
 use crate::http::body::Body;
-use crate::http::read_request::{keeps_alive, whole};
+use crate::http::read_request::{keeps_alive, read_whole};
 use crate::http::replay::Replay;
-use crate::http::write_response::{Carried, Carrying, begin, switch};
+use crate::http::write_response::{ResponseWriter, Upgraded, write_switching};
 use crate::lifecycle::{Lifecycle, Phase};
 
 /// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
@@ -69,9 +69,9 @@ enum Step<IO> {
     /// An opening waits for its turn to dial.
     Queued(Queued<IO>),
     Answering(Exchange<IO>),
-    Writing(Carrying<IO>),
+    Writing(ResponseWriter<IO>),
     /// The head of a 101 is written.
-    Switching(Pin<Box<dyn Future<Output = Option<Carried>> + Send>>),
+    Switching(Pin<Box<dyn Future<Output = Option<Upgraded>> + Send>>),
     Over,
 }
 
@@ -175,7 +175,7 @@ where
 
     /// Reads a request, for which there may be a turn already.
     fn read(&self, mut io: Replay<IO>, turn: Option<Turn>) -> Step<IO> {
-        if let Some((request, end)) = whole(io.ahead(), &self.door.client) {
+        if let Some((request, end)) = read_whole(io.ahead(), &self.door.client) {
             let wait = self.door.handler.wait(&request);
             let free = || DIALLING.try_acquire().ok().map(|permit| Turn(Some(permit)));
             let turn = if wait == Wait::ToDial { turn.or_else(free) } else { None };
@@ -210,10 +210,10 @@ where
         let Exchange { io, version, keep_alive, .. } = exchange;
         let (head, body) = answer.into_parts();
         if let Body::Upgrade(upgrade) = body {
-            return Step::Switching(Box::pin(switch(io, head, upgrade)));
+            return Step::Switching(Box::pin(write_switching(io, head, upgrade)));
         }
         let keep_alive = keep_alive && !self.door.lifecycle.is_draining();
-        Step::Writing(begin(io, head, body, version, keep_alive))
+        Step::Writing(ResponseWriter::new(io, head, body, version, keep_alive))
     }
 
     /// Behind an answer: another request, if there may be one.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use underpass::config::{Address, Client};
 use underpass::http::body::Body;
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::listener;
@@ -44,7 +44,7 @@ pub(crate) fn client() -> Client {
 
 /// A test's handler, as the listener calls it.
 #[derive(Clone)]
-struct Answerer(Arc<dyn Fn(Request<Sent>) -> Answering + Send + Sync>, Wait);
+struct Answerer(Arc<dyn Fn(Request<IncomingBody>) -> Answering + Send + Sync>, Wait);
 
 impl Handler for Answerer {
     fn handle(&self, mut request: Asking, conn: ConnInfo) -> Answering {
@@ -52,7 +52,7 @@ impl Handler for Answerer {
         (self.0)(*request)
     }
 
-    fn wait(&self, request: &Request<Sent>) -> Wait {
+    fn wait(&self, request: &Request<IncomingBody>) -> Wait {
         if request.headers().contains_key("upgrade") { Wait::ToDial } else { self.1 }
     }
 }
@@ -69,7 +69,7 @@ impl Edge {
     /// On TCP, port chosen by the system.
     pub(crate) fn tcp<H, F>(client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::run(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, tls, handler)
@@ -78,7 +78,7 @@ impl Edge {
     /// On TCP, with every request carried in this way.
     pub(crate) fn carrying<H, F>(client: Client, wait: Wait, handler: H) -> Self
     where
-        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::start(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, None, handler, wait)
@@ -87,7 +87,7 @@ impl Edge {
     /// Anywhere.
     pub(crate) fn run<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H) -> Self
     where
-        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         Self::start(address, client, tls, handler, Wait::No)
@@ -95,7 +95,7 @@ impl Edge {
 
     fn start<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H, wait: Wait) -> Self
     where
-        H: Fn(Request<Sent>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let bound = Sockets::none().bind(address).expect("a free address").pop().expect("one socket");
@@ -157,6 +157,6 @@ pub(crate) async fn one_ok(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// Answers `ok` to everything.
-pub(crate) async fn ok(_request: Request<Sent>) -> Response<Body> {
+pub(crate) async fn ok(_request: Request<IncomingBody>) -> Response<Body> {
     Response::new(Body::full("ok"))
 }
