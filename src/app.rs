@@ -14,7 +14,7 @@ use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
-use crate::config::{Address, Config, Drain, Mistakes};
+use crate::config::{Address, Config, ConfigErrors, Drain};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
@@ -269,7 +269,7 @@ fn workers(config: &Config) -> usize {
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
     #[error(transparent)]
-    Config(#[from] Mistakes),
+    Config(#[from] ConfigErrors),
     #[error(transparent)]
     Tls(#[from] UpstreamTlsError),
 }

@@ -14,7 +14,7 @@ use underpass::demo;
 use underpass::lifecycle::drain::signals;
 use underpass::lifecycle::log;
 use underpass::lifecycle::sockets::Sockets;
-use underpass::probe::{Asked, probe};
+use underpass::probe::{ProbeOptions, probe};
 
 /// A session consists of a few dozen small allocations, and thousands of sessions open and close: mimalloc packs these more
 /// densely than the C library's allocator and is faster (docs/PERFORMANCE.md has the figures). It needs only the C compiler
@@ -164,7 +164,7 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
 
 fn run_probe(args: ProbeArgs) -> ExitCode {
     let ProbeArgs { url, proxy, ca, seconds, target } = args;
-    let options = Asked { url, proxy, ca, time: std::time::Duration::from_secs(seconds), target };
+    let options = ProbeOptions { url, proxy, ca, time: std::time::Duration::from_secs(seconds), target };
     let mut exit = ExitCode::from(2);
     let done = on_runtime(async {
         if std::io::stderr().is_terminal() {
