@@ -1,8 +1,7 @@
 //! The backend's side against real sockets: what `underpass::upstream` does with backends that behave and that do not.
 
 mod by_hand;
-mod dialing;
+pub(crate) mod dialing;
 mod proxying;
 mod streaming;
-mod support;
-mod tls;
+pub(crate) mod support;

@@ -35,7 +35,7 @@ async fn the_box_does_as_it_is_told() {
     if !programs::present(&[Program::Node]) {
         return;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outside/middlebox/selftest.mjs");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outside/middlebox/try-box.mjs");
     let said = Command::new("node").arg(script).kill_on_drop(true).output().await.expect("node runs");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
 }

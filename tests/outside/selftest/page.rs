@@ -5,8 +5,9 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{TRIES, behind, site};
+use super::behind;
 use crate::programs::{Program, present};
+use crate::support::selftest::{TRIES, site};
 use crate::turn;
 
 /// What the page said in the end.
