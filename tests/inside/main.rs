@@ -16,4 +16,5 @@ mod sidecar;
 mod simulation;
 mod smuggling;
 mod tls;
+mod tree;
 mod upstream;
