@@ -5,13 +5,11 @@
 //! Every case that carries a hidden request names it `/hidden`; no case may let that reach the service or the backend.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::{Request, Response};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use underpass::config::Client;
 use underpass::listener::framing::request_fault;
 use underpass::listener::handler::Wait;
 use underpass::transport::Body;
@@ -403,9 +401,7 @@ const FOR_HYPER: &str = "GET /first HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n"
 async fn run(Case(name, raw, statuses, asked): &'static Case, reader: Reader) -> Option<String> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
-    let span = Duration::from_millis(500);
-    let limits = Client { idle: span, header: span, ..client() };
-    let edge = Edge::carrying(limits, Wait::No, move |request| answer(request, Arc::clone(&log)));
+    let edge = Edge::carrying(client(), Wait::No, move |request| answer(request, Arc::clone(&log)));
     let (before, first) = match reader {
         Reader::Underpass => ("", None),
         Reader::Hyper => (FOR_HYPER, Some((200, "GET /first []"))),
@@ -438,10 +434,7 @@ async fn answer(request: Request<Sent>, log: Arc<Mutex<Vec<String>>>) -> Respons
 /// The same through the whole sidecar: the backend sees what the service sees, but for what turned out to be broken.
 async fn run_through(Case(name, raw, _, asked): &'static Case) -> Option<String> {
     let backend = Recorder::polite().await;
-    let site = Site::start(
-        backend.at,
-        "[client]\nidle = \"300ms\"\nheader = \"300ms\"\nbody = \"300ms\"\n[backend]\nresponse = \"500ms\"\n",
-    );
+    let site = Site::start(backend.at, "");
     let mut wire = Wire::open(site.at).await;
     wire.write(thrown(raw).as_bytes()).await;
     let ended = timeout(FOREVER, wire.rest()).await.is_ok();
