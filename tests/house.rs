@@ -75,7 +75,7 @@ const DOORS: &[(&str, &[&str])] = &[
 
 /// Circles that are known and not yet opened. None is to be added: when two files need each other, what both need wants a
 /// file of its own.
-const KNOWN_CIRCLES: &[&[&str]] = &[&["listener/conn.rs", "listener/http1.rs"]];
+const KNOWN_CIRCLES: &[&[&str]] = &[];
 
 /// Files that see all rooms.
 const HALLS: &[&str] = &["main.rs", "lib.rs", "app.rs"];
@@ -426,7 +426,7 @@ fn a_map_that_differs_is_found() {
         format!(
             "| room | files | is for |\n|---|---|---|\n| `a/` | {room} | x |\n| `b` `c` | | y `z` |\n\n\
              | room | may import |\n|---|---|\n| `a` | {doors} |\n| `b` `c` | nothing |\n\n\
-             | where | holds |\n|---|---|\n| {tests} | x |\n\n`d`\n"
+             | subject | where |\n|---|---|\n| x | {tests} |\n\n`d`\n"
         )
     };
     let files = ["a/mod.rs", "a/b/c.rs", "a/b/tests.rs", "a/page.html", "b.rs", "c.rs"].map(str::to_owned);
@@ -438,8 +438,7 @@ fn a_map_that_differs_is_found() {
         wrong.extend(map::wrong_tests(map, &tests));
         wrong
     };
-    let (room, open, places) =
-        ("`mod` `b/c` `page.html`", "`b`; of c: `c::d`", "`tests/house.rs`, `tests/house`, `tests/in/one`");
+    let (room, open, places) = ("`mod` `b/c` `page.html`", "`b`; of c: `c::d`", "`house.rs`, `house`, `in/one`");
     assert_eq!(wrong(&map(room, open, places)), Vec::<String>::new());
     let cases = [
         (map("`mod` `b/c`", open, places), "the row of `a/` does not name `page.html`"),
@@ -449,9 +448,9 @@ fn a_map_that_differs_is_found() {
         (map(room, "`b`", places), "says of `a`"),
         (map(room, "`b` `c::d` `e`", places), "says of `a`"),
         (map(room, open, places).replace("`b` `c` | nothing", "`b` | nothing"), "says of `c`"),
-        (map(room, open, "`tests/house.rs`, `tests/house`"), "nobody to `tests/in/one/two.rs`"),
-        (map(room, open, "`tests/house`, `tests/in`"), "nobody to `tests/house.rs`"),
-        (map(room, open, &format!("{places}, `tests/gone`")), "a row for `tests/gone`"),
+        (map(room, open, "`house.rs`, `house`"), "nobody to `tests/in/one/two.rs`"),
+        (map(room, open, "`house`, `in`"), "nobody to `tests/house.rs`"),
+        (map(room, open, &format!("{places}, `gone`")), "a row for `tests/gone`"),
     ];
     for (map, what) in cases {
         let found = wrong(&map);

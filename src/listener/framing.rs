@@ -3,9 +3,10 @@
 //! Enters: a request's head as hyper parsed it. Leaves: why it must be refused, if it must. Must not touch: the answer;
 //! the gateway gives 400.
 //!
-//! hyper itself refuses most of what smuggling is made of (`tests/inside/listener/smuggling.rs` has the corpus). What it lets through is
-//! refused here. One case never arrives: of `Content-Length` beside `Transfer-Encoding` it keeps the latter alone and
-//! closes the connection after the answer, which RFC 9112 section 6.3 allows and which leaves nothing to smuggle by.
+//! hyper itself refuses most of what smuggling is made of (`tests/inside/smuggling.rs` has the corpus). What it lets
+//! through is refused here. One case never arrives: of `Content-Length` beside `Transfer-Encoding` it keeps the latter
+//! alone and closes the connection after the answer, which RFC 9112 section 6.3 allows and which leaves nothing to smuggle
+//! by.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, Uri};

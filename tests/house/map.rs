@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Beginnings of the tables, which are found by them.
 const ROOMS: &str = "| room | files |";
 const DOORS: &str = "| room | may import |";
-const TESTS: &str = "| where | holds |";
+const TESTS: &str = "| subject | where |";
 
 /// Rooms whose row names other files than there are, and files without a row. `files` are all under `src/`.
 pub(crate) fn wrong_rooms(map: &str, files: &[String]) -> Vec<String> {
@@ -61,11 +61,10 @@ pub(crate) fn wrong_doors(map: &str, doors: &[(&str, &[&str])]) -> Vec<String> {
         .collect()
 }
 
-/// Tests that no row leads to, and rows that lead nowhere. `tests` are all `.rs` files under `tests/`. A row may name a file
-/// or a folder, which stands for all that is in it. The roots of binaries and folders, which only list others, need none.
+/// Tests that no row leads to, and rows that lead nowhere. `tests` are all `.rs` files under `tests/`. A row names
+/// files and folders from `tests/` on; a folder stands for all that is in it. The roots of binaries and folders, which only list others, need none.
 pub(crate) fn wrong_tests(map: &str, tests: &[String]) -> Vec<String> {
-    let named: Vec<String> = rows_of(map, TESTS).into_iter().flat_map(|[place, ..]| quoted(&place)).collect();
-    let named: Vec<&str> = named.iter().filter_map(|place| place.strip_prefix("tests/")).collect();
+    let named: Vec<String> = rows_of(map, TESTS).into_iter().flat_map(|[_, place]| quoted(&place)).collect();
     let is_in = |file: &str, place: &str| {
         file.strip_prefix(place.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };

@@ -11,6 +11,7 @@ pub mod programs;
 mod broker;
 mod running;
 mod section;
+mod turn;
 
 mod apps;
 mod browser;

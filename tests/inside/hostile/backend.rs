@@ -286,7 +286,7 @@ async fn a_reason_cannot_inject_events() {
     bare.socket.write_all(&frame(0x88, &payload)).await.expect("it is taken");
     let mut wire = Wire::open(bare.site.at).await;
     wire.write(format!("GET {}/sse HTTP/1.0\r\nHost: a\r\n\r\n", bare.opened.url).as_bytes()).await;
-    let events = super::injection::events(&wire.rest().await);
+    let events = super::event_stream::events(&wire.rest().await);
     let last = events.last().expect("a close");
     assert_eq!((last.name.as_str(), last.id.as_str()), ("close", "2"), "{events:?}");
     let told: serde_json::Value = serde_json::from_str(&last.data).expect("JSON");

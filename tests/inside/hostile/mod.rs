@@ -3,17 +3,16 @@
 
 mod backend;
 mod bodies;
-mod house;
+mod event_stream;
+pub(crate) mod house;
 mod identity;
-mod injection;
 mod input;
 mod methods;
 mod origins;
-mod raw;
-mod recorder;
+pub(crate) mod raw;
+pub(crate) mod recorder;
 mod secrets;
 mod slow;
-mod smuggling;
 mod targets;
 mod upgrades;
 mod ws;

@@ -1,8 +1,6 @@
 //! The listener against real sockets: deadlines, bounds, drain, exhaustion. Must not touch: fixed ports.
 
-mod edge;
-mod smuggling;
-mod tls;
+pub(crate) mod edge;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -13,8 +13,9 @@ use underpass::config::{Backend, Endpoint, Upstream, UpstreamTls};
 use underpass::upstream::dial::{DialError, Dialer, Io, Upgraded};
 
 use super::support::{
-    PATIENCE, Scratch, accept_for, dialer, field, handshake, once, read_head, read_rest, secured, settings, tcp, write,
+    PATIENCE, accept_for, dialer, field, handshake, once, read_head, read_rest, secured, settings, tcp, write,
 };
+use crate::support::scratch::Scratch;
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -49,7 +50,7 @@ async fn tcp_carries_a_websocket() {
 
 #[tokio::test]
 async fn a_unix_socket_carries_a_websocket() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("upstream");
     let path = scratch.path("backend.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
     let served = tokio::spawn(async move { echo_once(listener.accept().await.expect("a connection").0).await });
@@ -331,7 +332,7 @@ async fn handshakes_under_way_are_bounded() {
 
 #[tokio::test]
 async fn a_full_unix_backlog_is_waited_for() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("upstream");
     let path = scratch.path("backend.sock");
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&socket2::SockAddr::unix(&path).expect("a short path")).expect("a free path");

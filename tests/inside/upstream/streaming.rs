@@ -22,7 +22,8 @@ use tokio::time::timeout;
 use underpass::config::{Backend, Endpoint, Upstream};
 use underpass::upstream::proxy::{Proxy, ProxyError};
 
-use super::support::{PATIENCE, Scratch, dialer, field, forwarded, front, once, read_head, read_rest, settings, write};
+use super::support::{PATIENCE, dialer, field, forwarded, front, once, read_head, read_rest, settings, write};
+use crate::support::scratch::Scratch;
 
 const PIECE: usize = 64 * 1024;
 const WHOLE: usize = 64 * 1024 * 1024;
@@ -104,7 +105,7 @@ fn large(up: Arc<Flight>, down: Arc<Flight>, scratch: &Scratch) -> Upstream {
 
 #[tokio::test]
 async fn large_bodies_stream_both_ways_in_little_memory() {
-    let (scratch, up, down) = (Scratch::new(), Arc::new(Flight::default()), Arc::new(Flight::default()));
+    let (scratch, up, down) = (Scratch::new("upstream"), Arc::new(Flight::default()), Arc::new(Flight::default()));
     let proxy = proxy(&large(up.clone(), down.clone(), &scratch), &settings());
     let request = Request::post("/").body(Source(up.clone())).expect("a request");
     let response = proxy.forward(request, &forwarded()).await.expect("a response");

@@ -6,12 +6,14 @@ use super::server::{Server, outspoken};
 use super::stage::{NEEDED, Stage, networks};
 use crate::programs::{self, Program, present};
 use crate::support::scratch::Scratch;
+use crate::turn;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jupyterlab() {
     if !present(&NEEDED) || !present(&[Program::Applications]) {
         return;
     }
+    let _turn = turn::shared().await;
     for network in networks() {
         // A fresh one each: it remembers what was open.
         let files = Scratch::new(&format!("jupyterlab-{}", network.transport));

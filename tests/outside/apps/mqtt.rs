@@ -11,6 +11,7 @@ use crate::networks::boxes::Spec;
 use crate::programs::{Program, present, script};
 use crate::running::Running;
 use crate::support::scratch::Scratch;
+use crate::turn;
 
 /// Messages that are sent while the network is cut.
 const COUNT: u32 = 100;
@@ -20,6 +21,7 @@ async fn mqtt_in_a_page() {
     if !present(&NEEDED) || !present(&[Program::Mosquitto]) {
         return;
     }
+    let _turn = turn::shared().await;
     let files = Scratch::new("mqtt-page");
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside/apps/mqtt.html");
     fs::copy(page, files.path("mqtt.html")).expect("a page");

@@ -8,12 +8,14 @@ use super::server::{Server, outspoken};
 use super::stage::{NEEDED, Stage, networks};
 use crate::programs::{self, Program, present};
 use crate::support::scratch::Scratch;
+use crate::turn;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streamlit() {
     if !present(&NEEDED) || !present(&[Program::Applications]) {
         return;
     }
+    let _turn = turn::shared().await;
     let files = Scratch::new("streamlit");
     let server = Server::start(|port| command(port, &files), "Uvicorn server started on").await;
     for network in networks() {

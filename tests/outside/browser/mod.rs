@@ -15,6 +15,7 @@ use underpass::demo;
 use underpass::lifecycle::sockets::Sockets;
 
 use crate::programs::{Program, present};
+use crate::turn;
 use chromium::{Chromium, Page};
 
 /// What the columns show of the conversation from the first line of this test's own on.
@@ -55,6 +56,7 @@ async fn four_columns_show_one_conversation_and_a_cut_loses_nothing() {
     if !present(&[Program::Chromium]) {
         return;
     }
+    let _turn = turn::shared().await;
     let mut chromium = Chromium::start().await;
     let page = &mut chromium.page;
     page.open(&format!("http://{}/", demo().await)).await;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::process::Command;
-use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -17,9 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use crate::programs::{self, Program};
 use crate::support::plain;
 use crate::support::site::{Backend, BackendSocket, Site};
-
-/// One browser after the other: the cases measure how long things take.
-static TURN: Mutex<()> = Mutex::const_new(());
+use crate::turn;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_in_chromium() {
@@ -35,7 +32,8 @@ async fn the_client_in(program: Program, browser: &str) {
     if !programs::present(&[program, Program::Node]) {
         return;
     }
-    let _turn = TURN.lock().await;
+    // The cases measure how long things take.
+    let _turn = turn::alone().await;
     let backend = backend().await;
     let page = "<!doctype html><title>legacy</title><script>const socket = new WebSocket('/echo'); window.got = [];\
                 socket.onopen = () => socket.send('x'); socket.onmessage = event => got.push(event.data);</script>";

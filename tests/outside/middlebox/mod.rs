@@ -21,6 +21,7 @@ use crate::networks::backend::{self, Ended};
 use crate::programs::{self, Program};
 use crate::section;
 use crate::support::site::{self, Site};
+use crate::turn;
 use row::Row;
 
 /// The sidecars' grace and longest poll.
@@ -34,7 +35,7 @@ async fn the_box_does_as_it_is_told() {
     if !programs::present(&[Program::Node]) {
         return;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outside/middlebox/selftest.mjs");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/outside/middlebox/try-box.mjs");
     let said = Command::new("node").arg(script).kill_on_drop(true).output().await.expect("node runs");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
 }
@@ -51,6 +52,7 @@ async fn middlebox() {
     if !programs::present(&[Program::Chromium, Program::Node]) {
         return;
     }
+    let _turn = turn::alone().await;
     let (backend, mut ends) = backend::start().await;
     let sites = ["n1", "n2"].map(|node| Site::from_toml(&config(node, backend)));
     let part = std::env::var("UNDERPASS_BOX").unwrap_or_default();

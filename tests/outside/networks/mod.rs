@@ -23,6 +23,7 @@ use crate::running::Running;
 use crate::support::plain;
 use crate::support::scratch::Scratch;
 use crate::support::site::Site;
+use crate::turn;
 use boxes::{Box_, Spec};
 
 /// Numbered messages each way.
@@ -42,11 +43,12 @@ async fn networks() {
     if !programs::present(&[Program::Chromium, Program::Firefox, Program::Node]) {
         return;
     }
+    let _turn = turn::alone().await;
     let part = std::env::var("UNDERPASS_BOX").unwrap_or_default();
     let turns = Arc::new(Semaphore::new(ABREAST));
     let chosen = boxes::ALL.iter().filter(|spec| spec.name.contains(&part) && present(spec));
     let chosen = chosen.flat_map(|spec| browsers(spec).iter().map(move |with| (spec, *with)));
-    let runs: Vec<_> = chosen.map(|(spec, with)| (spec, tokio::spawn(turn(spec, with, Arc::clone(&turns))))).collect();
+    let runs: Vec<_> = chosen.map(|(spec, with)| (spec, tokio::spawn(visit(spec, with, Arc::clone(&turns))))).collect();
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for (spec, run) in runs {
         match run.await {
@@ -93,7 +95,7 @@ struct Row {
     released: Option<(Duration, Ended)>,
 }
 
-async fn turn(spec: &'static Spec, browser: &'static str, turns: Arc<Semaphore>) -> Row {
+async fn visit(spec: &'static Spec, browser: &'static str, turns: Arc<Semaphore>) -> Row {
     let _turn = turns.acquire().await.expect("never closed");
     let (backend, mut ends) = backend::start().await;
     let (pages, _asked) = plain::canned(page()).await;

@@ -5,8 +5,10 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{TRIES, behind, site};
+use super::behind;
 use crate::programs::{Program, present};
+use crate::support::selftest::{TRIES, site};
+use crate::turn;
 
 /// What the page said in the end.
 struct Said(Value);
@@ -62,6 +64,7 @@ async fn the_page_finds_everything_open_where_nothing_is_in_the_way() {
     if !present(&[Program::Chromium, Program::Node]) {
         return;
     }
+    let _turn = turn::shared().await;
     let site = site(None);
     let said =
         Said::saying("WebSockets get through. So does everything else.", &format!("http://{}", site.at), "", "").await;
@@ -81,6 +84,7 @@ async fn the_page_names_what_a_box_blocks_holds_and_delays() {
     if !present(&[Program::Chromium, Program::Node]) {
         return;
     }
+    let _turn = turn::shared().await;
     let site = site(None);
     // The box keeps `Host`, so the page is the sidecar's own.
     let modes = r#"{"ws":"kill","sse":"hold","stream":"late"}"#;
@@ -98,6 +102,7 @@ async fn the_page_finds_what_real_proxies_do() {
     if !present(&[Program::Chromium, Program::Node, Program::Boxes]) {
         return;
     }
+    let _turn = turn::shared().await;
     let (nginx, _sites) = behind("nginx, `proxy_ignore_headers").await;
     let verdict = "WebSockets do not get through. Fit for use: poll; the client takes poll.";
     let said = Said::saying(verdict, &format!("http://{}", nginx.at()), "", "").await;

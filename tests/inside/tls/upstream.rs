@@ -2,13 +2,7 @@
 //! system's authorities.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -16,60 +10,19 @@ use underpass::config::{TlsFiles, UpstreamTls};
 use underpass::upstream::dial::{DialError, Dialer};
 use underpass::upstream::tls::UpstreamTlsError;
 
-use super::dialing::{echo_once, round_trip};
-use super::support::{Scratch, dialer, handshake, secured, settings};
-
-/// A certificate and its key as PEM.
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
-    }
-
-    fn issue(&self, name: &str) -> Pair {
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
-    }
-
-    fn pem(&self) -> String {
-        self.0.pem()
-    }
-}
+use super::{Authority, Pair};
+use crate::support::scratch::Scratch;
+use crate::upstream::dialing::{echo_once, round_trip};
+use crate::upstream::support::{dialer, handshake, secured, settings};
 
 /// A TLS backend that serves one WebSocket and returns the protocol that ALPN chose.
 async fn backend(pair: &Pair, clients: Option<&Authority>) -> (SocketAddr, JoinHandle<std::io::Result<Vec<u8>>>) {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = clients.map(|authority| {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM")).expect("an authority");
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().expect("a verifier")
-    });
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("known versions");
-    let builder = match verifier {
-        Some(verifier) => builder.with_client_cert_verifier(verifier),
-        None => builder.with_no_client_auth(),
-    };
-    let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("PEM")];
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
-    let mut config = builder.with_single_cert(chain, key).expect("a pair");
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let config = pair.server(clients, &["h2", "http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let served = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.expect("a connection");
-        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await?;
+        let stream = TlsAcceptor::from(config).accept(stream).await?;
         let protocol = stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec();
         echo_once(stream).await;
         Ok(protocol)
@@ -79,7 +32,7 @@ async fn backend(pair: &Pair, clients: Option<&Authority>) -> (SocketAddr, JoinH
 
 #[tokio::test]
 async fn a_private_authority_and_a_client_certificate() {
-    let (scratch, servers, clients) = (Scratch::new(), Authority::new(), Authority::new());
+    let (scratch, servers, clients) = (Scratch::new("upstream"), Authority::new(), Authority::new());
     let ours = clients.issue("underpass");
     let tls = UpstreamTls {
         ca: Some(scratch.file("ca.pem", &servers.pem())),
@@ -106,7 +59,7 @@ async fn a_private_authority_and_a_client_certificate() {
 
 #[tokio::test]
 async fn a_certificate_of_another_name_or_authority_is_refused() {
-    let (scratch, ours, theirs) = (Scratch::new(), Authority::new(), Authority::new());
+    let (scratch, ours, theirs) = (Scratch::new("upstream"), Authority::new(), Authority::new());
     let ca = scratch.file("ca.pem", &ours.pem());
     for pair in [ours.issue("other.example"), ours.issue("127.0.0.2"), theirs.issue("127.0.0.1")] {
         let (address, served) = backend(&pair, None).await;
@@ -120,7 +73,7 @@ async fn a_certificate_of_another_name_or_authority_is_refused() {
 
 #[test]
 fn unusable_files_are_named() {
-    let (scratch, authority) = (Scratch::new(), Authority::new());
+    let (scratch, authority) = (Scratch::new("upstream"), Authority::new());
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let failure = |host: &str, tls: UpstreamTls| {
         let outcome = Dialer::new(&secured(host, address, tls), &settings());

@@ -1,7 +1,6 @@
 //! Sessions over TLS: to us by HTTP/1.1 and HTTP/2, and from us to a backend with a private authority.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -10,57 +9,39 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::{Authority, Pair};
 use crate::support::plain::Line;
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site, soon};
 
 /// An authority, and a certificate of it for `localhost`.
 struct Papers {
-    authority: CertifiedIssuer<'static, KeyPair>,
-    certificate: String,
-    key: String,
+    authority: Authority,
+    pair: Pair,
 }
 
 impl Papers {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate");
-        let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        let certificate = params.signed_by(&key, &authority).expect("a certificate").pem();
-        Self { authority, certificate, key: key.serialize_pem() }
+        let authority = Authority::new();
+        Self { pair: authority.issue("localhost"), authority }
     }
 
     async fn connect(&self, at: SocketAddr, alpn: &str) -> TlsStream<TcpStream> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).expect("PEM")).expect("an authority");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let mut config = builder.expect("known versions").with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         let socket = TcpStream::connect(at).await.expect("it listens");
-        let name = ServerName::try_from("localhost").expect("a name");
-        soon("TLS", TlsConnector::from(Arc::new(config)).connect(name, socket)).await.expect("TLS")
+        soon("TLS", self.authority.connect(socket, &[alpn])).await.expect("TLS")
     }
 
     /// A sidecar that is reached by TLS only.
     fn site(&self, scratch: &Scratch, upstream: &str) -> Site {
-        let chain = scratch.file("chain.pem", &self.certificate);
-        let key = scratch.file("key.pem", &self.key);
+        let files = self.pair.files(scratch);
         Site::from_toml(&format!(
             "{upstream}[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
-            chain.display(),
-            key.display()
+            files.certificate.display(),
+            files.key.display()
         ))
     }
 }
@@ -148,12 +129,7 @@ async fn all_of_a_session_over_one_http_2_connection() {
 
 /// An echoing backend behind TLS.
 async fn secured_backend(papers: &Papers) -> SocketAddr {
-    let chain = vec![CertificateDer::from_pem_slice(papers.certificate.as_bytes()).expect("PEM")];
-    let key = PrivateKeyDer::from_pem_slice(papers.key.as_bytes()).expect("PEM");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = builder.expect("known versions").with_no_client_auth().with_single_cert(chain, key).expect("a pair");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = TlsAcceptor::from(papers.pair.server(None, &[]));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let at = listener.local_addr().expect("an address");
     tokio::spawn(async move {
