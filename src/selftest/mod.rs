@@ -1,15 +1,17 @@
 //! The self-test: a page that shows a user what the network between them and us does to each transport, and the
 //! conversation with which it measures this.
 //!
-//! Enters: nothing. Leaves: the page with its policy, and `talk`, the other end of a WebSocket. Must not touch: routes,
-//! requests, any backend: what it finds must be caused by the network alone.
+//! Enters: requests for its resources (`pages`). Leaves: their responses, and `talk`, the other end of a WebSocket. Must not
+//! touch: routes, any backend: what it finds must be caused by the network alone.
 
+mod pages;
 mod talk;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
 
+pub use self::pages::{Asker, router};
 pub use self::talk::{TICKS, talk};
 
 /// Markup and style. `NONCE` is replaced in each response.
