@@ -25,7 +25,7 @@ use crate::http::incoming::Sent;
 use crate::http::source::Source;
 use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::registry::{Cell, Found, Opening, Reader};
+use crate::registry::{Found, LiveSession, Opening, Reader};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
 use crate::transport::facts::{self, Arrival};
@@ -98,7 +98,12 @@ impl Call<'_> {
         self.stream_bare(cell, None, arrival)
     }
 
-    fn stream_bare(&self, cell: Arc<Cell>, after: Option<u64>, arrival: Arrival) -> Result<Response<Body>, Fault> {
+    fn stream_bare(
+        &self,
+        cell: Arc<LiveSession>,
+        after: Option<u64>,
+        arrival: Arrival,
+    ) -> Result<Response<Body>, Fault> {
         let attach = Attach { after, acknowledging: false, holds: false };
         let reader = cell.attach(Transport::Sse, attach, None)?;
         Ok(self.streaming(sse::respond(reader, IdForm::Token(cell), arrival, &self.live.config.prefix)))
@@ -111,7 +116,7 @@ impl Call<'_> {
         query: Option<&str>,
         asked: OpenRequest,
         acknowledging: bool,
-    ) -> Result<Arc<Cell>, Fault> {
+    ) -> Result<Arc<LiveSession>, Fault> {
         let bad = || Fault::BadRequest(format!("`{target}` is no target: it must be a path"));
         let target = route::target(target, query).ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
@@ -170,7 +175,7 @@ impl Call<'_> {
 
     fn attach(
         &self,
-        cell: &Arc<Cell>,
+        cell: &Arc<LiveSession>,
         transport: Transport,
         after: Option<u64>,
         query: &Query<'_>,
@@ -179,7 +184,12 @@ impl Call<'_> {
         Ok(cell.attach(transport, attach, query.cause().as_deref())?)
     }
 
-    fn attach_sse(&self, cell: &Arc<Cell>, headers: &HeaderMap, query: &Query<'_>) -> Result<Response<Body>, Fault> {
+    fn attach_sse(
+        &self,
+        cell: &Arc<LiveSession>,
+        headers: &HeaderMap,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Fault> {
         // An EventSource repeats its URL for ever, so the header wins over an old `after`.
         let after = query.number("after")?.max(last_event_id(headers, cell));
         match self.attach(cell, Transport::Sse, after, query) {
@@ -193,7 +203,7 @@ impl Call<'_> {
 
     fn poll(
         &self,
-        cell: &Arc<Cell>,
+        cell: &Arc<LiveSession>,
         headers: &HeaderMap,
         query: &Query<'_>,
         nonce: Option<&str>,
@@ -238,7 +248,12 @@ impl Call<'_> {
         }
     }
 
-    fn attach_ws(&self, cell: &Arc<Cell>, request: &Request<Sent>, query: &Query<'_>) -> Result<Response<Body>, Fault> {
+    fn attach_ws(
+        &self,
+        cell: &Arc<LiveSession>,
+        request: &Request<Sent>,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
         }
@@ -250,7 +265,7 @@ impl Call<'_> {
         Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<BytesMut, Fault> {
+    async fn send(&self, cell: &LiveSession, request: Asking, query: &Query<'_>) -> Result<BytesMut, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
@@ -301,7 +316,7 @@ fn wants_frames(headers: &HeaderMap, query: &Query<'_>) -> Result<bool, Fault> {
 }
 
 /// The cursor of a `Last-Event-ID` that is ours: a number, or the id of the one-request form for this session.
-fn last_event_id(headers: &HeaderMap, cell: &Cell) -> Option<u64> {
+fn last_event_id(headers: &HeaderMap, cell: &LiveSession) -> Option<u64> {
     let id = headers.get(LAST_EVENT_ID)?.to_str().ok()?;
     parse_number(id).or_else(|| parse_id(id).filter(|(token, _)| cell.token().is(token)).map(|(_, number)| number))
 }

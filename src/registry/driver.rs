@@ -1,6 +1,6 @@
-//! The task of one session: moves messages between the upstream socket and the cell, and lets time pass.
+//! The task of one session: moves messages between the upstream socket and the session, and lets time pass.
 //!
-//! Enters: an open upstream WebSocket and its cell. Leaves: the session's end, once nobody will ask for it any more.
+//! Enters: an open upstream WebSocket and its session. Leaves: the session's end, once nobody will ask for it any more.
 //! Must not touch: the client's side. Not polling the socket is the pause.
 
 use std::future::Future;
@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
-use super::cell::Cell;
+use super::live_session::LiveSession;
 use crate::config;
 use crate::lifecycle::{Guard, What};
 use crate::session::Close;
@@ -30,7 +30,7 @@ const FAR: Duration = Duration::from_secs(3600);
 /// Drives one session until it may be forgotten, and then forgets it. Written out and not `async`, which would keep room
 /// for it twice.
 pub(super) struct Driver<S> {
-    cell: Arc<Cell>,
+    session: Arc<LiveSession>,
     registry: Arc<Registry>,
     /// The session's place among those that may live at once.
     _seat: OwnedSemaphorePermit,
@@ -59,7 +59,7 @@ struct Pulse {
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(super) fn new(
         registry: Arc<Registry>,
-        cell: Arc<Cell>,
+        session: Arc<LiveSession>,
         socket: Socket<S>,
         backend: &config::Backend,
         seat: OwnedSemaphorePermit,
@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let now = Instant::now();
         let guard = registry.lifecycle.guard(What::Session);
         Self {
-            cell,
+            session,
             registry,
             _seat: seat,
             socket: Some(socket),
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Carries out what the core wants; the close once the session is finished.
     fn obey(&mut self, cx: &Context<'_>) -> Option<Close> {
-        let orders = self.cell.orders(cx);
+        let orders = self.session.orders(cx);
         if self.paused && !orders.paused {
             self.pulse.hear();
         }
@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let took = flushed && std::mem::take(&mut self.sending);
         if took {
-            self.cell.upstream_took();
+            self.session.upstream_took();
         }
         took
     }
@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.pulse.hear();
         }
         if !messages.is_empty() {
-            self.paused = self.cell.upstream_messages(messages);
+            self.paused = self.session.upstream_messages(messages);
         }
         let Some(event) = other else { return bytes >= TURN };
         self.hear(event);
@@ -168,33 +168,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             SocketEvent::Closed(close) => self.closed(close, Ending::BackendClosed),
             SocketEvent::Failed(close) => self.closed(close, Ending::BackendLost),
             SocketEvent::TooLarge => {
-                let limit = self.cell.policy().message;
+                let limit = self.session.policy().message;
                 tracing::warn!(
-                    session = self.cell.id(),
+                    session = self.session.id(),
                     limit,
                     "the backend sent a message over the limit `session.message`"
                 );
-                self.cell.end(Close::clean(1009, "message too large"), Ending::TooLarge);
+                self.session.end(Close::clean(1009, "message too large"), Ending::TooLarge);
             }
         }
     }
 
     fn closed(&mut self, close: Close, ending: Ending) {
-        self.cell.upstream_closed(close, ending);
+        self.session.upstream_closed(close, ending);
         self.part();
     }
 
     /// The backend is done with: our last frames are still written, if it takes them soon.
     fn part(&mut self) {
-        self.parting = Some(Instant::now() + self.cell.policy().close_wait);
+        self.parting = Some(Instant::now() + self.session.policy().close_wait);
         self.guard = None;
         self.report();
     }
 
     fn report(&self) {
-        let Some((close, ending, counts)) = self.cell.retire() else { return };
+        let Some((close, ending, counts)) = self.session.retire() else { return };
         tracing::info!(
-            session = self.cell.id(),
+            session = self.session.id(),
             cause = ending.as_str(),
             code = close.code,
             reason = close.reason,
@@ -213,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if self.parting.is_some_and(|until| until <= now) {
             self.socket = None;
         }
-        let mut due = self.cell.expire().unwrap_or(now + FAR);
+        let mut due = self.session.expire().unwrap_or(now + FAR);
         if let Some(parting) = self.parting.filter(|_| self.socket.is_some()) {
             due = due.min(parting);
         }
@@ -260,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         let this = &mut *self;
         loop {
             if let Some(close) = this.obey(cx) {
-                this.registry.forget(&this.cell, close);
+                this.registry.forget(&this.session, close);
                 return Poll::Ready(());
             }
             if this.flush(cx) {

@@ -1,10 +1,10 @@
 //! Live sessions: where the pure core meets tokio.
 //!
-//! Enters: requests to open a session, tokens. Leaves: cells. Must not touch: HTTP towards the client.
+//! Enters: requests to open a session, tokens. Leaves: live sessions. Must not touch: HTTP towards the client.
 
-mod cell;
 mod directory;
 mod driver;
+mod live_session;
 mod nonces;
 mod reader;
 mod token;
@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use self::cell::{Cell, Standing};
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
+pub use self::live_session::{LiveSession, Standing};
 use self::nonces::{NoPlace, Nonces, Place, Purpose};
 pub use self::reader::Reader;
 use self::token::Token;
@@ -117,7 +117,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left behind.
-    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
         let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
         let purpose = Purpose {
             target: opening.handshake.uri.to_string(),
@@ -138,17 +138,17 @@ impl Registry {
         opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    async fn open_at(self: &Arc<Self>, place: Place, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+    async fn open_at(self: &Arc<Self>, place: Place, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
         let mut place = place.lock().await;
-        if let Some(cell) = &*place {
-            return Ok(Arc::clone(cell));
+        if let Some(live) = &*place {
+            return Ok(Arc::clone(live));
         }
-        let cell = self.open_new(opening).await?;
-        *place = Some(Arc::clone(&cell));
-        Ok(cell)
+        let live = self.open_new(opening).await?;
+        *place = Some(Arc::clone(&live));
+        Ok(live)
     }
 
-    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
@@ -164,38 +164,38 @@ impl Registry {
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
-        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
-        let cell = Arc::new(cell);
+        let live = LiveSession::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
+        let live = Arc::new(live);
         tracing::info!(
-            session = cell.id(),
+            session = live.id(),
             client = opening.client,
             // Not `target`: every line has one of its own.
             path = target,
-            protocol = cell.protocol(),
+            protocol = live.protocol(),
             "session opened"
         );
-        self.directory.insert(&cell);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&cell), socket, &opening.backend, seat));
-        Ok(cell)
+        self.directory.insert(&live);
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, &opening.backend, seat));
+        Ok(live)
     }
 
     /// Forgets a finished session, all but its end.
-    fn forget(&self, cell: &Cell, close: Close) {
-        self.directory.retire(cell, close, self.memory);
+    fn forget(&self, live: &LiveSession, close: Close) {
+        self.directory.retire(live, close, self.memory);
     }
 
     /// Asks every client that is attached to leave, spread over `spread`.
     pub fn leave_all(&self, spread: Duration) {
         let now = Instant::now();
-        for (index, cell) in self.directory.all().into_iter().enumerate() {
-            cell.leave(now + leave_after(spread, index as u64));
+        for (index, live) in self.directory.all().into_iter().enumerate() {
+            live.leave(now + leave_after(spread, index as u64));
         }
     }
 
     /// Ends every session: 1001 to both sides.
     pub fn end_all(&self) {
-        for cell in self.directory.all() {
-            cell.end(Close::clean(1001, "server is stopping"), Ending::Drained);
+        for live in self.directory.all() {
+            live.end(Close::clean(1001, "server is stopping"), Ending::Drained);
         }
     }
 

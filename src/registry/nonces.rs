@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use super::cell::Cell;
+use super::live_session::LiveSession;
 
 /// What a nonce was used for; another use is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) struct Purpose {
 }
 
 /// The session of a nonce, once there is one. Held locked while one opener dials, so that a twin waits for it.
-pub(super) type Place = Arc<AsyncMutex<Option<Arc<Cell>>>>;
+pub(super) type Place = Arc<AsyncMutex<Option<Arc<LiveSession>>>>;
 
 /// The nonces of the last minute.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! The facts of a session, as clients are told them (PROTOCOL 3.1, 3.4, 4.1).
 //!
-//! Enters: a cell, the limits. Leaves: JSON text. Must not touch: the session's state.
+//! Enters: a session, the limits. Leaves: JSON text. Must not touch: the session's state.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use serde_json::json;
 
 use crate::codec::facts::{self, Attached, Facts};
 use crate::config;
-use crate::registry::{Cell, Reader};
+use crate::registry::{LiveSession, Reader};
 use crate::terms::Transport;
 
 /// What a client is told when its session is opened: an object with the facts as `session`.
 #[must_use]
-pub fn of_session(cell: &Cell, prefix: &str) -> String {
+pub fn of_session(session: &LiveSession, prefix: &str) -> String {
     let mut out = BytesMut::from(r#"{"session":"#);
-    facts::encode(&mut out, &of(cell, prefix, None));
+    facts::encode(&mut out, &of(session, prefix, None));
     out.extend_from_slice(b"}");
     text(out)
 }
@@ -28,16 +28,16 @@ pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival, next: u64)
     let lost = arrival == Arrival::Forgotten;
     let attached = Attached { resumed: reader.resumed() && !lost, from: reader.from(), next, lost };
     let mut out = BytesMut::new();
-    facts::encode(&mut out, &of(reader.cell(), prefix, Some(attached)));
+    facts::encode(&mut out, &of(reader.session(), prefix, Some(attached)));
     text(out)
 }
 
-fn of<'a>(cell: &'a Cell, prefix: &'a str, attachment: Option<Attached>) -> Facts<'a> {
-    let policy = cell.policy();
+fn of<'a>(session: &'a LiveSession, prefix: &'a str, attachment: Option<Attached>) -> Facts<'a> {
+    let policy = session.policy();
     Facts {
-        id: cell.id(),
-        token: cell.token().as_str(),
-        protocol: cell.protocol(),
+        id: session.id(),
+        token: session.token().as_str(),
+        protocol: session.protocol(),
         prefix,
         bytes: [policy.message, policy.batch, policy.ack_bytes],
         timers: [policy.heartbeat, policy.wait, policy.grace, policy.recycle],

@@ -1,6 +1,6 @@
 //! How an HTTP exchange carries a session: one file each, thin.
 //!
-//! Enters: a session's cell and a request that was checked. Leaves: responses whose bodies pull from the session, or a
+//! Enters: a live session and a request that was checked. Leaves: responses whose bodies pull from the session, or a
 //! [`Fault`]. Must not touch: routes, origins, statuses of errors.
 //!
 //! | file | carries |

@@ -90,7 +90,7 @@ impl Source for Polling {
 impl Polling {
     /// Takes what the session has, up to the budget; true when there is something to tell.
     fn pull(&mut self, cx: &Context<'_>) -> bool {
-        let budget = self.reader.cell().policy().batch;
+        let budget = self.reader.session().policy().batch;
         let gathered = &mut self.gathered;
         while gathered.size < budget {
             let messages = &mut gathered.messages;
@@ -120,7 +120,7 @@ impl Polling {
             messages,
             close: close.as_ref(),
             lost: *lost,
-            next: self.reader.cell().standing().counts.next,
+            next: self.reader.session().standing().counts.next,
             nonce: self.nonce.as_deref(),
             superseded: *superseded,
             reconnect: *reconnect,

@@ -1,6 +1,6 @@
 //! Up: messages, acknowledgements and the close, by short requests (PROTOCOL 6, 7).
 //!
-//! Enters: a cell and a request's body. Leaves: the standing of the session as JSON. Must not touch: how bodies are
+//! Enters: a session and a request's body. Leaves: the standing of the session as JSON. Must not touch: how bodies are
 //! written.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::codec::standing;
 use crate::http::incoming::Sent;
-use crate::registry::{Cell, Standing};
+use crate::registry::{LiveSession, Standing};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
 
@@ -33,15 +33,15 @@ pub struct Sending {
 ///
 /// # Errors
 /// [`Fault`]; what it says of numbers tells what was accepted.
-pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
-    let messages = sending.form.decode(body, cell.policy().message)?;
+pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
+    let messages = sending.form.decode(body, session.policy().message)?;
     if let Some(after) = sending.after {
-        cell.ack(after)?;
+        session.ack(after)?;
     }
-    match cell.push(sending.seq, &messages).await {
+    match session.push(sending.seq, &messages).await {
         Pushed::Accepted { .. } => {
-            count(cell, &messages);
-            Ok(standing(cell))
+            count(session, &messages);
+            Ok(standing(session))
         }
         Pushed::Gap { next } => Err(Fault::Gap { next }),
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
@@ -53,16 +53,16 @@ pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<BytesMut
 ///
 /// # Errors
 /// [`Fault::BadCursor`] when so much was not sent; [`Fault::BadRequest`] without a cursor.
-pub fn ack(cell: &Cell, after: Option<u64>) -> Result<BytesMut, Fault> {
+pub fn ack(session: &LiveSession, after: Option<u64>) -> Result<BytesMut, Fault> {
     let after = after.ok_or_else(|| Fault::BadRequest("`after` is missing: it is what an ack acknowledges".into()))?;
-    cell.ack(after)?;
-    Ok(standing(cell))
+    session.ack(after)?;
+    Ok(standing(session))
 }
 
 /// Closes the session for the client.
 #[must_use]
-pub fn close(cell: &Cell, close: Close) -> BytesMut {
-    closed(&cell.close(close))
+pub fn close(session: &LiveSession, close: Close) -> BytesMut {
+    closed(&session.close(close))
 }
 
 /// The answer to a close.
@@ -108,13 +108,13 @@ async fn next_frame(body: &mut Sent, patience: Duration) -> Result<Option<http_b
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
 }
 
-fn standing(cell: &Cell) -> BytesMut {
-    let Standing { counts, attached } = cell.standing();
+fn standing(session: &LiveSession) -> BytesMut {
+    let Standing { counts, attached } = session.standing();
     let (next, sent, unacked) = (counts.next, counts.sent, counts.sent - counts.acked);
     standing::encode(next, attached.map(Transport::as_str), sent, unacked)
 }
 
-fn count(cell: &Cell, messages: &[Message]) {
+fn count(session: &LiveSession, messages: &[Message]) {
     let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-    cell.metrics().up(messages.len() as u64, bytes as u64);
+    session.metrics().up(messages.len() as u64, bytes as u64);
 }

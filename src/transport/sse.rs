@@ -12,7 +12,7 @@ use super::facts::{self, Arrival};
 use super::streaming::{Encoding, Streaming};
 use crate::codec::sse::{self, Ids};
 use crate::http::body::Body;
-use crate::registry::{Cell, Reader};
+use crate::registry::{LiveSession, Reader};
 use crate::session::{Close, Message};
 
 /// Exactly this, without parameters: some boxes recognise nothing else.
@@ -28,7 +28,7 @@ pub enum IdForm {
     /// The bare number.
     Bare,
     /// With the token, so that a bare `EventSource` resumes by itself.
-    Token(Arc<Cell>),
+    Token(Arc<LiveSession>),
 }
 
 struct Events(IdForm);
@@ -36,7 +36,7 @@ struct Events(IdForm);
 /// Streams the session.
 #[must_use]
 pub fn respond(reader: Reader, ids: IdForm, arrival: Arrival, prefix: &str) -> Response<Body> {
-    let next = reader.cell().standing().counts.next;
+    let next = reader.session().standing().counts.next;
     let facts = facts::of_attachment(&reader, prefix, arrival, next);
     let source = Streaming::new(reader, Events(ids), facts);
     event_stream(Body::Stream(Box::new(source)))
@@ -61,7 +61,7 @@ impl Events {
     fn ids(&self) -> Ids<'_> {
         match &self.0 {
             IdForm::Bare => Ids::Bare,
-            IdForm::Token(cell) => Ids::Token(cell.token().as_str()),
+            IdForm::Token(session) => Ids::Token(session.token().as_str()),
         }
     }
 }

@@ -21,7 +21,7 @@ struct Frames;
 /// Streams the session.
 #[must_use]
 pub fn respond(reader: Reader, prefix: &str) -> Response<Body> {
-    let next = reader.cell().standing().counts.next;
+    let next = reader.session().standing().counts.next;
     let facts = facts::of_attachment(&reader, prefix, Arrival::Known, next);
     let mut response = Response::new(Body::Stream(Box::new(Streaming::new(reader, Frames, facts))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OCTET_STREAM));

@@ -54,7 +54,7 @@ impl<E: Encoding> Streaming<E> {
     /// Begins with `facts`; the first heartbeat follows as the probe.
     pub fn new(reader: Reader, encoding: E, facts: String) -> Self {
         let now = Instant::now();
-        let policy = reader.cell().policy();
+        let policy = reader.session().policy();
         let (beat, recycle) = (now + policy.probe.min(policy.heartbeat), policy.recycle);
         Self {
             sent: reader.from(),
@@ -117,7 +117,7 @@ impl<E: Encoding> Streaming<E> {
     }
 
     fn heartbeat(&self) -> Duration {
-        self.reader.cell().policy().heartbeat
+        self.reader.session().policy().heartbeat
     }
 }
 

@@ -21,7 +21,7 @@ use super::fault::Fault;
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
 use crate::http::body::Body;
 use crate::http::fields::has_token;
-use crate::registry::{Cell, Reader};
+use crate::registry::{LiveSession, Reader};
 use crate::session::{Close, Kind, Message, Pulled, Pushed};
 use crate::upstream::socket::{Socket, SocketEvent};
 
@@ -62,10 +62,10 @@ impl Handshake {
     /// Answers 101; behind it the connection carries the session.
     #[must_use]
     pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
-        let next = reader.cell().standing().counts.next;
+        let next = reader.session().standing().counts.next;
         let facts = facts::of_attachment(&reader, prefix, Arrival::Known, next);
         let mut response = Response::new(Body::upgrade(move |connection| {
-            let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
+            let limit = reader.session().policy().message.max(LEAST_LIMIT) + 1;
             Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts, next)
         }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -103,7 +103,7 @@ struct Carrier<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     fn new(socket: Socket<S>, reader: Reader, facts: String, next: u64) -> Self {
-        let policy = reader.cell().policy();
+        let policy = reader.session().policy();
         let beat = Instant::now() + policy.probe.min(policy.heartbeat);
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
@@ -113,8 +113,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         carrier
     }
 
-    fn cell(&self) -> &Arc<Cell> {
-        self.reader.cell()
+    fn session(&self) -> &Arc<LiveSession> {
+        self.reader.session()
     }
 
     fn write(&mut self, frame: &Frame) {
@@ -153,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         };
         match frame.and_then(ClientFrame::try_from) {
             Ok(ClientFrame::Message(message)) => self.push(message),
-            Ok(ClientFrame::Ack(cursor)) => match self.cell().ack(cursor) {
+            Ok(ClientFrame::Ack(cursor)) => match self.session().ack(cursor) {
                 Ok(()) => self.asked = true,
                 Err(_) => self.part(1002, "the cursor is beyond what was sent"),
             },
@@ -163,15 +163,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     }
 
     fn push(&mut self, message: Message) {
-        if message.payload().len() > self.cell().policy().message {
+        if message.payload().len() > self.session().policy().message {
             return self.part(1009, "message too large");
         }
-        let (cell, number) = (Arc::clone(self.cell()), self.next);
+        let (session, number) = (Arc::clone(self.session()), self.next);
         self.next += 1;
-        cell.metrics().up(1, message.payload().len() as u64);
+        session.metrics().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
-                match cell.push(Some(number), std::slice::from_ref(&message)).await {
+                match session.push(Some(number), std::slice::from_ref(&message)).await {
                     Pushed::Busy { .. } => {}
                     pushed => return pushed,
                 }
@@ -181,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
 
     fn close(&mut self, close: Close) {
         if Close::is_allowed_from_client(close.code) && close.reason.len() <= Close::MAX_REASON {
-            self.cell().close(close);
+            self.session().close(close);
         } else {
             self.part(1002, "a client may close with 1000 or 3000 to 4999 only");
         }
@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 self.part(1000, "superseded");
             }
         }
-        self.beat = Instant::now() + self.cell().policy().heartbeat;
+        self.beat = Instant::now() + self.session().policy().heartbeat;
         true
     }
 
@@ -229,7 +229,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             self.part(1012, "server is stopping");
         } else if self.beat <= now {
             self.write(&Frame::Heartbeat(self.sent));
-            self.beat = now + self.cell().policy().heartbeat;
+            self.beat = now + self.session().policy().heartbeat;
         }
     }
 

@@ -22,7 +22,7 @@ use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment
 use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
-pub struct Cell {
+pub struct LiveSession {
     token: Token,
     protocol: String,
     policy: Arc<config::Session>,
@@ -92,7 +92,7 @@ pub struct Standing {
     pub attached: Option<Transport>,
 }
 
-impl Cell {
+impl LiveSession {
     pub(super) fn new(
         token: Token,
         protocol: String,
