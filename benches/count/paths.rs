@@ -97,7 +97,7 @@ fn session() -> Session {
     let limits = Limits {
         buffer: 256 << 10,
         replay: 256 << 10,
-        held: 64,
+        reorder_window: 64,
         queue: 256 << 10,
         grace: Duration::from_secs(60),
         pause: Duration::from_secs(30),
@@ -109,7 +109,7 @@ fn session() -> Session {
 /// A message comes, is read, is acknowledged.
 fn session_down() -> Work {
     let (mut session, message, mut number) = (session(), text(), 0);
-    let attach = Attach { after: None, acknowledging: true, holds: false };
+    let attach = Attach { after: None, acknowledging: true, is_poll: false };
     let (attachment, _) = session.attach(Moment(0), attach).expect("a new session can be read");
     Box::new(move || {
         number += 1;

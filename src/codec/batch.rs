@@ -12,7 +12,7 @@ use bytes::Bytes;
 use percent_encoding::percent_decode;
 
 use super::{DecodeError, frames};
-use crate::session::event::Message;
+use crate::session::Message;
 
 /// How the messages of a body are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 pub use self::decode::{ClientFrame, decode_all, messages};
 pub use self::error::{BodyError, FrameError};
-use crate::session::event::{Close, Kind, Message};
+use crate::session::{Close, Kind, Message};
 
 mod decode;
 mod error;

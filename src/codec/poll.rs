@@ -5,7 +5,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::{frames, write};
-use crate::session::event::{Close, Message};
+use crate::session::{Close, Message};
 
 /// What one poll answers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::DecodeError;
 use super::batch::form_decoded;
 use super::sse::{MAX_NUMBER, is_url_safe};
-use crate::session::event::Close;
+use crate::session::Close;
 
 /// The most subprotocols that a client may offer.
 pub const MAX_PROTOCOLS: usize = 32;

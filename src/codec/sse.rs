@@ -12,7 +12,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::write;
-use crate::session::event::{Close, Kind, Message};
+use crate::session::{Close, Kind, Message};
 
 /// The form of the event ids of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -104,7 +104,7 @@ impl Call<'_> {
         after: Option<u64>,
         arrival: Arrival,
     ) -> Result<Response<Body>, Fault> {
-        let attach = Attach { after, acknowledging: false, holds: false };
+        let attach = Attach { after, acknowledging: false, is_poll: false };
         let reader = cell.attach(Transport::Sse, attach, None)?;
         Ok(self.streaming(sse::respond(reader, IdForm::Token(cell), arrival, &self.live.config.prefix)))
     }
@@ -180,7 +180,7 @@ impl Call<'_> {
         after: Option<u64>,
         query: &Query<'_>,
     ) -> Result<Reader, Fault> {
-        let attach = Attach { after, acknowledging: true, holds: transport == Transport::Poll };
+        let attach = Attach { after, acknowledging: true, is_poll: transport == Transport::Poll };
         Ok(cell.attach(transport, attach, query.cause().as_deref())?)
     }
 

@@ -20,7 +20,7 @@ use super::reach::{Line, ReachError, Way};
 use super::read::{Item, Reader, websocket};
 use super::row::Row;
 use crate::codec::frames::{Frame, WsPayload};
-use crate::session::event::{Kind, Message};
+use crate::session::{Kind, Message};
 use crate::upstream::dial::Io;
 use crate::upstream::socket::{Socket, SocketEvent};
 

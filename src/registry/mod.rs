@@ -224,7 +224,7 @@ fn limits(policy: &config::Session) -> Limits {
     Limits {
         buffer: policy.buffer,
         replay: policy.replay,
-        held: policy.held,
+        reorder_window: policy.held,
         queue: policy.queue,
         grace: policy.grace,
         pause: policy.pause,

@@ -176,7 +176,7 @@ mod tests {
     }
 
     fn poll(session: &Arc<LiveSession>) -> Reader {
-        let attach = Attach { after: None, acknowledging: true, holds: true };
+        let attach = Attach { after: None, acknowledging: true, is_poll: true };
         session.attach(Transport::Poll, attach, None).expect("a reader")
     }
 

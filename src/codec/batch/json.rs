@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::DecodeError;
-use crate::session::event::Message;
+use crate::session::Message;
 
 /// `{"messages":[…]}`; nothing at all is no messages.
 pub(super) fn object(text: &str, max_message: usize) -> Result<Vec<Message>, DecodeError> {

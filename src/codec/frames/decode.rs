@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::super::DecodeError;
 use super::{BodyError, CLOSE_HEAD, Frame, FrameError, FrameKind, HEAD};
-use crate::session::event::{Close, Message};
+use crate::session::{Close, Message};
 
 /// What a client may say on the `ws` transport.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 
 use super::super::DecodeError;
 use super::FrameKind;
-use crate::session::event::Close;
+use crate::session::Close;
 
 /// What is wrong with one frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

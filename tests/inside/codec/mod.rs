@@ -14,7 +14,7 @@ use underpass::codec::poll::PollAnswer;
 use underpass::codec::request::{OpenRequest, decode_close};
 use underpass::codec::sse::{self, Ids};
 use underpass::codec::{DecodeError, batch, frames};
-use underpass::session::event::{Close, Message};
+use underpass::session::{Close, Message};
 
 use self::oracle::*;
 
