@@ -1,14 +1,14 @@
 //! The shape of the file: which keys there are, between which bounds, and where each goes.
 //!
 //! Enters: the tables. Leaves: a [`Config`] that holds what was read and the defaults for the rest. Each key stands
-//! here once; its default stands in `defaults`, its form in `forms`, and what it means beside other keys in `check`.
+//! here once; its default stands in `defaults`, its form in `forms`, and what it means beside other keys in `rules`.
 //! Must not touch: the text of the file, other rooms.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::reader::{Span, Table};
-use super::{Backend, Client, Config, Drain, Listener, Log, Route, Session, TlsFiles, Upstream, check, forms};
+use super::{Backend, Client, Config, Drain, Listener, Log, Route, Session, TlsFiles, Upstream, forms, rules};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -35,12 +35,12 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     config.origins.allowed = top.texts("allowed_origins", forms::origin);
     top.flag("allow_credentials", &mut config.origins.credentials);
     top.flag("require_origin", &mut config.origins.require);
-    config.trusted = check::trusted(top.texts("trusted_proxies", forms::peer));
+    config.trusted = rules::trusted(top.texts("trusted_proxies", forms::peer));
     let listeners = listeners(top);
     let admin = top.text("admin", &mut config.admin, |text| forms::address(text).map(Some));
-    config.listeners = check::listeners(top, listeners, config.admin.as_ref().zip(admin));
+    config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
     let routes = routes(top);
-    config.routes = check::routes(top, routes);
+    config.routes = rules::routes(top, routes);
     top.section("session", " in [session]", |table| session(table, &mut config.session));
     top.section("client", " in [client]", |table| client(table, &mut config.client));
     top.section("backend", " in [backend]", |table| backend(table, &mut config.backend));
@@ -79,7 +79,7 @@ fn routes(top: &mut Table<'_, '_>) -> Vec<(Route, Span)> {
     let short = short.map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream, inject }, at));
     let listed = top.list("route", " in [[route]]", route);
     if top.place("upstream").is_none() {
-        check::without_upstream(top);
+        rules::without_upstream(top);
         if top.place("route").is_none() {
             top.missing("nothing says where the backend is", "add for example: upstream = \"ws://127.0.0.1:9000\"");
         }
@@ -109,7 +109,7 @@ fn upstream(table: &mut Table<'_, '_>) -> Option<(Upstream, Span)> {
     let at = table.text("upstream", &mut upstream, |text| forms::upstream(text).map(Some));
     table.text("ca", &mut ca, forms::file);
     let client = pair(table, "client_certificate", "client_key");
-    let upstream = check::upstream_tls(table, upstream?, ca, client);
+    let upstream = rules::upstream_tls(table, upstream?, ca, client);
     Some((upstream, at?))
 }
 
@@ -118,7 +118,7 @@ fn pair(table: &mut Table<'_, '_>, certificate_key: &'static str, key_key: &'sta
     let (mut certificate, mut key) = (None, None);
     table.text(certificate_key, &mut certificate, forms::file);
     table.text(key_key, &mut key, forms::file);
-    check::both(table, certificate_key, key_key);
+    rules::both(table, certificate_key, key_key);
     Some(TlsFiles { certificate: certificate?, key: key? })
 }
 
@@ -145,7 +145,7 @@ fn session(table: &mut Table<'_, '_>, to: &mut Session) {
     table.duration("ended", &mut to.ended, TIMER);
     table.count("ended_max", &mut to.ended_max, 1..=10_000_000);
     table.flag("identity", &mut to.identity);
-    check::session(table, to, &check::SessionSet { ack_bytes, heartbeat, wait });
+    rules::session(table, to, &rules::SessionSet { ack_bytes, heartbeat, wait });
 }
 
 fn client(table: &mut Table<'_, '_>, to: &mut Client) {
@@ -183,5 +183,5 @@ fn drain(table: &mut Table<'_, '_>, to: &mut Drain) {
     table.duration("timeout", &mut to.timeout, Duration::ZERO..=HOUR);
     let spread = table.duration("spread", &mut to.spread, Duration::ZERO..=HOUR);
     let pre = table.duration("pre", &mut to.pre, Duration::ZERO..=HOUR);
-    check::drain(table, to, spread, pre);
+    rules::drain(table, to, spread, pre);
 }

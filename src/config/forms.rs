@@ -1,7 +1,7 @@
 //! The forms of single texts: addresses, backends, hosts, paths, origins, networks.
 //!
 //! Enters: what stands between the quotes, or after a flag. Leaves: its run-time type, or what is wrong with it and
-//! what to write instead. Must not touch: other keys (`check`), the network; nothing is looked up, no file is opened.
+//! what to write instead. Must not touch: other keys (`rules`), the network; nothing is looked up, no file is opened.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,15 +1,16 @@
 //! What the operator said, checked: the run-time [`Config`].
 //!
 //! Enters: a TOML file or command-line flags (`reader` walks the tables, `file` gives them their shape, `forms` and
-//! `values` read single values, `check` applies the rules between keys). Leaves: [`Config`], of which each room
+//! `values` read single values, `rules` has the rules between keys, `parse` applies them all). Leaves: [`Config`], of which each room
 //! receives its own struct, or [`Mistakes`], all at once. Must not touch: any other room, the network.
 
-mod check;
 mod defaults;
 mod file;
 mod forms;
 mod mistakes;
+mod parse;
 mod reader;
+mod rules;
 mod values;
 
 use std::fs::File;
@@ -81,7 +82,7 @@ impl Config {
     /// # Errors
     /// All mistakes in it at once.
     pub fn parse(text: impl AsRef<[u8]>, name: &str) -> Result<Self, Mistakes> {
-        check::config(text.as_ref(), name)
+        parse::config(text.as_ref(), name)
     }
 
     /// One cleartext listener and one backend for everything, the rest by default: the flags `--listen` and
@@ -111,7 +112,7 @@ impl Config {
     /// Every key that the file may have, as `node` or `session.grace`, in no particular order. For documentation and
     /// its tests.
     pub fn keys() -> Vec<String> {
-        check::keys()
+        parse::keys()
     }
 }
 

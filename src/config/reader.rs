@@ -2,7 +2,7 @@
 //!
 //! Enters: the tables as the TOML parser leaves them, with the place of each value. Leaves: the values, through `&mut`
 //! to where they belong; and a [`Report`] of all that was wrong, of keys nobody asked for, and of keys there are. A key
-//! is known because it is read: there is no second list. Must not touch: the meaning of any key (`file`, `check`).
+//! is known because it is read: there is no second list. Must not touch: the meaning of any key (`file`, `rules`).
 
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::reach::{Line, ReachError};
 use super::row::Row;
-use super::ways::Trial;
+use super::trial::Trial;
 
 /// How long a short request may take.
 const ANSWER: Duration = Duration::from_secs(15);

@@ -4,31 +4,28 @@
 //! touch: the sidecar's own rooms but for codecs and sockets: it is a client like any other.
 //!
 //! `reach` makes connections, `asking` sends short requests, `ways` tries each transport, `read` reads what streams,
-//! `row` keeps what is known of one and has the words.
+//! `row` keeps what is known of one and has the words, `trial` holds it all together.
 
 mod asking;
 mod reach;
 mod read;
 mod report;
 mod row;
+mod trial;
 mod ways;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
 use self::asking::Answer;
 pub use self::reach::ReachError;
 use self::reach::Way;
 pub use self::report::Report;
-use self::row::Row;
-use self::ways::Trial;
+use self::trial::Trial;
 
 /// A body of some size, in bytes.
 const LARGE: usize = 6000;
@@ -71,7 +68,7 @@ pub enum ProbeError {
 /// [`ProbeError`] when there is nothing to test.
 pub async fn probe(asked: &Asked, stop: impl Future) -> Result<Report, ProbeError> {
     let way = Way::new(&asked.url, asked.proxy.as_deref(), asked.ca.as_deref())?;
-    let mut trial = trial(way);
+    let mut trial = Trial::new(way);
     let info = trial.first("/info").await?;
     let server = info.body.as_ref().and_then(|body| body["server"].as_str()).filter(|_| info.status == 200);
     let Some(server) = server.map(str::to_owned) else { return Err(trial.not_ours(&info)) };
@@ -103,23 +100,6 @@ pub async fn probe(asked: &Asked, stop: impl Future) -> Result<Report, ProbeErro
         off: !told,
         client: seen.body.and_then(|body| body["client"].as_str().map(str::to_owned)),
     })
-}
-
-fn trial(way: Way) -> Trial {
-    Trial {
-        way,
-        target: String::new(),
-        own: true,
-        probe: Duration::ZERO,
-        native: Row::new("WebSocket", true),
-        ws: Row::new("ws", true),
-        sse: Row::new("sse", true),
-        stream: Row::new("stream", true),
-        poll: Row::new("poll", true),
-        post: Row::new("POST", false),
-        notes: Mutex::new(BTreeSet::new()),
-        ending: CancellationToken::new(),
-    }
 }
 
 impl Trial {
@@ -174,19 +154,5 @@ impl Trial {
         if !headers.iter().any(|field| name(field) == "x-selftest") {
             self.note("request lost x-selftest, a field nobody knows");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::terms::Transport;
-
-    #[test]
-    fn each_transport_has_its_row() {
-        let way = Way::new("http://127.0.0.1:1/", None, None).expect("a way to nowhere");
-        let trial = trial(way);
-        let rows: Vec<_> = trial.rows().iter().map(|row| row.name).collect();
-        assert!(Transport::WORDS.iter().all(|word| rows.contains(word)), "{rows:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::row::{COLUMNS, Row, span};
-use super::ways::Trial;
+use super::trial::Trial;
 
 /// What was found. Its `Display` is the text for a terminal or a ticket.
 pub struct Report {

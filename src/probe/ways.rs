@@ -3,9 +3,7 @@
 //! Enters: a way to the server, and where the conversation is. Leaves: rows that know what happened, and notes on what was
 //! changed on the way. Must not touch: words about it.
 
-use std::collections::BTreeSet;
 use std::future::{pending, poll_fn};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -13,12 +11,12 @@ use http::Method;
 use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::asking::{Post, fresh};
-use super::reach::{Line, ReachError, Way};
+use super::reach::{Line, ReachError};
 use super::read::{Item, Reader, websocket};
 use super::row::Row;
+use super::trial::Trial;
 use crate::codec::frames::{Frame, WsPayload};
 use crate::session::{Kind, Message};
 use crate::upstream::dial::Io;
@@ -39,26 +37,6 @@ const WAIT: u64 = 25;
 /// Between two attachments of a session.
 const AGAIN: Duration = Duration::from_millis(300);
 
-/// Everything that is tried, together.
-pub(super) struct Trial {
-    pub(super) way: Way,
-    /// Where the conversation is, as a path at the server.
-    pub(super) target: String,
-    /// Whether it is the self-test's: a foreign backend's can only be seen to open.
-    pub(super) own: bool,
-    /// When a stream is probed by the server.
-    pub(super) probe: Duration,
-    pub(super) native: Row,
-    pub(super) ws: Row,
-    pub(super) sse: Row,
-    pub(super) stream: Row,
-    pub(super) poll: Row,
-    pub(super) post: Row,
-    pub(super) notes: Mutex<BTreeSet<String>>,
-    /// The time is over: one more round trip, and then the end.
-    pub(super) ending: CancellationToken,
-}
-
 /// A word for the other end.
 type Sender = mpsc::UnboundedSender<Message>;
 
@@ -69,15 +47,6 @@ enum Up<'a> {
 }
 
 impl Trial {
-    /// All rows, in the order in which they are shown.
-    pub(super) fn rows(&self) -> [&Row; 6] {
-        [&self.native, &self.ws, &self.sse, &self.stream, &self.poll, &self.post]
-    }
-
-    pub(super) fn note(&self, note: impl Into<String>) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(note.into());
-    }
-
     /// Tries all of them until `ending`.
     pub(super) async fn run(&self) {
         let (native, rest) = (self.native(), async {

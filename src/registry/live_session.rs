@@ -14,11 +14,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::reader::Reader;
 use super::token::Token;
 use crate::config;
 use crate::metrics::Metrics;
-use crate::session::{Action, Attach, AttachError, Close, Counts, Message, Moment, Pushed, Session};
+use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Pushed, Session};
 use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
@@ -43,7 +42,7 @@ pub(super) struct State {
     /// The transport of the current attachment.
     pub(super) attached: Option<Transport>,
     /// The transport of the newest attachment, current or not.
-    newest: Option<Transport>,
+    pub(super) newest: Option<Transport>,
     /// Why the session ended, by whoever saw it first.
     ending: Option<Ending>,
     /// Counted among the active sessions.
@@ -148,31 +147,7 @@ impl LiveSession {
         &self.metrics
     }
 
-    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
-    ///
-    /// # Errors
-    /// See [`Session::attach`].
-    pub fn attach(
-        self: &Arc<Self>,
-        transport: Transport,
-        attach: Attach,
-        cause: Option<&str>,
-    ) -> Result<Reader, AttachError> {
-        let presented = attach.after.is_some();
-        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
-            let (attachment, from) = state.session.attach(now, attach)?;
-            let rival = state.attached.replace(transport);
-            if state.active {
-                self.metrics.moved(rival, Some(transport));
-            }
-            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
-        })?;
-        let comes_back = presented && newest.is_some() && transport != Transport::Poll;
-        self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        Ok(Reader::new(Arc::clone(self), attachment, transport, from, (newest.is_some(), comes_back), timer))
-    }
-
-    fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
+    pub(super) fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
         let Some(from) = from.filter(|from| *from != to) else { return };
         self.metrics.changed(from, to);
         tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::live_session::{LiveSession, register};
-use crate::session::{Attachment, Message, Pulled};
+use crate::session::{Attach, AttachError, Attachment, Message, Pulled};
 use crate::terms::{Resume, Transport};
 
 /// The right to read a session's down channel; dropping it detaches.
@@ -29,18 +29,34 @@ pub struct Reader {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Reader {
-    pub(super) fn new(
-        live: Arc<LiveSession>,
-        attachment: Attachment,
+impl LiveSession {
+    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
+    ///
+    /// # Errors
+    /// See [`crate::session::Session::attach`].
+    pub fn attach(
+        self: &Arc<Self>,
         transport: Transport,
-        from: u64,
-        (resumed, comes_back): (bool, bool),
-        timer: Option<Pin<Box<Sleep>>>,
-    ) -> Self {
-        Self { live, attachment, transport, from, resumed, comes_back, dry: false, timer }
+        attach: Attach,
+        cause: Option<&str>,
+    ) -> Result<Reader, AttachError> {
+        let presented = attach.after.is_some();
+        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
+            let (attachment, from) = state.session.attach(now, attach)?;
+            let rival = state.attached.replace(transport);
+            if state.active {
+                self.metrics.moved(rival, Some(transport));
+            }
+            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
+        })?;
+        let comes_back = presented && newest.is_some() && transport != Transport::Poll;
+        self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
+        let (live, resumed) = (Arc::clone(self), newest.is_some());
+        Ok(Reader { live, attachment, transport, from, resumed, comes_back, dry: false, timer })
     }
+}
 
+impl Reader {
     /// The session.
     #[must_use]
     pub fn session(&self) -> &Arc<LiveSession> {
