@@ -16,9 +16,9 @@ use super::route::{self, Ours, Verb};
 use super::{Gateway, Live, forwarded};
 use crate::client;
 use crate::codec::batch::Form;
+use crate::codec::progress;
 use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
-use crate::codec::standing;
 use crate::http::body::Body;
 use crate::http::body::answer;
 use crate::http::incoming::Sent;
@@ -28,7 +28,7 @@ use crate::listener::peer::Peer;
 use crate::registry::{Found, LiveSession, Opening, Reader};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
-use crate::transport::facts::{self, Arrival};
+use crate::transport::greeting::{self, Arrival};
 use crate::transport::query::Query;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
@@ -63,7 +63,7 @@ impl Call<'_> {
             asked.nonce = Some(nonce);
         }
         let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        Ok(answer(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
+        Ok(answer(StatusCode::OK, JSON, greeting::of_session(&cell, &self.live.config.prefix)))
     }
 
     /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
@@ -282,7 +282,7 @@ impl Call<'_> {
 
     /// `GET info`.
     pub(super) fn info(&self) -> Response<Body> {
-        answer(StatusCode::OK, JSON, facts::info(&self.live.session))
+        answer(StatusCode::OK, JSON, greeting::info(&self.live.session))
     }
 
     pub(super) async fn small_body(&self, body: Sent) -> Result<Bytes, Fault> {
@@ -300,7 +300,7 @@ impl Call<'_> {
 /// An answer that is a JSON object, with the request's nonce in it.
 fn told(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
     if let Some(nonce) = nonce {
-        standing::echo(&mut object, nonce);
+        progress::echo(&mut object, nonce);
     }
     answer(StatusCode::OK, JSON, object)
 }

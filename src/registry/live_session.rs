@@ -82,9 +82,9 @@ struct Wakes {
     senders: bool,
 }
 
-/// What a `send` or an `ack` is told.
+/// What the response to a `send` or an `ack` says.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct Progress {
     /// Cursors and counters.
     pub counts: Counts,
     /// The transport that is attached.
@@ -203,9 +203,9 @@ impl LiveSession {
 
     /// Cursors, counters and what is attached.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn progress(&self) -> Progress {
         let state = self.lock();
-        Standing { counts: state.session.counts(), attached: state.attached }
+        Progress { counts: state.session.counts(), attached: state.attached }
     }
 
     /// Asks whatever is attached, now or later, to leave at `at`.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
-pub use self::live_session::{LiveSession, Standing};
+pub use self::live_session::{LiveSession, Progress};
 use self::nonces::{NoPlace, Nonces, Place, Purpose};
 pub use self::reader::Reader;
 use self::token::Token;

@@ -13,8 +13,8 @@
 //! | `rewritten` | a proxied body that is changed on its way, no session |
 //! | `tunnel` | a WebSocket that is passed through, no session |
 
-pub mod facts;
 pub mod fault;
+pub mod greeting;
 pub mod multi;
 pub mod poll;
 pub mod query;

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response};
 use tokio::time::Instant;
 
 use super::stream::OCTET_STREAM;
-use crate::codec::poll::PollAnswer;
+use crate::codec::poll::PollResponse;
 use crate::http::body::Body;
 use crate::http::source::{Chunk, Source};
 use crate::registry::Reader;
@@ -114,21 +114,21 @@ impl Polling {
 
     fn encode(&self, out: &mut BytesMut) {
         let Gathered { messages, close, lost, superseded, reconnect, after, .. } = &self.gathered;
-        let answer = PollAnswer {
+        let response = PollResponse {
             from: self.reader.from(),
             after: *after,
             messages,
             close: close.as_ref(),
             lost: *lost,
-            next: self.reader.session().standing().counts.next,
+            next: self.reader.session().progress().counts.next,
             nonce: self.nonce.as_deref(),
             superseded: *superseded,
             reconnect: *reconnect,
         };
         if self.frames {
-            answer.encode_frames(out);
+            response.encode_frames(out);
         } else {
-            answer.encode_json(out);
+            response.encode_json(out);
         }
     }
 }

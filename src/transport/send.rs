@@ -1,6 +1,6 @@
 //! Up: messages, acknowledgements and the close, by short requests (PROTOCOL 6, 7).
 //!
-//! Enters: a session and a request's body. Leaves: the standing of the session as JSON. Must not touch: how bodies are
+//! Enters: a session and a request's body. Leaves: the progress of the session as JSON. Must not touch: how bodies are
 //! written.
 
 use std::time::Duration;
@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use super::fault::Fault;
 use crate::codec::batch::Form;
-use crate::codec::standing;
+use crate::codec::progress;
 use crate::http::incoming::Sent;
-use crate::registry::{LiveSession, Standing};
+use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
 
@@ -41,7 +41,7 @@ pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Resul
     match session.push(sending.seq, &messages).await {
         Pushed::Accepted { .. } => {
             count(session, &messages);
-            Ok(standing(session))
+            Ok(progress(session))
         }
         Pushed::Gap { next } => Err(Fault::Gap { next }),
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
@@ -56,7 +56,7 @@ pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Resul
 pub fn ack(session: &LiveSession, after: Option<u64>) -> Result<BytesMut, Fault> {
     let after = after.ok_or_else(|| Fault::BadRequest("`after` is missing: it is what an ack acknowledges".into()))?;
     session.ack(after)?;
-    Ok(standing(session))
+    Ok(progress(session))
 }
 
 /// Closes the session for the client.
@@ -108,10 +108,10 @@ async fn next_frame(body: &mut Sent, patience: Duration) -> Result<Option<http_b
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
 }
 
-fn standing(session: &LiveSession) -> BytesMut {
-    let Standing { counts, attached } = session.standing();
+fn progress(session: &LiveSession) -> BytesMut {
+    let Progress { counts, attached } = session.progress();
     let (next, sent, unacked) = (counts.next, counts.sent, counts.sent - counts.acked);
-    standing::encode(next, attached.map(Transport::as_str), sent, unacked)
+    progress::encode(next, attached.map(Transport::as_str), sent, unacked)
 }
 
 fn count(session: &LiveSession, messages: &[Message]) {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use crate::codec::encoding::Encoding;
 use crate::http::source::{Chunk, Source};
 use crate::registry::Reader;
-use crate::session::{Close, Message, Pulled};
+use crate::session::Pulled;
 
 /// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message goes alone.
 const CHUNK: usize = 16 * 1024;
@@ -20,29 +21,11 @@ const COME_BACK: u32 = 0;
 /// When a client that was asked to leave a stopping process should come back: its successor needs a moment.
 const COME_BACK_LATER: u32 = 1000;
 
-/// How the items of a stream are written.
-pub trait Encoding {
-    /// The first bytes: the facts of the session, as JSON.
-    fn opening(&self, out: &mut BytesMut, from: u64, facts: &str);
-    /// A message and its number.
-    fn message(&self, out: &mut BytesMut, number: u64, message: &Message);
-    /// Nothing happened; the last number sent.
-    fn heartbeat(&self, out: &mut BytesMut, sent: u64);
-    /// These numbers are gone.
-    fn lost(&self, out: &mut BytesMut, from: u64, to: u64);
-    /// The end of the session and its number.
-    fn close(&self, out: &mut BytesMut, number: u64, close: &Close);
-    /// A newer attachment reads now.
-    fn superseded(&self, out: &mut BytesMut);
-    /// Come back after so many milliseconds.
-    fn reconnect(&self, out: &mut BytesMut, after_ms: u32);
-}
-
 /// The source of the `sse` and `stream` transports.
 pub struct Streaming<E> {
     reader: Reader,
     encoding: E,
-    facts: Option<String>,
+    greeting: Option<String>,
     /// The last number written here.
     sent: u64,
     /// When the next heartbeat is due unless something is written before; the first one is the probe.
@@ -51,8 +34,8 @@ pub struct Streaming<E> {
 }
 
 impl<E: Encoding> Streaming<E> {
-    /// Begins with `facts`; the first heartbeat follows as the probe.
-    pub fn new(reader: Reader, encoding: E, facts: String) -> Self {
+    /// Begins with `greeting`; the first heartbeat follows as the probe.
+    pub fn new(reader: Reader, encoding: E, greeting: String) -> Self {
         let now = Instant::now();
         let policy = reader.session().policy();
         let (beat, recycle) = (now + policy.probe.min(policy.heartbeat), policy.recycle);
@@ -60,7 +43,7 @@ impl<E: Encoding> Streaming<E> {
             sent: reader.from(),
             reader,
             encoding,
-            facts: Some(facts),
+            greeting: Some(greeting),
             beat,
             recycle: (!recycle.is_zero()).then(|| now + recycle),
         }
@@ -123,10 +106,10 @@ impl<E: Encoding> Streaming<E> {
 
 impl<E: Encoding> Source for Streaming<E> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
-        if let Some(facts) = self.facts.take() {
+        if let Some(greeting) = self.greeting.take() {
             // Alone and at once. Boxes that wait for a first byte must not wait for a message; and one that gives each write
             // when the next one comes must not seem sound because a message came with the opening, and then the probe.
-            self.encoding.opening(out, self.sent, &facts);
+            self.encoding.opening(out, self.sent, &greeting);
             return Poll::Ready(Chunk::More);
         }
         let start = out.len();

@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::facts::{self, Arrival};
 use super::fault::Fault;
+use super::greeting::{self, Arrival};
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
 use crate::http::body::Body;
 use crate::http::fields::has_token;
@@ -62,11 +62,11 @@ impl Handshake {
     /// Answers 101; behind it the connection carries the session.
     #[must_use]
     pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
-        let next = reader.session().standing().counts.next;
-        let facts = facts::of_attachment(&reader, prefix, Arrival::Known, next);
+        let next = reader.session().progress().counts.next;
+        let greeting = greeting::of_attachment(&reader, prefix, Arrival::Known, next);
         let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.session().policy().message.max(LEAST_LIMIT) + 1;
-            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts, next)
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, greeting, next)
         }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -86,7 +86,7 @@ struct Carrier<S> {
     socket: Socket<S>,
     reader: Reader,
     pushing: Option<Pushing>,
-    /// The number of the client's next message, counted from the facts. What a transport before brings late takes
+    /// The number of the client's next message, counted from the greeting. What a transport before brings late takes
     /// numbers too, so the session's own count would make twins.
     next: u64,
     /// Everything below is told to the client to be safe.
@@ -102,14 +102,14 @@ struct Carrier<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
-    fn new(socket: Socket<S>, reader: Reader, facts: String, next: u64) -> Self {
+    fn new(socket: Socket<S>, reader: Reader, greeting: String, next: u64) -> Self {
         let policy = reader.session().policy();
         let beat = Instant::now() + policy.probe.min(policy.heartbeat);
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
         let mut carrier =
             Self { socket, reader, pushing: None, next, safe: next, asked: false, sent, beat, parting: None, timer };
-        carrier.write(&Frame::Facts(facts));
+        carrier.write(&Frame::Facts(greeting));
         carrier
     }
 

@@ -1,4 +1,4 @@
-//! The facts of a session, as clients are told them (PROTOCOL 3.1, 3.4, 4.1).
+//! The greeting of a session, and the response to `info` (PROTOCOL 3.1, 3.4, 4.1).
 //!
 //! Enters: a session, the limits. Leaves: JSON text. Must not touch: the session's state.
 
@@ -8,33 +8,33 @@ use bytes::BytesMut;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use crate::codec::facts::{self, Attached, Facts};
+use crate::codec::greeting::{self, Attached, Greeting};
 use crate::config;
 use crate::registry::{LiveSession, Reader};
 use crate::terms::Transport;
 
-/// What a client is told when its session is opened: an object with the facts as `session`.
+/// What a client gets when its session is opened: an object with the greeting as `session`.
 #[must_use]
 pub fn of_session(session: &LiveSession, prefix: &str) -> String {
     let mut out = BytesMut::from(r#"{"session":"#);
-    facts::encode(&mut out, &of(session, prefix, None));
+    greeting::encode(&mut out, &of(session, prefix, None));
     out.extend_from_slice(b"}");
     text(out)
 }
 
-/// What a client is told when a stream of its session begins. `next` is the up number expected.
+/// What a stream of a session begins with. `next` is the up number expected.
 #[must_use]
 pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival, next: u64) -> String {
     let lost = arrival == Arrival::Forgotten;
     let attached = Attached { resumed: reader.resumed() && !lost, from: reader.from(), next, lost };
     let mut out = BytesMut::new();
-    facts::encode(&mut out, &of(reader.session(), prefix, Some(attached)));
+    greeting::encode(&mut out, &of(reader.session(), prefix, Some(attached)));
     text(out)
 }
 
-fn of<'a>(session: &'a LiveSession, prefix: &'a str, attachment: Option<Attached>) -> Facts<'a> {
+fn of<'a>(session: &'a LiveSession, prefix: &'a str, attachment: Option<Attached>) -> Greeting<'a> {
     let policy = session.policy();
-    Facts {
+    Greeting {
         id: session.id(),
         token: session.token().as_str(),
         protocol: session.protocol(),
