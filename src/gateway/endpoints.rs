@@ -212,7 +212,7 @@ impl Call<'_> {
         let wait = query.wait()?.unwrap_or(policy.wait).min(policy.wait_max);
         let frames = wants_frames(headers, query)?;
         let reader = self.attach(cell, Transport::Poll, query.number("after")?, query)?;
-        Ok(poll::respond(reader, poll::Asked { wait, frames, nonce: nonce.map(str::to_owned) }))
+        Ok(poll::respond(reader, poll::PollOptions { wait, frames, nonce: nonce.map(str::to_owned) }))
     }
 
     /// `POST poll`: one answer for several sessions. A fault of one of them is its part of the answer.
@@ -241,7 +241,7 @@ impl Call<'_> {
         match self.gateway.registry.find(token) {
             Found::Here(cell) => {
                 let reader = self.attach(&cell, Transport::Poll, after, query)?;
-                Ok(poll::source(reader, poll::Asked { wait, frames: false, nonce: None }))
+                Ok(poll::source(reader, poll::PollOptions { wait, frames: false, nonce: None }))
             }
             Found::Ended(close) => Err(Fault::SessionClosed(close)),
             Found::Unknown => Err(Fault::UnknownSession),

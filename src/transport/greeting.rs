@@ -50,7 +50,7 @@ fn text(json: BytesMut) -> String {
     String::from_utf8(json.into()).expect("JSON made of texts is text")
 }
 
-/// How the client of a stream came to its session.
+/// Whether the stream is of the session that its client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// It knew the session, or opened it.
@@ -59,7 +59,7 @@ pub enum Arrival {
     Forgotten,
 }
 
-/// The answer to `info`.
+/// The response to `info`.
 #[must_use]
 pub fn info(session: &config::Session) -> String {
     json!({

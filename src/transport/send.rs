@@ -1,7 +1,7 @@
 //! Up: messages, acknowledgements and the close, by short requests (PROTOCOL 6, 7).
 //!
 //! Enters: a session and a request's body. Leaves: the progress of the session as JSON. Must not touch: how bodies are
-//! written.
+//! encoded.
 
 use std::time::Duration;
 
@@ -19,9 +19,8 @@ use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
 
-/// How a body is to be read, and what it numbers and acknowledges.
+/// What the query and headers of a `send` say of its body.
 pub struct Sending {
-    /// The form of the body.
     pub form: Form,
     /// The number of the first message.
     pub seq: Option<u64>,
@@ -29,10 +28,10 @@ pub struct Sending {
     pub after: Option<u64>,
 }
 
-/// Sends messages up; the answer says how far all is on its way.
+/// Sends messages up; the response is the progress of the session.
 ///
 /// # Errors
-/// [`Fault`]; what it says of numbers tells what was accepted.
+/// [`Fault`]; the number in it says what was accepted.
 pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
     let messages = sending.form.decode(body, session.policy().message)?;
     if let Some(after) = sending.after {
@@ -49,7 +48,7 @@ pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Resul
     }
 }
 
-/// Acknowledges.
+/// Acknowledges everything down up to `after`.
 ///
 /// # Errors
 /// [`Fault::BadCursor`] when so much was not sent; [`Fault::BadRequest`] without a cursor.
@@ -65,7 +64,7 @@ pub fn close(session: &LiveSession, close: Close) -> BytesMut {
     closed(&session.close(close))
 }
 
-/// The answer to a close.
+/// The response to a close.
 #[must_use]
 pub fn closed(close: &Close) -> BytesMut {
     json!({ "close": close }).to_string().as_bytes().into()
@@ -78,7 +77,7 @@ pub fn closed(close: &Close) -> BytesMut {
 pub async fn read_body(body: Sent, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     match body {
         Sent::Whole(whole) if whole.len() <= limit => Ok(whole),
-        // Boxed: the way of a short message has no room for the wait.
+        // Boxed, so that the future of a short message, which is the usual case, does not have room for this wait.
         body => Box::pin(read_pieces(body, limit, patience)).await,
     }
 }

@@ -1,6 +1,6 @@
 //! The `sse` transport: server-sent events (PROTOCOL 4.1).
 //!
-//! Enters: a reader. Leaves: a response that never ends by itself. Must not touch: how events are written.
+//! Enters: a reader. Leaves: a response that never ends by itself. Must not touch: how events are encoded.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ const RETRY_UNAVAILABLE_MS: u32 = 5000;
 pub enum IdForm {
     /// The bare number.
     Bare,
-    /// With the token, so that a bare `EventSource` resumes by itself.
+    /// With the token, so that an `EventSource` without our script resumes by itself.
     Token(Arc<LiveSession>),
 }
 

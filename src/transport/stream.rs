@@ -1,6 +1,6 @@
 //! The `stream` transport: frames in an octet stream (PROTOCOL 4.2), for clients behind boxes that delay event streams.
 //!
-//! Enters: a reader. Leaves: a response that never ends by itself. Must not touch: how frames are written.
+//! Enters: a reader. Leaves: a response that never ends by itself. Must not touch: how frames are encoded.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
