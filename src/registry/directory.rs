@@ -1,6 +1,6 @@
-//! Where a session lives: here, ended, or unknown. The one seam for "this session lives elsewhere".
+//! Whether a session is live, ended, or unknown. If sessions are ever found on other nodes, it is decided here.
 //!
-//! Enters: new sessions, ends, presented tokens. Leaves: what is known of them. Must not touch: the inside of a session.
+//! Enters: new sessions, ends, presented tokens. Leaves: what is known of them. Must not touch: the state of a session.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +14,15 @@ use crate::session::Close;
 
 /// What is known of a presented token.
 pub enum Found {
-    /// Its session lives here.
+    /// Its session is live.
     Here(Arc<LiveSession>),
     /// Its session has ended, and how.
     Ended(Close),
-    /// Never heard of, forged, or forgotten.
+    /// It was never issued here, is forged, or is forgotten.
     Unknown,
 }
 
-/// All sessions of this process, by id; and the ends of those that were.
+/// All live sessions of this process by id, and how the ended ones ended.
 #[derive(Default)]
 pub(super) struct Directory {
     inner: Mutex<Inner>,
@@ -67,7 +67,7 @@ impl Directory {
         }
     }
 
-    /// Forgets a finished session, all but its end.
+    /// Removes a finished session and remembers how it ended.
     pub(super) fn retire(&self, session: &LiveSession, close: Close, memory: Memory) {
         let mut inner = self.lock();
         inner.live.remove(session.id());

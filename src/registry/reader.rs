@@ -1,6 +1,6 @@
-//! What a transport holds of a session: the right to read its down channel.
+//! A reader: the right to read the down channel of a session, as a transport has it.
 //!
-//! Enters: polls of a transport. Leaves: what the session has for it, wake-ups. Must not touch: sockets, HTTP.
+//! Enters: polls of a transport. Leaves: what comes next, wake-ups. Must not touch: sockets, HTTP.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ pub struct Reader {
     transport: Transport,
     from: u64,
     resumed: bool,
-    /// A client that came back, until its first read tells whether messages are gone.
+    /// The client came back; cleared by the first read, which shows whether messages are gone.
     comes_back: bool,
-    /// The last read left nothing, and whoever polled it will be woken.
+    /// The last read took all that there was, and its waker is registered.
     dry: bool,
-    /// The session's, see [`Reader::poll_due`].
+    /// The timer of the session, see [`Reader::poll_due`].
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl LiveSession {
-    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
+    /// Attaches a transport; an older attachment is superseded. `cause` is why it changed, as the client says.
     ///
     /// # Errors
     /// See [`crate::session::Session::attach`].
@@ -57,7 +57,6 @@ impl LiveSession {
 }
 
 impl Reader {
-    /// The session.
     #[must_use]
     pub fn session(&self) -> &Arc<LiveSession> {
         &self.live
@@ -75,7 +74,7 @@ impl Reader {
         self.resumed
     }
 
-    /// What comes next. Messages are handed to `each` with their numbers: payloads up to `budget` bytes together, but at
+    /// What comes next. Messages are given to `each` with their numbers: payloads up to `budget` bytes together, but at
     /// least one message. `each` runs under the session's mutex. Pending registers the waker.
     pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
         let (pulled, dry) = self.live.act(|state, now| {
@@ -104,14 +103,14 @@ impl Reader {
         }
     }
 
-    /// True when the last [`Reader::poll_pull`] took all that there was, and whoever polled will be woken for more.
+    /// True when the last [`Reader::poll_pull`] took all that there was and registered the waker.
     #[must_use]
     pub fn is_dry(&self) -> bool {
         self.dry
     }
 
-    /// Ready once it is `due`. A timer that fires too early costs less than one that is moved for every message, and less
-    /// than a new one for every poll: a session has one, which it keeps between two attachments.
+    /// Ready once it is `due`. A timer that fires too early costs less than to move it for every message, or to make a new
+    /// one for every poll: a session has one, which it keeps between two attachments.
     pub fn poll_due(&mut self, cx: &mut Context<'_>, now: Instant, due: Instant) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if timer.deadline() <= now || due < timer.deadline() {
@@ -152,7 +151,7 @@ impl Drop for Reader {
             let current = state.session.is_current(self.attachment);
             state.session.detach(now, self.attachment);
             if current {
-                // Its task may be at something else by now, or over.
+                // Its task may do something else by now, or may have ended.
                 state.reader = None;
                 let left = state.attached.take();
                 if state.active {
@@ -205,11 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_woken_and_who_left_is_not() {
+    fn a_waiting_reader_is_woken_and_one_that_left_is_not() {
         let session = session();
         let (superseded, woken) = waiting(&session);
         let (left, never) = waiting(&session);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it is to learn that it was superseded");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it learns that it was superseded");
         drop(superseded);
         drop(left);
         assert_eq!(Arc::strong_count(&never), 1, "its task can go");
