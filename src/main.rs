@@ -1,7 +1,6 @@
 //! The command line.
 //!
-//! Enters: arguments. Leaves: an exit code, and words to whoever started us. Must not touch: anything but the doors of
-//! the library.
+//! Enters: arguments. Leaves: an exit code and messages to the user. Must not touch: anything but the library's public items.
 
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,11 +14,12 @@ use underpass::demo;
 use underpass::lifecycle::drain::signals;
 use underpass::lifecycle::log;
 use underpass::lifecycle::sockets::Sockets;
-use underpass::probe::{Asked, probe};
+use underpass::probe::{ProbeOptions, probe};
 
-/// A session is a few dozen small pieces, opened and closed by the thousand: mimalloc keeps them closer together than the C
-/// library's allocator, and is faster at it (docs/PERFORMANCE.md has the figures). It builds with the C compiler that ring
-/// needs anyway; jemalloc would want make as well. Huge pages are off (`no_thp`): each is cleared whole when first touched.
+/// A session consists of a few dozen small allocations, and thousands of sessions open and close: mimalloc packs these more
+/// densely than the C library's allocator and is faster (docs/PERFORMANCE.md has the figures). It needs only the C compiler
+/// that ring needs anyway; jemalloc would need make as well. Huge pages are off (`no_thp`), because the kernel clears each one
+/// completely on first use.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -56,7 +56,7 @@ enum Command {
                             or the arguments are wrong, so nothing was tested. Ctrl-C ends it early with what is known."
     )]
     Probe(ProbeArgs),
-    /// Report all mistakes of a configuration, without starting anything
+    /// Report all errors in a configuration, without starting anything
     Check {
         /// The TOML file
         config: PathBuf,
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
 }
 
 fn check(path: &PathBuf) -> Result<(), String> {
-    let config = Config::load(path).map_err(|mistakes| mistakes.to_string())?;
+    let config = Config::load(path).map_err(|errors| errors.to_string())?;
     check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
     println!("{} is fine: {} listener(s), {} route(s)", path.display(), config.listeners.len(), config.routes.len());
     Ok(())
@@ -130,17 +130,17 @@ fn run(args: RunArgs) -> Result<(), String> {
         (Some(path), _) => Config::load(path),
         (None, upstream) => Config::from_flags(&args.listen, upstream.as_deref().unwrap_or_default()),
     };
-    let config = config.map_err(|mistakes| mistakes.to_string())?;
+    let config = config.map_err(|errors| errors.to_string())?;
     log::start(&config.log);
-    // Before the runtime: it changes the environment, which only a lone thread may.
+    // Before the runtime starts other threads, because this changes the environment.
     let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
     on_runtime(async move {
         let app = App::start(config, sockets).map_err(|error| error.to_string())?;
         for address in &app.addresses {
-            tracing::info!(address = %shown(address), version = env!("CARGO_PKG_VERSION"), "listening");
+            tracing::info!(address = %text(address), version = env!("CARGO_PKG_VERSION"), "listening");
         }
         if let Some(address) = &app.admin {
-            tracing::info!(address = %shown(address), "admin listening");
+            tracing::info!(address = %text(address), "admin listening");
         }
         serve(app, args.config).await
     })
@@ -148,11 +148,11 @@ fn run(args: RunArgs) -> Result<(), String> {
 
 fn run_demo(args: &DemoArgs) -> Result<(), String> {
     log::start(&Log { format: LogFormat::Text, level: "warn,underpass=info".into() });
-    let wanted = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+    let address = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let fixed = args.listen.is_some();
     on_runtime(async move {
         let backend = demo::start().await.map_err(|error| format!("the demo backend: {error}"))?;
-        let app = match start_demo(wanted, backend) {
+        let app = match start_demo(address, backend) {
             Err(_) if !fixed => start_demo(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), backend),
             started => started,
         };
@@ -164,18 +164,18 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
 
 fn run_probe(args: ProbeArgs) -> ExitCode {
     let ProbeArgs { url, proxy, ca, seconds, target } = args;
-    let asked = Asked { url, proxy, ca, time: std::time::Duration::from_secs(seconds), target };
+    let options = ProbeOptions { url, proxy, ca, time: std::time::Duration::from_secs(seconds), target };
     let mut exit = ExitCode::from(2);
-    let told = on_runtime(async {
+    let done = on_runtime(async {
         if std::io::stderr().is_terminal() {
             eprintln!("Testing for {seconds} s …");
         }
-        let report = probe(&asked, tokio::signal::ctrl_c()).await.map_err(|error| error.to_string())?;
+        let report = probe(&options, tokio::signal::ctrl_c()).await.map_err(|error| error.to_string())?;
         print!("{report}");
         exit = ExitCode::from(u8::from(!report.is_clean()));
         Ok(())
     });
-    if let Err(message) = told {
+    if let Err(message) = done {
         eprintln!("{message}");
     }
     exit
@@ -184,7 +184,7 @@ fn run_probe(args: ProbeArgs) -> ExitCode {
 fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError> {
     let mut config = Config::from_flags(&listen.to_string(), &format!("ws://{backend}")).unwrap_or_default();
     config.selftest = true;
-    // A demo is stopped by hand: nobody wants to wait.
+    // A demo is stopped by hand, and nobody wants to wait for it.
     config.drain.pre = std::time::Duration::ZERO;
     config.drain.spread = std::time::Duration::from_millis(500);
     config.drain.timeout = std::time::Duration::from_secs(3);
@@ -192,7 +192,7 @@ fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError
 }
 
 fn print_demo(app: &App, backend: SocketAddr) {
-    let url = app.addresses.first().map(|address| format!("http://{}", shown(address))).unwrap_or_default();
+    let url = app.addresses.first().map(|address| format!("http://{}", text(address))).unwrap_or_default();
     println!(
         "\
 underpass {version} demo
@@ -220,7 +220,7 @@ async fn serve(app: App, source: Option<PathBuf>) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs on a runtime of this thread alone, which is the first worker; the application starts the others.
+/// Runs `work` on a runtime of this thread only. This thread is the first worker; the application starts the others.
 fn on_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("the runtime: {error}"))?;
@@ -229,7 +229,7 @@ fn on_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), Stri
     done
 }
 
-fn shown(address: &Address) -> String {
+fn text(address: &Address) -> String {
     match address {
         Address::Tcp(address) => address.to_string(),
         Address::Unix(path) => format!("unix:{}", path.display()),

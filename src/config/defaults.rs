@@ -1,4 +1,4 @@
-//! What holds when the operator says nothing.
+//! The defaults.
 //!
 //! Enters: nothing. Leaves: the `Default` of each struct of [`Config`]; no default is written anywhere else in the code
 //! (`config.example.toml` repeats them for people, and a test compares). Must not touch: files, other rooms.
@@ -11,7 +11,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const WINDOW: u32 = 64 * 1024;
 
-/// Without listeners and routes: those only the operator can name, so this one alone cannot be run.
+/// Without listeners and routes, which only the operator can name; so the default alone cannot run.
 impl Default for Config {
     fn default() -> Self {
         Self {

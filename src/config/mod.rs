@@ -1,13 +1,13 @@
-//! What the operator said, checked: the run-time [`Config`].
+//! The operator's configuration, checked: the run-time [`Config`].
 //!
-//! Enters: a TOML file or command-line flags (`reader` walks the tables, `file` gives them their shape, `forms` and
-//! `values` read single values, `rules` has the rules between keys, `parse` applies them all). Leaves: [`Config`], of which each room
-//! receives its own struct, or [`Mistakes`], all at once. Must not touch: any other room, the network.
+//! Enters: a TOML file or command-line flags (`parse` is the entry; `reader` walks the tables, `keys` names the
+//! keys, `formats` and `values` read single values, `rules` has the rules between keys). Leaves: [`Config`], of which each room
+//! receives its own struct, or all [`ConfigErrors`] at once. Must not touch: any other room, the network.
 
 mod defaults;
-mod file;
-mod forms;
-mod mistakes;
+mod errors;
+mod formats;
+mod keys;
 mod parse;
 mod reader;
 mod rules;
@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use self::mistakes::Found;
-pub use self::mistakes::{Mistake, Mistakes, Place};
+use self::errors::SpannedError;
+pub use self::errors::{ConfigError, ConfigErrors, Location};
 
 /// A longer file is not read: it is not a configuration.
 const FILE_MAX: u64 = 1 << 20;
@@ -44,7 +44,7 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Which pages may use us.
     pub origins: Origins,
-    /// Whose word on the client's address, scheme and host we take.
+    /// Peers that may tell us a client's address, scheme and host.
     pub trusted: Trusted,
     /// Sessions: bounds and timers.
     pub session: Session,
@@ -54,7 +54,7 @@ pub struct Config {
     pub backend: Backend,
     /// Where `/livez`, `/readyz` and `/metrics` are served, if anywhere.
     pub admin: Option<Address>,
-    /// Log lines.
+    /// Format and level of log lines.
     pub log: Log,
     /// How the process stops.
     pub drain: Drain,
@@ -64,34 +64,34 @@ impl Config {
     /// Reads a file. The files that it names (certificates, keys) are not opened.
     ///
     /// # Errors
-    /// All mistakes in it at once; also that it cannot be read.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self, Mistakes> {
+    /// All errors in it at once; also when it cannot be read.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigErrors> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let bytes = read(path).map_err(|error| {
             let what = format!("cannot be read: {error}");
             let hint = "name another, begin one from config.example.toml, or do without: \
                         underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
-            Mistakes::new(&name, "", vec![Found { span: None, what, hint: hint.to_owned() }])
+            ConfigErrors::new(&name, "", vec![SpannedError { span: None, what, hint: hint.to_owned() }])
         })?;
         Self::parse(bytes, &name)
     }
 
-    /// Reads a text in the form of the file. `name` is what mistakes call it.
+    /// Reads a text in the format of the file. `name` stands for it in errors.
     ///
     /// # Errors
-    /// All mistakes in it at once.
-    pub fn parse(text: impl AsRef<[u8]>, name: &str) -> Result<Self, Mistakes> {
+    /// All errors in it at once.
+    pub fn parse(text: impl AsRef<[u8]>, name: &str) -> Result<Self, ConfigErrors> {
         parse::config(text.as_ref(), name)
     }
 
-    /// One cleartext listener and one backend for everything, the rest by default: the flags `--listen` and
-    /// `--upstream`, in the same forms as the keys `listen` and `upstream`.
+    /// One cleartext listener and one backend for everything, with the defaults for all other keys: the flags `--listen` and
+    /// `--upstream`, in the same formats as the keys `listen` and `upstream`.
     ///
     /// # Errors
-    /// The mistakes in both.
-    pub fn from_flags(listen: &str, upstream: &str) -> Result<Self, Mistakes> {
-        match (forms::address(listen), forms::upstream(upstream)) {
+    /// All errors in both.
+    pub fn from_flags(listen: &str, upstream: &str) -> Result<Self, ConfigErrors> {
+        match (formats::address(listen), formats::upstream(upstream)) {
             (Ok(address), Ok(upstream)) => Ok(Self {
                 listeners: vec![Listener { address, tls: None }],
                 routes: vec![Route { host: None, path: "/".to_owned(), upstream, inject: false }],
@@ -99,12 +99,12 @@ impl Config {
             }),
             (address, endpoint) => {
                 let flags = [("listen", listen, address.err()), ("upstream", upstream, endpoint.err())];
-                let found = flags.into_iter().filter_map(|(flag, value, wrong)| {
-                    let wrong = wrong?;
-                    let what = format!("`--{flag} {}` {}", value.escape_debug(), wrong.what);
-                    Some(Found { span: None, what, hint: wrong.hint })
+                let errors = flags.into_iter().filter_map(|(flag, value, error)| {
+                    let error = error?;
+                    let what = format!("`--{flag} {}` {}", value.escape_debug(), error.what);
+                    Some(SpannedError { span: None, what, hint: error.hint })
                 });
-                Err(Mistakes::new("command line", "", found.collect()))
+                Err(ConfigErrors::new("command line", "", errors.collect()))
             }
         }
     }
@@ -112,7 +112,7 @@ impl Config {
     /// Every key that the file may have, as `node` or `session.grace`, in no particular order. For documentation and
     /// its tests.
     pub fn keys() -> Vec<String> {
-        parse::keys()
+        parse::all_keys()
     }
 }
 
@@ -139,7 +139,7 @@ pub enum Address {
 /// One listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// Where it listens.
+    /// Its address, or the name of a socket that is passed.
     pub address: Address,
     /// Certificate and key, when it speaks TLS.
     pub tls: Option<TlsFiles>,
@@ -183,7 +183,7 @@ pub enum Endpoint {
     Tcp {
         /// A name, an IPv4 address, or an IPv6 address without brackets.
         host: String,
-        /// The port.
+        /// From 1 to 65535.
         port: u16,
     },
     /// A unix socket.
@@ -204,16 +204,16 @@ pub struct UpstreamTls {
 pub struct Origins {
     /// Origins besides our own, as browsers write them (`https://app.example`), lower case.
     pub allowed: Vec<String>,
-    /// Whether answers to allowed origins let the browser send and see with credentials.
+    /// Whether responses to allowed origins let browsers send credentials and read the result.
     pub credentials: bool,
     /// Whether a request under the prefix without `Origin` is refused.
     pub require: bool,
 }
 
-/// Peers whose forwarding headers are believed.
+/// Peers whose forwarding fields are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trusted {
-    /// Networks.
+    /// Peers with an address in these networks.
     pub networks: Vec<IpNet>,
     /// Peers on a unix socket, which have no address.
     pub unix: bool,
@@ -222,45 +222,45 @@ pub struct Trusted {
 /// Bounds and timers of sessions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
-    /// Sessions at most; above it opening is refused.
+    /// Most sessions. At this limit opening another one is refused.
     pub max: usize,
-    /// Largest message, either way.
+    /// Largest message in either direction.
     pub message: usize,
-    /// Most payload bytes of a poll answer; a single larger message goes alone.
+    /// Most payload bytes in the response to a poll; a larger message is sent alone.
     pub batch: usize,
     /// Largest body of a `send`.
     pub body: usize,
-    /// Kept for a client, unacknowledged plus unsent; at it the backend is not read.
+    /// Most bytes kept for a client, unsent and unacknowledged together. At this limit the backend is not read.
     pub buffer: usize,
-    /// Kept of written messages for a client that never acknowledges.
+    /// Most bytes of written messages kept for a client that never acknowledges.
     pub replay: usize,
-    /// Up messages kept ahead of a gap, in messages.
+    /// How many messages from the client are kept behind a gap in the numbers.
     pub held: u64,
-    /// Up messages waiting for the backend.
+    /// Most bytes of messages that wait for the backend.
     pub queue: usize,
     /// After how many received bytes a client should acknowledge.
     pub ack_bytes: usize,
-    /// Silence on a stream after which a heartbeat is written.
+    /// After this time of silence a heartbeat is written to a stream.
     pub heartbeat: Duration,
-    /// When the probe follows the opening bytes of a stream.
+    /// How long after the first bytes of a stream the probe is sent.
     pub probe: Duration,
-    /// How long a poll waits when it does not say.
+    /// How long a poll waits when the request does not say how long.
     pub wait: Duration,
     /// How long a poll may wait.
     pub wait_max: Duration,
     /// How long a session lives without a sign of life from its client.
     pub grace: Duration,
-    /// Age at which a stream is ended and the client asked to come back; zero is never.
+    /// Age at which a stream is ended and the client asked to attach again; zero is never.
     pub recycle: Duration,
     /// How long the backend may stay unread without progress of the client.
     pub pause: Duration,
     /// How long the backend may take to answer a close.
     pub close_wait: Duration,
-    /// How long a `send` waits for room before it is answered `busy`.
+    /// How long a `send` waits for room in the queue before the response is `busy`.
     pub busy: Duration,
     /// How long a nonce returns the same session.
     pub nonce: Duration,
-    /// How long it is remembered that a session has ended, after its grace.
+    /// How long after its grace an ended session is remembered as such.
     pub ended: Duration,
     /// How many ended sessions are remembered.
     pub ended_max: usize,
@@ -271,11 +271,11 @@ pub struct Session {
 /// Bounds and deadlines of client connections and requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Client {
-    /// Connections at most, all listeners together; above it accepting waits.
+    /// Most connections of all listeners together. At this limit no further one is accepted.
     pub connections: usize,
-    /// Header block of a request.
+    /// Most bytes in the header section of a request.
     pub header_bytes: usize,
-    /// Header fields of a request.
+    /// Most header fields in a request.
     pub header_fields: usize,
     /// From accept to the first byte, and through the TLS handshake.
     pub handshake: Duration,
@@ -287,34 +287,34 @@ pub struct Client {
     pub write: Duration,
     /// How long a connection may stay open between requests.
     pub idle: Duration,
-    /// HTTP/2 streams of a connection at once.
+    /// Most HTTP/2 streams open at once on a connection.
     pub streams: u32,
     /// HTTP/2 receive window of a stream.
     pub stream_window: u32,
     /// HTTP/2 receive window of a connection.
     pub connection_window: u32,
-    /// How long a tunnel may carry nothing either way; zero is for ever.
+    /// How long a tunnel may be idle in both directions; zero is without limit.
     pub tunnel_idle: Duration,
 }
 
 /// Deadlines and pings on the backend's side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    /// TCP (or unix) connect, with TLS.
+    /// For connecting to the backend, including TLS.
     pub connect: Duration,
-    /// From the handshake request to the answer's header.
+    /// From the handshake request to the head of the response.
     pub handshake: Duration,
-    /// From a proxied request to the answer's header.
+    /// From a proxied request to the head of the response.
     pub response: Duration,
-    /// Silence after which a session's backend is pinged; zero is never.
+    /// After this time of silence a session's backend is pinged; zero is never.
     pub ping: Duration,
     /// How long it may take to answer a ping.
     pub pong: Duration,
     /// How long an idle pooled connection is kept.
     pub idle: Duration,
-    /// Idle pooled connections kept for a backend.
+    /// Most idle connections kept for a backend.
     pub pool: usize,
-    /// Upstream handshakes under way at once.
+    /// Most handshakes with a backend in progress at once.
     pub dials: usize,
 }
 
@@ -330,7 +330,7 @@ pub struct Log {
 /// The shape of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// For human readers.
     Text,
     /// One JSON object a line.
     Json,
@@ -341,8 +341,8 @@ pub enum LogFormat {
 pub struct Drain {
     /// From the signal to the end of the last connection.
     pub timeout: Duration,
-    /// Over how long streams are asked to leave.
+    /// The time over which clients are asked to leave, one after the other.
     pub spread: Duration,
-    /// How long connections are still accepted after readiness was withdrawn.
+    /// How long connections are still accepted after `/readyz` fails.
     pub pre: Duration,
 }

@@ -1,6 +1,6 @@
-//! From a text to the run-time [`Config`]: the TOML, the keys, and which of all mistakes are told.
+//! From a text to the run-time [`Config`]: parses the TOML, has the keys read, and chooses which errors are reported.
 //!
-//! Enters: a text and its name. Leaves: a [`Config`] that is right in every part, or all [`Mistakes`]. Must not touch: the
+//! Enters: a text and its name. Leaves: a [`Config`] without any error, or all [`ConfigErrors`]. Must not touch: the
 //! files that the configuration names (they are opened at the start), other rooms.
 
 use std::collections::BTreeSet;
@@ -8,58 +8,60 @@ use std::ops::RangeInclusive;
 
 use toml::de::DeTable;
 
-use super::mistakes::{Found, Mistakes};
+use super::errors::{ConfigErrors, SpannedError};
 use super::reader::{Report, Span};
-use super::{Config, file};
+use super::{Config, keys};
 
 /// Parses and checks a whole file.
-pub(super) fn config(bytes: &[u8], name: &str) -> Result<Config, Mistakes> {
+pub(super) fn config(bytes: &[u8], name: &str) -> Result<Config, ConfigErrors> {
     let text = std::str::from_utf8(bytes).map_err(|error| not_text(bytes, error.valid_up_to(), name))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (document, errors) = DeTable::parse_recoverable(text);
-    let (report, config) = Report::read(Some(document.get_ref()), file::config);
+    let (document, toml_errors) = DeTable::parse_recoverable(text);
+    let (report, config) = Report::read(Some(document.get_ref()), keys::config);
     let lines = Lines::of(text);
-    let mut found = syntax(text, &lines, &errors);
-    let unreadable: BTreeSet<_> = found.iter().filter_map(|syntax| lines.first(syntax)).collect();
-    // What was read from a line that is not TOML is a guess of the parser; so is what is missing.
-    let guessed = |read: &Found| lines.all(read).is_some_and(|lines| unreadable.range(lines).next().is_some());
-    let read = report.into_mistakes(found.is_empty());
-    found.extend(read.into_iter().filter(|read| !guessed(read)));
-    if found.is_empty() { Ok(config) } else { Err(Mistakes::new(name, text, found)) }
+    let mut errors = syntax_errors(text, &lines, &toml_errors);
+    let unreadable: BTreeSet<_> = errors.iter().filter_map(|error| lines.first(error)).collect();
+    // On a line that is not TOML the parser guesses, so an error found there may be wrong; so may a key that seems missing.
+    let is_guess =
+        |error: &SpannedError| lines.all(error).is_some_and(|lines| unreadable.range(lines).next().is_some());
+    let others = report.into_errors(errors.is_empty());
+    errors.extend(others.into_iter().filter(|error| !is_guess(error)));
+    if errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(name, text, errors)) }
 }
 
-/// Every key the file may have: `node`, `session.grace`, `listener.address` …
-pub(super) fn keys() -> Vec<String> {
-    let (report, _) = Report::read(None, file::config);
+/// Every key that the file may have: `node`, `session.grace`, `listener.address` …
+pub(super) fn all_keys() -> Vec<String> {
+    let (report, _) = Report::read(None, keys::config);
     let tables: Vec<_> = report.keys().iter().map(|key| key.table).collect();
     let path = |table: &str, name: &str| if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
     let leaves = report.keys().iter().filter(|key| !(key.table.is_empty() && tables.contains(&key.name)));
     leaves.map(|key| path(key.table, key.name)).collect()
 }
 
-fn not_text(bytes: &[u8], at: usize, name: &str) -> Mistakes {
+fn not_text(bytes: &[u8], at: usize, name: &str) -> ConfigErrors {
     let what = "the file is not UTF-8 text".to_owned();
     let hint = "save it as UTF-8".to_owned();
     let text = String::from_utf8_lossy(bytes);
-    Mistakes::new(name, &text, vec![Found { span: Some(at..at + 1), what, hint }])
+    ConfigErrors::new(name, &text, vec![SpannedError { span: Some(at..at + 1), what, hint }])
 }
 
-/// What the TOML parser says: for each line the first, since the others follow from it.
-fn syntax(text: &str, lines: &Lines, errors: &[toml::de::Error]) -> Vec<Found> {
+/// The errors of the TOML parser, only the first of each line, because the others follow from it.
+fn syntax_errors(text: &str, lines: &Lines, errors: &[toml::de::Error]) -> Vec<SpannedError> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
     for error in errors {
-        let mistake = Found { span: error.span(), what: format!("not TOML: {}", error.message()), hint: String::new() };
-        if seen.insert(lines.first(&mistake)) {
-            let hint = unquoted(text, error.span()).unwrap_or_default();
-            found.push(Found { hint, ..mistake });
+        let spanned =
+            SpannedError { span: error.span(), what: format!("not TOML: {}", error.message()), hint: String::new() };
+        if seen.insert(lines.first(&spanned)) {
+            let hint = quotes_hint(text, error.span()).unwrap_or_default();
+            found.push(SpannedError { hint, ..spanned });
         }
     }
     found
 }
 
-/// The commonest slip: a text without its quotes.
-fn unquoted(text: &str, span: Option<Span>) -> Option<String> {
+/// A hint for the most common error: a text without quotes.
+fn quotes_hint(text: &str, span: Option<Span>) -> Option<String> {
     let at = text.floor_char_boundary(span?.start);
     let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let (_, value) = text[start..].lines().next()?.split_once('=')?;
@@ -77,12 +79,12 @@ impl Lines {
     }
 
     /// The line on which it begins, counted from 0.
-    fn first(&self, found: &Found) -> Option<usize> {
-        found.span.as_ref().map(|span| self.line(span.start))
+    fn first(&self, error: &SpannedError) -> Option<usize> {
+        error.span.as_ref().map(|span| self.line(span.start))
     }
 
-    fn all(&self, found: &Found) -> Option<RangeInclusive<usize>> {
-        found.span.as_ref().map(|span| self.line(span.start)..=self.line(span.end.max(span.start)))
+    fn all(&self, error: &SpannedError) -> Option<RangeInclusive<usize>> {
+        error.span.as_ref().map(|span| self.line(span.start)..=self.line(span.end.max(span.start)))
     }
 
     fn line(&self, at: usize) -> usize {
@@ -95,8 +97,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_mistake_a_line_hides_what_follows_from_it() {
-        let told = Config::parse("listen = 127.0.0.1:80\nupstream = ws://a\nnode = 1\n", "f").map_err(|m| m.count());
-        assert_eq!(told, Err(3));
+    fn of_each_line_only_the_first_syntax_error_is_reported() {
+        let count =
+            Config::parse("listen = 127.0.0.1:80\nupstream = ws://a\nnode = 1\n", "f").map_err(|errors| errors.count());
+        assert_eq!(count, Err(3));
     }
 }

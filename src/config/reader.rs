@@ -1,8 +1,8 @@
 //! Reads the tables of a file key by key.
 //!
-//! Enters: the tables as the TOML parser leaves them, with the place of each value. Leaves: the values, through `&mut`
-//! to where they belong; and a [`Report`] of all that was wrong, of keys nobody asked for, and of keys there are. A key
-//! is known because it is read: there is no second list. Must not touch: the meaning of any key (`file`, `rules`).
+//! Enters: the tables of the TOML parser, with the span of each value. Leaves: the values, written to their targets; and a
+//! [`Report`] of all errors, of unknown keys, and of the keys that exist. Reading a key makes it known: there is no second
+//! list of keys. Must not touch: the meaning of any key (`keys`, `rules`).
 
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -10,17 +10,17 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::mistakes::{Found, LISTED};
-use super::values::{self, Wrong};
+use super::errors::{LISTED, SpannedError};
+use super::values::{self, ValueError};
 
 /// A range of bytes in the file.
 pub(super) type Span = Range<usize>;
 
-/// What came to light while reading.
+/// What was found while reading.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    mistakes: Vec<Found>,
-    missing: Vec<Found>,
+    errors: Vec<SpannedError>,
+    missing: Vec<SpannedError>,
     keys: Vec<Key>,
     unknown: Vec<Unknown>,
 }
@@ -35,27 +35,27 @@ pub(super) struct Key {
 #[derive(Debug)]
 struct Unknown {
     table: &'static str,
-    /// As it is to be written in a message: ` in [session]`.
-    whence: &'static str,
+    /// The table as messages name it: ` in [session]`.
+    in_table: &'static str,
     name: String,
     span: Span,
 }
 
-/// One table of the file, or the idea of one: without `values` it has no keys, reports nothing, and is only read to
-/// learn which keys it may have.
+/// One table of the file. Without `values` it is a dry run, which reports nothing and only collects the keys that the table
+/// may have.
 pub(super) struct Table<'r, 'd> {
     name: &'static str,
-    whence: &'static str,
+    in_table: &'static str,
     values: Option<&'d DeTable<'d>>,
-    /// Its head, where it has one.
-    head: Option<Span>,
-    asked: Vec<&'static str>,
-    mistakes_before: usize,
+    /// Its `[header]`, if it has one.
+    header: Option<Span>,
+    read_keys: Vec<&'static str>,
+    errors_before: usize,
     report: &'r mut Report,
 }
 
 impl Report {
-    /// Reads a whole document; with `None`, only which keys it may have.
+    /// Reads a whole document; with `None`, collects only the keys that it may have.
     pub(super) fn read<T>(document: Option<&DeTable<'_>>, read: impl FnOnce(&mut Table<'_, '_>) -> T) -> (Self, T) {
         let mut report = Self::default();
         let mut top = Table::new("", " at the top level", document, None, &mut report);
@@ -64,50 +64,50 @@ impl Report {
         (report, value)
     }
 
-    /// Every key and table that was asked for; tables stand at the top level.
+    /// Every key and table that was read; tables are keys of the top level.
     pub(super) fn keys(&self) -> &[Key] {
         &self.keys
     }
 
-    /// All mistakes, those in values and those in keys. `whole` says that the file could be read in full, so that what
-    /// is missing is not merely unread.
-    pub(super) fn into_mistakes(mut self, whole: bool) -> Vec<Found> {
-        // Those that will not be listed need no explanation.
+    /// All errors in values and in keys. `complete` says that the whole file could be read; otherwise a key that seems missing
+    /// may only be unread.
+    pub(super) fn into_errors(mut self, complete: bool) -> Vec<SpannedError> {
+        // Only those that will be listed need a hint.
         self.unknown.sort_by_key(|unknown| unknown.span.start);
         for (at, unknown) in self.unknown.iter().enumerate() {
             let hint = if at < LISTED { unknown.hint(&self.keys) } else { String::new() };
-            self.mistakes.push(Found { span: Some(unknown.span.clone()), what: unknown.what(), hint });
+            self.errors.push(SpannedError { span: Some(unknown.span.clone()), what: unknown.what(), hint });
         }
-        if whole {
-            self.mistakes.append(&mut self.missing);
+        if complete {
+            self.errors.append(&mut self.missing);
         }
-        self.mistakes
+        self.errors
     }
 }
 
 impl<'r, 'd> Table<'r, 'd> {
-    /// Reads a text through `parse`. Answers where it stands, if it stands there and is right.
+    /// Reads a text with `parse`. Returns its span, if it is there and valid.
     pub(super) fn text<T>(
         &mut self,
         key: &'static str,
         target: &mut T,
-        parse: impl FnOnce(&str) -> Result<T, Wrong>,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<Span> {
         self.set(key, target, |value| parse(values::text(value)?))
     }
 
-    /// Reads a list of texts, each through `parse`.
-    pub(super) fn texts<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
+    /// Reads a list of texts, each with `parse`.
+    pub(super) fn texts<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, ValueError>) -> Vec<T> {
         let Some(value) = self.value(key) else { return Vec::new() };
         let Some(list) = value.get_ref().as_array() else {
-            self.wrong(key, value.span(), Wrong::new("must be a list", "write it in brackets: [\"…\", \"…\"]"));
+            self.error(key, value.span(), ValueError::new("must be a list", "write it in brackets: [\"…\", \"…\"]"));
             return Vec::new();
         };
         let mut read = Vec::new();
         for item in list.iter() {
             match values::text(item.get_ref()).and_then(&parse) {
                 Ok(value) => read.push(value),
-                Err(wrong) => self.wrong(key, item.span(), wrong),
+                Err(error) => self.error(key, item.span(), error),
             }
         }
         read
@@ -126,7 +126,7 @@ impl<'r, 'd> Table<'r, 'd> {
         self.set(key, target, |value| values::within(values::duration(value)?, &bounds, values::show_duration))
     }
 
-    /// As `duration`, but zero is allowed as well, for what zero switches off.
+    /// Like `duration`, but zero is allowed too: it switches the timer off.
     pub(super) fn duration_or_zero(
         &mut self,
         key: &'static str,
@@ -136,7 +136,7 @@ impl<'r, 'd> Table<'r, 'd> {
         self.set(key, target, |value| match values::duration(value)? {
             Duration::ZERO => Ok(Duration::ZERO),
             duration => values::within(duration, &bounds, values::show_duration)
-                .map_err(|wrong| Wrong::new(wrong.what, "0 is allowed as well and switches it off")),
+                .map_err(|error| ValueError::new(error.what, "0 is allowed as well and switches it off")),
         })
     }
 
@@ -158,89 +158,89 @@ impl<'r, 'd> Table<'r, 'd> {
         self.set(key, target, |value| fit(values::within(values::count(value)?, &bounds, |count| count)?))
     }
 
-    /// Reads the table `[key]`; without it, learns its keys.
-    pub(super) fn section(&mut self, key: &'static str, whence: &'static str, read: impl FnOnce(&mut Table<'_, '_>)) {
+    /// Reads the table `[key]`; if it is not there, only collects its keys.
+    pub(super) fn section(&mut self, key: &'static str, in_table: &'static str, read: impl FnOnce(&mut Table<'_, '_>)) {
         let value = self.value(key);
         let values = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, values) {
-            self.wrong(
+            self.error(
                 key,
                 value.span(),
-                Wrong::new("must be a table", format!("write [{key}] and its keys below it")),
+                ValueError::new("must be a table", format!("write [{key}] and its keys below it")),
             );
         }
-        let mut table = Table::new(key, whence, values, value.map(Spanned::span), self.report);
+        let mut table = Table::new(key, in_table, values, value.map(Spanned::span), self.report);
         read(&mut table);
         table.finish();
     }
 
-    /// Reads each of the tables `[[key]]`; without any, learns their keys.
+    /// Reads each of the tables `[[key]]`; if there is none, only collects their keys.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
-        whence: &'static str,
+        in_table: &'static str,
         read: impl Fn(&mut Table<'_, '_>) -> T,
     ) -> Vec<T> {
         let value = self.value(key);
         let items = value.and_then(|value| value.get_ref().as_array());
         if let (Some(value), None) = (value, items) {
             let hint = format!("write [[{key}]] with two brackets, and its keys below it");
-            self.wrong(key, value.span(), Wrong::new("must be a list of tables", hint));
+            self.error(key, value.span(), ValueError::new("must be a list of tables", hint));
         }
         let mut done = Vec::new();
         for item in items.into_iter().flat_map(|items| items.iter()) {
             let Some(values) = item.get_ref().as_table() else {
-                self.wrong(key, item.span(), Wrong::new("must hold tables only", format!("write [[{key}]]")));
+                self.error(key, item.span(), ValueError::new("must hold tables only", format!("write [[{key}]]")));
                 continue;
             };
-            let mut table = Table::new(key, whence, Some(values), Some(item.span()), self.report);
+            let mut table = Table::new(key, in_table, Some(values), Some(item.span()), self.report);
             done.push(read(&mut table));
             table.finish();
         }
-        let mut idea = Table::new(key, whence, None, None, self.report);
-        read(&mut idea);
-        idea.finish();
+        let mut dry_run = Table::new(key, in_table, None, None, self.report);
+        read(&mut dry_run);
+        dry_run.finish();
         done
     }
 
-    /// Where the key stands, if it does, whatever its value.
-    pub(super) fn place(&self, key: &str) -> Option<Span> {
+    /// The span of the key, if it is there, whatever its value.
+    pub(super) fn key_span(&self, key: &str) -> Option<Span> {
         self.values?.get_key_value(key).map(|(key, _)| key.span())
     }
 
-    /// The head of this table.
-    pub(super) fn head(&self) -> Option<Span> {
-        self.head.clone()
+    /// The span of its header.
+    pub(super) fn header(&self) -> Option<Span> {
+        self.header.clone()
     }
 
-    /// Whether all that was read of this table so far is right; rules between keys mean little otherwise.
+    /// Whether there was no error in this table so far. Otherwise rules between keys are not checked.
     pub(super) fn is_clean(&self) -> bool {
-        self.report.mistakes.len() == self.mistakes_before
+        self.report.errors.len() == self.errors_before
     }
 
-    /// Reports a mistake in the value of `key`.
-    pub(super) fn wrong(&mut self, key: &str, span: Span, wrong: Wrong) {
+    /// Reports an error in the value of `key`.
+    pub(super) fn error(&mut self, key: &str, span: Span, error: ValueError) {
         let path = if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) };
-        let what = format!("`{path}` {}", wrong.what);
-        self.report.mistakes.push(Found { span: Some(span), what, hint: wrong.hint });
+        let what = format!("`{path}` {}", error.what);
+        self.report.errors.push(SpannedError { span: Some(span), what, hint: error.hint });
     }
 
-    /// Reports that something that must be there is not.
+    /// Reports that a required key is missing.
     pub(super) fn missing(&mut self, what: impl Into<String>, hint: impl Into<String>) {
         if self.values.is_some() {
-            self.report.missing.push(Found { span: self.head.clone(), what: what.into(), hint: hint.into() });
+            self.report.missing.push(SpannedError { span: self.header.clone(), what: what.into(), hint: hint.into() });
         }
     }
 
     fn new(
         name: &'static str,
-        whence: &'static str,
+        in_table: &'static str,
         values: Option<&'d DeTable<'d>>,
-        head: Option<Span>,
+        header: Option<Span>,
         report: &'r mut Report,
     ) -> Self {
-        let mistakes_before = report.mistakes.len();
-        Self { name, whence, values, head, asked: Vec::new(), mistakes_before, report }
+        let errors_before = report.errors.len();
+        Self { name, in_table, values, header, read_keys: Vec::new(), errors_before, report }
     }
 
     fn value(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
@@ -248,7 +248,7 @@ impl<'r, 'd> Table<'r, 'd> {
         if !self.report.keys.contains(&known) {
             self.report.keys.push(known);
         }
-        self.asked.push(key);
+        self.read_keys.push(key);
         self.values?.get(key)
     }
 
@@ -256,7 +256,7 @@ impl<'r, 'd> Table<'r, 'd> {
         &mut self,
         key: &'static str,
         target: &mut T,
-        read: impl FnOnce(&DeValue<'_>) -> Result<T, Wrong>,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, ValueError>,
     ) -> Option<Span> {
         let value = self.value(key)?;
         match read(value.get_ref()) {
@@ -264,20 +264,20 @@ impl<'r, 'd> Table<'r, 'd> {
                 *target = read;
                 Some(value.span())
             }
-            Err(wrong) => {
-                self.wrong(key, value.span(), wrong);
+            Err(error) => {
+                self.error(key, value.span(), error);
                 None
             }
         }
     }
 
-    /// Notes the keys that nobody asked for. They are explained at the end, when all tables have been read.
+    /// Collects the unknown keys. Their hints are made at the end, when the keys of all tables are known.
     fn finish(self) {
-        let (table, whence) = (self.name, self.whence);
+        let (table, in_table) = (self.name, self.in_table);
         for (key, _) in self.values.into_iter().flat_map(|values| values.iter()) {
             let name = key.get_ref().as_ref();
-            if !self.asked.contains(&name) {
-                self.report.unknown.push(Unknown { table, whence, name: name.to_owned(), span: key.span() });
+            if !self.read_keys.contains(&name) {
+                self.report.unknown.push(Unknown { table, in_table, name: name.to_owned(), span: key.span() });
             }
         }
     }
@@ -286,12 +286,13 @@ impl<'r, 'd> Table<'r, 'd> {
 impl Unknown {
     fn what(&self) -> String {
         let name: String = self.name.escape_debug().take(60).collect();
-        format!("unknown key `{name}`{}", self.whence)
+        format!("unknown key `{name}`{}", self.in_table)
     }
 
-    /// Where it belongs if it is a key of another table; else which key of this table it may be a slip of.
+    /// The table to which it belongs, if it is a key of another one; otherwise a key of this table with a similar name.
     fn hint(&self, keys: &[Key]) -> String {
-        let elsewhere: Vec<_> = keys.iter().filter(|key| key.name == self.name).map(|key| home(key.table)).collect();
+        let elsewhere: Vec<_> =
+            keys.iter().filter(|key| key.name == self.name).map(|key| table_hint(key.table)).collect();
         if !elsewhere.is_empty() {
             return format!("it belongs {}", elsewhere.join(" or "));
         }
@@ -300,18 +301,18 @@ impl Unknown {
     }
 }
 
-/// The candidate that `word` may be a slip of.
+/// The candidate for which `word` may be a typing error.
 pub(super) fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     if word.len() > 40 {
         return None;
     }
     let word = word.to_lowercase().replace('-', "_");
-    let slips = |candidate| strsim::damerau_levenshtein(&word, candidate);
-    let (slips, candidate) = candidates.map(|candidate| (slips(candidate), candidate)).min()?;
-    (slips <= 1 + candidate.len() / 5).then_some(candidate)
+    let distance = |candidate| strsim::damerau_levenshtein(&word, candidate);
+    let (distance, candidate) = candidates.map(|candidate| (distance(candidate), candidate)).min()?;
+    (distance <= 1 + candidate.len() / 5).then_some(candidate)
 }
 
-fn home(table: &str) -> String {
+fn table_hint(table: &str) -> String {
     match table {
         "" => "above the first table".to_owned(),
         "listener" | "route" => format!("to [[{table}]]"),
@@ -319,9 +320,9 @@ fn home(table: &str) -> String {
     }
 }
 
-/// The bounds of every key lie within its type on 64 bits; on fewer they may not.
-fn fit<T: TryFrom<u64>>(value: u64) -> Result<T, Wrong> {
-    T::try_from(value).map_err(|_| Wrong::new("is more than this machine can count", ""))
+/// Fails only where `usize` has fewer than 64 bits: there the limits of a key may not fit into its type.
+fn fit<T: TryFrom<u64>>(value: u64) -> Result<T, ValueError> {
+    T::try_from(value).map_err(|_| ValueError::new("is more than this machine can count", ""))
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
 //! Rules between keys.
 //!
-//! Enters: what was read, with its places. Leaves: the same, or mistakes. A rule never makes a mistake of a default: where
-//! the operator set only the other key, the default gives way. Must not touch: the text of the file, other rooms.
+//! Enters: the values that were read, with their spans. Leaves: the same, or errors. A default is never an error: when it does
+//! not fit the key that the operator set, the default is adapted. Must not touch: the text of the file, other rooms.
 
 use std::path::PathBuf;
 
-use super::forms::Peer;
+use super::formats::Peer;
 use super::reader::{Span, Table};
-use super::values::{Wrong, show_duration, show_size};
+use super::values::{ValueError, show_duration, show_size};
 use super::{Address, Drain, Listener, Route, Session, TlsFiles, Trusted, Upstream, UpstreamTls};
 
-/// Where the operator set these keys himself, and rightly.
+/// The spans of these keys, where the operator set them to a valid value.
 pub(super) struct SessionSet {
     pub(super) ack_bytes: Option<Span>,
     pub(super) heartbeat: Option<Span>,
     pub(super) wait: Option<Span>,
 }
 
-/// Splits what is trusted by kind.
+/// Splits the trusted peers by kind.
 pub(super) fn trusted(peers: Vec<Peer>) -> Trusted {
     let mut trusted = Trusted::default();
     for peer in peers {
@@ -29,7 +29,7 @@ pub(super) fn trusted(peers: Vec<Peer>) -> Trusted {
     trusted
 }
 
-/// No two sockets at one address.
+/// Checks that no two sockets have the same address.
 pub(super) fn listeners(
     top: &mut Table<'_, '_>,
     listeners: Vec<(Listener, Span)>,
@@ -37,27 +37,31 @@ pub(super) fn listeners(
 ) -> Vec<Listener> {
     let mut kept: Vec<Listener> = Vec::new();
     for (listener, at) in listeners {
-        if taken(&kept, &listener.address) {
-            top.wrong("listener.address", at, Wrong::new("is the address of an earlier listener as well", ""));
+        if is_taken(&kept, &listener.address) {
+            top.error("listener.address", at, ValueError::new("is the address of an earlier listener as well", ""));
         }
         kept.push(listener);
     }
     if let Some((address, at)) = admin
-        && taken(&kept, address)
+        && is_taken(&kept, address)
     {
-        top.wrong("admin", at, Wrong::new("is the address of a listener", "give it one that clients cannot reach"));
+        top.error(
+            "admin",
+            at,
+            ValueError::new("is the address of a listener", "give it one that clients cannot reach"),
+        );
     }
     kept
 }
 
-/// No two routes for the same requests.
+/// Checks that no two routes are for the same requests.
 pub(super) fn routes(top: &mut Table<'_, '_>, routes: Vec<(Route, Span)>) -> Vec<Route> {
     let mut kept: Vec<Route> = Vec::new();
     for (route, at) in routes {
         if kept.iter().any(|earlier| (&earlier.host, &earlier.path) == (&route.host, &route.path)) {
             let host = route.host.as_deref().unwrap_or("any host");
             let what = format!("has two entries for {host} and path {}", route.path);
-            top.wrong("route", at, Wrong::new(what, "give one of them another `host` or `path`"));
+            top.error("route", at, ValueError::new(what, "give one of them another `host` or `path`"));
         }
         kept.push(route);
     }
@@ -74,96 +78,102 @@ pub(super) fn upstream_tls(
     if upstream.tls.is_some() {
         return Upstream { tls: Some(UpstreamTls { ca, client }), ..upstream };
     }
-    stray_tls(table, "is for TLS, which this upstream does not speak", "begin the upstream with wss:// or https://");
+    unexpected_tls(
+        table,
+        "is for TLS, which this upstream does not speak",
+        "begin the upstream with wss:// or https://",
+    );
     upstream
 }
 
-/// The keys for the shorthand without the shorthand.
+/// Reports keys that belong to the shorthand `upstream` when it is not set.
 pub(super) fn without_upstream(top: &mut Table<'_, '_>) {
     let (what, hint) = ("is for `upstream`, which is not set", "write it below the [[route]] that it is for");
-    stray_tls(top, what, hint);
-    if let Some(at) = top.place("inject") {
-        top.wrong("inject", at, Wrong::new(what, hint));
+    unexpected_tls(top, what, hint);
+    if let Some(at) = top.key_span("inject") {
+        top.error("inject", at, ValueError::new(what, hint));
     }
 }
 
-/// Of two keys, both or none.
-pub(super) fn both(table: &mut Table<'_, '_>, one: &str, other: &str) {
+/// Checks that both keys are set, or neither.
+pub(super) fn both_or_neither(table: &mut Table<'_, '_>, one: &str, other: &str) {
     for (key, partner) in [(one, other), (other, one)] {
-        if let (Some(at), None) = (table.place(key), table.place(partner)) {
-            table.wrong(key, at, Wrong::new(format!("needs `{partner}` as well"), ""));
+        if let (Some(at), None) = (table.key_span(key), table.key_span(partner)) {
+            table.error(key, at, ValueError::new(format!("needs `{partner}` as well"), ""));
         }
     }
 }
 
-/// Timers that only work within others.
-pub(super) fn session(table: &mut Table<'_, '_>, to: &mut Session, set: &SessionSet) {
+/// Checks and adapts timers and sizes that depend on others.
+pub(super) fn session(table: &mut Table<'_, '_>, target: &mut Session, set: &SessionSet) {
     if !table.is_clean() {
         return;
     }
-    // A poll that waits is heard only when it is answered, so two must fit into the grace.
-    to.wait_max = to.wait_max.min(to.grace / 2);
-    under(table, "wait", &set.wait, &mut to.wait, to.wait_max, |cap| {
-        format!("must be at most {}, the smaller of `wait_max` and half of `grace`", show_duration(cap))
+    // Whether the client of a waiting poll is still there shows only when the poll is answered, so two waits must fit into
+    // `grace`.
+    target.wait_max = target.wait_max.min(target.grace / 2);
+    at_most(table, "wait", &set.wait, &mut target.wait, target.wait_max, |limit| {
+        format!("must be at most {}, the smaller of `wait_max` and half of `grace`", show_duration(limit))
     });
-    // A client acknowledges once a heartbeat; silent for longer than the grace, it is taken for gone.
+    // A client acknowledges once for each heartbeat, and after `grace` without a sign of life it is considered gone.
     if set.heartbeat.is_none() {
-        to.heartbeat = to.heartbeat.min(to.grace / 2);
+        target.heartbeat = target.heartbeat.min(target.grace / 2);
     }
-    under(table, "heartbeat", &set.heartbeat, &mut to.heartbeat, to.grace, |cap| {
-        format!("must be at most `grace`, {}: clients acknowledge once a heartbeat", show_duration(cap))
+    at_most(table, "heartbeat", &set.heartbeat, &mut target.heartbeat, target.grace, |limit| {
+        format!("must be at most `grace`, {}: clients acknowledge once a heartbeat", show_duration(limit))
     });
-    // A client that is asked to acknowledge only behind the bound stands still until the heartbeat.
-    under(table, "ack_bytes", &set.ack_bytes, &mut to.ack_bytes, to.buffer, |cap| {
-        format!("must be at most `buffer`, {}", show_size(cap as u64))
+    // With `ack_bytes` above `buffer`, the buffer is full before the client acknowledges, and nothing moves until the
+    // heartbeat.
+    at_most(table, "ack_bytes", &set.ack_bytes, &mut target.ack_bytes, target.buffer, |limit| {
+        format!("must be at most `buffer`, {}", show_size(limit as u64))
     });
 }
 
-/// Both parts within the whole.
-pub(super) fn drain(table: &mut Table<'_, '_>, to: &mut Drain, spread: Option<Span>, pre: Option<Span>) {
+/// Checks that `pre` and `spread` together fit into `timeout`.
+pub(super) fn drain(table: &mut Table<'_, '_>, target: &mut Drain, spread: Option<Span>, pre: Option<Span>) {
     if !table.is_clean() {
         return;
     }
     if pre.is_none() {
-        let left = if spread.is_some() { to.timeout.saturating_sub(to.spread) } else { to.timeout / 10 };
-        to.pre = to.pre.min(left);
+        let left = if spread.is_some() { target.timeout.saturating_sub(target.spread) } else { target.timeout / 10 };
+        target.pre = target.pre.min(left);
     }
-    let timeout = show_duration(to.timeout);
-    under(table, "pre", &pre, &mut to.pre, to.timeout, |_| format!("must be at most `timeout`, {timeout}"));
-    let left = to.timeout.saturating_sub(to.pre);
-    under(table, "spread", &spread, &mut to.spread, left, |cap| {
-        format!("must be at most {}: with `pre` it has to fit into `timeout`", show_duration(cap))
+    let timeout = show_duration(target.timeout);
+    at_most(table, "pre", &pre, &mut target.pre, target.timeout, |_| format!("must be at most `timeout`, {timeout}"));
+    let left = target.timeout.saturating_sub(target.pre);
+    at_most(table, "spread", &spread, &mut target.spread, left, |limit| {
+        format!("must be at most {}: with `pre` it has to fit into `timeout`", show_duration(limit))
     });
 }
 
-/// Holds a value under a cap that other keys set: in silence where it is a default, as a mistake where it was set.
-fn under<T: PartialOrd + Copy>(
+/// Keeps a value at or below a limit that follows from other keys: a default is lowered, a value that was set is an error.
+fn at_most<T: PartialOrd + Copy>(
     table: &mut Table<'_, '_>,
     key: &str,
     set: &Option<Span>,
     value: &mut T,
-    cap: T,
+    limit: T,
     what: impl FnOnce(T) -> String,
 ) {
     match set {
-        _ if *value <= cap => {}
-        None => *value = cap,
-        Some(at) => table.wrong(key, at.clone(), Wrong::new(what(cap), "")),
+        _ if *value <= limit => {}
+        None => *value = limit,
+        Some(at) => table.error(key, at.clone(), ValueError::new(what(limit), "")),
     }
 }
 
-fn stray_tls(table: &mut Table<'_, '_>, what: &str, hint: &str) {
+fn unexpected_tls(table: &mut Table<'_, '_>, what: &str, hint: &str) {
     for key in ["ca", "client_certificate", "client_key"] {
-        if let Some(at) = table.place(key) {
-            table.wrong(key, at, Wrong::new(what, hint));
+        if let Some(at) = table.key_span(key) {
+            table.error(key, at, ValueError::new(what, hint));
         }
     }
 }
 
-/// Port 0 is another port each time.
-fn taken(listeners: &[Listener], address: &Address) -> bool {
-    let chosen = matches!(address, Address::Tcp(address) if address.port() == 0);
-    !chosen && listeners.iter().any(|listener| listener.address == *address)
+/// Port 0 is never taken: the system chooses another port each time.
+fn is_taken(listeners: &[Listener], address: &Address) -> bool {
+    let system_chooses = matches!(address, Address::Tcp(address) if address.port() == 0);
+    !system_chooses && listeners.iter().any(|listener| listener.address == *address)
 }
 
 #[cfg(test)]
@@ -175,7 +185,7 @@ mod tests {
 
     fn parsed(rest: &str) -> Config {
         let text = format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://a\"\n{rest}");
-        Config::parse(&text, "f").unwrap_or_else(|mistakes| panic!("{mistakes}"))
+        Config::parse(&text, "f").unwrap_or_else(|errors| panic!("{errors}"))
     }
 
     #[test]

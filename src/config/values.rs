@@ -1,6 +1,6 @@
 //! One value of the file: durations, sizes, counts, flags, texts.
 //!
-//! Enters: a TOML value. Leaves: the Rust value in the unit of its key, or a [`Wrong`] that says what was expected.
+//! Enters: a TOML value. Leaves: the Rust value in the unit of its key, or a [`ValueError`] that says what was expected.
 //! Must not touch: keys and tables (`reader`), other rooms.
 
 use std::fmt::Display;
@@ -12,46 +12,46 @@ use toml::de::{DeInteger, DeValue};
 const DURATION_HINT: &str = "write for example \"400ms\", \"60s\", \"1m30s\" or \"2h\"; a bare number is seconds";
 const SIZE_HINT: &str = "write for example \"64KiB\" or \"1MiB\"; a bare number is bytes";
 
-/// What is wrong with a value.
+/// Why a value is refused.
 #[derive(Debug)]
-pub(super) struct Wrong {
-    /// Goes on from the name of the key: "must be …".
+pub(super) struct ValueError {
+    /// Continues a sentence that begins with the key: "must be …".
     pub(super) what: String,
     /// What to write instead; may be empty.
     pub(super) hint: String,
 }
 
-impl Wrong {
+impl ValueError {
     pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
     }
 }
 
-pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Wrong> {
+pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, ValueError> {
     value.as_bool().ok_or_else(|| of_type(value, "true or false", "write true or false, without quotes"))
 }
 
-pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Wrong> {
+pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, ValueError> {
     value.as_str().ok_or_else(|| of_type(value, "a text", "write it in double quotes"))
 }
 
-pub(super) fn count(value: &DeValue<'_>) -> Result<u64, Wrong> {
+pub(super) fn count(value: &DeValue<'_>) -> Result<u64, ValueError> {
     let number = value.as_integer().ok_or_else(|| of_type(value, "a whole number", "write digits, without quotes"))?;
     integer(number)
 }
 
 /// Bytes. Binary units count by 1024, decimal ones by 1000.
-pub(super) fn size(value: &DeValue<'_>) -> Result<u64, Wrong> {
+pub(super) fn size(value: &DeValue<'_>) -> Result<u64, ValueError> {
     match value {
         DeValue::Integer(bytes) => integer(bytes),
-        DeValue::String(text) => size_text(text).ok_or_else(|| Wrong::new("is not a size", SIZE_HINT)),
+        DeValue::String(text) => size_text(text).ok_or_else(|| ValueError::new("is not a size", SIZE_HINT)),
         _ => Err(of_type(value, "a size", SIZE_HINT)),
     }
 }
 
 /// A text with units, or a number of seconds.
-pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
-    let not = || Wrong::new("is not a duration", DURATION_HINT);
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, ValueError> {
+    let not = || ValueError::new("is not a duration", DURATION_HINT);
     match value {
         DeValue::Integer(seconds) => integer(seconds).map(Duration::from_secs),
         DeValue::Float(seconds) => {
@@ -63,20 +63,20 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
     }
 }
 
-/// Refuses what lies outside of `bounds`; `show` writes a value as the operator would.
+/// Refuses values outside of `bounds`; `show` prints a value as the operator would write it.
 pub(super) fn within<T: PartialOrd + Copy, S: Display>(
     value: T,
     bounds: &RangeInclusive<T>,
     show: impl Fn(T) -> S,
-) -> Result<T, Wrong> {
+) -> Result<T, ValueError> {
     if bounds.contains(&value) {
         return Ok(value);
     }
     let (low, high) = (show(*bounds.start()), show(*bounds.end()));
-    Err(Wrong::new(format!("must be between {low} and {high}, but is {}", show(value)), ""))
+    Err(ValueError::new(format!("must be between {low} and {high}, but is {}", show(value)), ""))
 }
 
-/// The shortest way to write it that this file reads back: `1m30s`.
+/// The shortest text that [`duration`] reads back: `1m30s`.
 pub(super) fn show_duration(duration: Duration) -> String {
     const UNITS: [(&str, u128); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
     let mut left = duration.as_millis();
@@ -97,13 +97,13 @@ pub(super) fn show_size(bytes: u64) -> String {
     fitting.map_or_else(|| format!("{bytes}B"), |(unit, length)| format!("{}{unit}", bytes / length))
 }
 
-fn of_type(value: &DeValue<'_>, wanted: &str, hint: &str) -> Wrong {
+fn of_type(value: &DeValue<'_>, wanted: &str, hint: &str) -> ValueError {
     let article = if matches!(value, DeValue::Integer(_) | DeValue::Array(_)) { "an" } else { "a" };
-    Wrong::new(format!("must be {wanted}, not {article} {}", value.type_str()), hint)
+    ValueError::new(format!("must be {wanted}, not {article} {}", value.type_str()), hint)
 }
 
-fn integer(number: &DeInteger<'_>) -> Result<u64, Wrong> {
-    let refused = |_| Wrong::new(format!("must be a whole number that is not negative, but is {number}"), "");
+fn integer(number: &DeInteger<'_>) -> Result<u64, ValueError> {
+    let refused = |_| ValueError::new(format!("must be a whole number that is not negative, but is {number}"), "");
     u64::from_str_radix(number.as_str(), number.radix()).map_err(refused)
 }
 
@@ -134,7 +134,7 @@ fn duration_text(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(sum)
 }
 
-/// One number with its unit; whole numbers are exact, others as exact as an `f64`.
+/// One number with its unit. Whole numbers are exact, others have the precision of an `f64`.
 fn part(number: &str, unit: &str) -> Option<Duration> {
     let millis: u32 = match unit {
         "ms" => 1,
@@ -149,7 +149,7 @@ fn part(number: &str, unit: &str) -> Option<Duration> {
     }
 }
 
-/// How many bytes `text` begins with that are all of this kind.
+/// How many bytes at the start of `text` are of this kind.
 fn digits(text: &str, kind: impl Fn(char) -> bool) -> usize {
     text.find(|c| !kind(c)).unwrap_or(text.len())
 }

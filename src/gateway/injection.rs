@@ -22,8 +22,8 @@ use crate::client::inject::{Injector, Outcome};
 use crate::client::policy::Page;
 use crate::client::unpack::{PIECE, Unpacker};
 use crate::http::body::Body;
-use crate::http::incoming::Sent;
-use crate::http::rewriting::{Rewrite, Rewritten};
+use crate::http::incoming::IncomingBody;
+use crate::http::rewriting::{Rewrite, RewritingBody};
 use crate::listener::peer::Peer;
 
 /// What digests say of the bytes is no longer true.
@@ -77,7 +77,7 @@ impl Navigation {
     /// Makes the client's answer of the backend's. `told` is of the route at `path`.
     pub(super) fn answer(
         &self,
-        response: Response<Sent>,
+        response: Response<IncomingBody>,
         peer: &Peer,
         prefix: &str,
         (path, told): (&str, &Arc<Told>),
@@ -105,12 +105,12 @@ impl Navigation {
         adjust(&mut head.headers);
         let route = path.to_owned();
         let pages = Pages { unpacker, injector: Injector::new(page), told: Arc::clone(told), route };
-        Response::from_parts(head, Body::Rewritten(Box::new(Rewritten::new(body, piece, Box::new(pages)))))
+        Response::from_parts(head, Body::Rewriting(Box::new(RewritingBody::new(body, piece, Box::new(pages)))))
     }
 }
 
 /// An answer to anything else on such a route. A cache must not show it to a navigation, nor the other way round.
-pub(super) fn aside(mut response: Response<Sent>) -> Response<Body> {
+pub(super) fn aside(mut response: Response<IncomingBody>) -> Response<Body> {
     if is_page(response.status(), response.headers()) {
         vary(response.headers_mut());
     }

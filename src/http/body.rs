@@ -1,7 +1,7 @@
-//! The body of every response: nothing, known bytes, a proxied body, a source that is pulled from, or what becomes of the
-//! connection.
+//! The body of a response: nothing, known bytes, a backend's body, a source that is pulled from, or what the connection
+//! becomes behind a 101.
 //!
-//! Enters: one of these. Leaves: frames for hyper, or a [`Source`] for whoever has the bare socket. Must not touch: what
+//! Enters: one of these. Leaves: frames for hyper, or a [`Source`] for the writer on a bare socket. Must not touch: what
 //! the bytes mean.
 
 use std::future::poll_fn;
@@ -14,8 +14,8 @@ use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::incoming::{BoxError, Sent};
-use super::rewriting::Rewritten;
+use super::incoming::{BoxError, IncomingBody};
+use super::rewriting::RewritingBody;
 use crate::http::source::{Chunk, Source};
 
 /// A response body.
@@ -25,12 +25,12 @@ pub enum Body {
     /// All of it at once.
     Full(Bytes),
     /// A backend's.
-    Proxied(Sent),
+    Proxied(IncomingBody),
     /// A backend's, changed on its way.
-    Rewritten(Box<Rewritten>),
+    Rewriting(Box<RewritingBody>),
     /// A session's, chunk after chunk, pulled when there is room.
     Stream(Box<dyn Source + Send>),
-    /// A session's, one chunk. The head waits for it, since it tells the length.
+    /// A session's, one chunk. The head waits for it, since it has the length.
     Batch(Box<dyn Source + Send>),
     /// Nothing; behind the head the connection carries something else.
     Upgrade(Upgrade),
@@ -60,8 +60,8 @@ impl Body {
         Self::Upgrade(Box::new(move |connection| Box::pin(carry(connection))))
     }
 
-    /// Waits for a batch, so that the response has its length; every other body is ready as it is.
-    pub async fn settle(response: Response<Self>) -> Response<Self> {
+    /// Waits for a batch, so that the response has a known length; every other body is ready as it is.
+    pub async fn with_known_length(response: Response<Self>) -> Response<Self> {
         let (head, body) = response.into_parts();
         let Self::Batch(mut source) = body else { return Response::from_parts(head, body) };
         let mut out = BytesMut::new();
@@ -70,9 +70,9 @@ impl Body {
     }
 }
 
-/// A response with a known body.
+/// A response whose body is known.
 #[must_use]
-pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -93,7 +93,7 @@ impl http_body::Body for Body {
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
             Self::Proxied(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
-            Self::Rewritten(body) => {
+            Self::Rewriting(body) => {
                 let mut out = BytesMut::new();
                 let Poll::Ready(more) = body.poll_bytes(cx, &mut out) else { return Poll::Pending };
                 if !matches!(more, Ok(true)) {
@@ -120,7 +120,7 @@ impl http_body::Body for Body {
             Self::Empty | Self::Upgrade(_) => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Proxied(body) => body.is_end_stream(),
-            Self::Rewritten(_) | Self::Stream(_) | Self::Batch(_) => false,
+            Self::Rewriting(_) | Self::Stream(_) | Self::Batch(_) => false,
         }
     }
 
@@ -129,13 +129,13 @@ impl http_body::Body for Body {
             Self::Empty | Self::Upgrade(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Proxied(body) => body.size_hint(),
-            Self::Rewritten(_) | Self::Stream(_) | Self::Batch(_) => SizeHint::default(),
+            Self::Rewriting(_) | Self::Stream(_) | Self::Batch(_) => SizeHint::default(),
         }
     }
 }
 
 /// A backend's body as a source.
-pub struct Relay(pub Sent);
+pub struct Relay(pub IncomingBody);
 
 impl Relay {
     /// The next bytes, and whether they are the last.

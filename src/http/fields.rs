@@ -13,7 +13,7 @@ pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// All list members of all lines of a field; one line that is no text does not hide the others.
+/// All members of a field's list, from all its lines. A line that is no text is left out; the others count.
 pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
@@ -24,28 +24,28 @@ pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<It
         .filter(|token| !token.is_empty())
 }
 
-/// Fields that were read by hand.
+/// The fields of a head, and the length of the body behind it.
 pub struct Fields {
     /// All of them.
     pub headers: HeaderMap,
-    /// The length of the body that they tell, in bytes.
+    /// `Content-Length`, in bytes.
     pub length: Option<usize>,
 }
 
-/// Makes a map of `fields`, which lie in `bytes`, with room for `more`. `None` for names and values that are none, for a
-/// length that is no number or is told twice, and when a field is odd: then two readers could differ on where the
-/// message ends.
+/// Makes a map of `fields`, which lie in `bytes`, with room for `more`. `None` when a name or a value is invalid, when a
+/// `Content-Length` is no number or stands there twice, and when `is_ambiguous` says so of a field: two readers could
+/// then disagree on where the message ends (RFC 9112 section 6.3).
 #[must_use]
 pub fn read_fields(
     bytes: &Bytes,
     fields: &[httparse::Header<'_>],
     more: usize,
-    is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
+    is_ambiguous: impl Fn(&HeaderName, &[u8]) -> bool,
 ) -> Option<Fields> {
     let (mut headers, mut length) = (HeaderMap::with_capacity(fields.len() + more), None);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        if is_odd(&name, field.value) {
+        if is_ambiguous(&name, field.value) {
             return None;
         }
         if name == CONTENT_LENGTH && length.replace(decimal(field.value)?).is_some() {
@@ -56,7 +56,7 @@ pub fn read_fields(
     Some(Fields { headers, length })
 }
 
-/// Digits only: what else might be a number, two readers could read differently.
+/// Digits only: two readers could disagree on `+1`, `0x1` or `1, 1`.
 fn decimal(digits: &[u8]) -> Option<usize> {
     let sound = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(digits).ok().filter(|_| sound)?.parse().ok()

@@ -1,6 +1,6 @@
-//! What a peer sent: the body of a client's request, or of a backend's answer.
+//! A body that a peer sends: of a client's request, or of a backend's response.
 //!
-//! Enters: hyper's body, or all of it. Leaves: frames. Must not touch: what the bytes mean.
+//! Enters: hyper's body, or all its bytes. Leaves: frames. Must not touch: what the bytes mean.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,38 +12,38 @@ use hyper::body::Incoming;
 /// Why a body failed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body that was sent to us.
+/// A body on its way to us.
 #[derive(Debug)]
-pub enum Sent {
-    /// It comes as it is asked for.
-    Coming(Incoming),
-    /// It was there with the head.
-    Whole(Bytes),
+pub enum IncomingBody {
+    /// hyper reads it from the connection, as it is polled.
+    Streaming(Incoming),
+    /// All of it came with the head.
+    Buffered(Bytes),
 }
 
-impl http_body::Body for Sent {
+impl http_body::Body for IncomingBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Self::Coming(body) => Pin::new(body).poll_frame(cx),
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Streaming(body) => Pin::new(body).poll_frame(cx),
+            Self::Buffered(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Buffered(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Coming(body) => body.is_end_stream(),
-            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Streaming(body) => body.is_end_stream(),
+            Self::Buffered(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Coming(body) => body.size_hint(),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Streaming(body) => body.size_hint(),
+            Self::Buffered(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A short answer that is there in one piece, read by hand. Pure.
+//! Reads a response, or its head, that has come as a whole. Pure.
 //!
-//! Enters: bytes that a backend sent on a request without a body. Leaves: the answer, when it is all there, can be read in
-//! one way only, and another request may follow on the connection. Must not touch: anything else, which is hyper's
-//! (see `by_hand`).
+//! Enters: what a backend has sent so far on a request without a body. Leaves: the response, when all of it is there, it
+//! can be read in one way only, and the connection may carry another exchange. Must not touch: any other response. hyper
+//! reads or refuses those as if nothing had been read.
 
 use std::mem::MaybeUninit;
 
@@ -14,86 +14,87 @@ use hyper::ext::ReasonPhrase;
 
 use super::fields::{Fields, read_fields};
 
-/// Fields of an answer that is read by hand; most have a dozen at most.
-pub(crate) const FIELDS: usize = 32;
+/// The most fields of a response that is read here; most responses have a dozen.
+pub(crate) const MAX_FIELDS: usize = 32;
 
-/// What the bytes of an answer are so far.
+/// What the bytes that have come so far are.
 #[derive(Debug)]
-pub enum Judged<T> {
-    /// All of it, with nothing behind it but what is a part of `T`.
-    Sound(T),
-    /// The beginning of what may be sound.
-    Unfinished,
-    /// For hyper to judge.
-    Doubtful,
+pub enum Parsed<T> {
+    /// All of the message, and nothing behind it that is not a part of `T`.
+    Complete(T),
+    /// The beginning of a message that may become complete.
+    Partial,
+    /// Incomplete in a way that does not pay to wait for, or two readers could disagree on it: hyper's to read.
+    Ambiguous,
 }
 
-impl<T> Judged<T> {
-    /// Judges on: `None` is a doubt.
-    pub(crate) fn and_then<U>(self, judge: impl FnOnce(T) -> Option<U>) -> Judged<U> {
+impl<T> Parsed<T> {
+    /// Reads on; `None` stands for ambiguous.
+    pub(crate) fn and_then<U>(self, read: impl FnOnce(T) -> Option<U>) -> Parsed<U> {
         match self {
-            Self::Sound(sound) => judge(sound).map_or(Judged::Doubtful, Judged::Sound),
-            Self::Unfinished => Judged::Unfinished,
-            Self::Doubtful => Judged::Doubtful,
+            Self::Complete(value) => read(value).map_or(Parsed::Ambiguous, Parsed::Complete),
+            Self::Partial => Parsed::Partial,
+            Self::Ambiguous => Parsed::Ambiguous,
         }
     }
 }
 
-/// The head of an answer.
-pub(crate) struct Head {
+/// The head of a response.
+pub(crate) struct ResponseHead {
     pub(crate) parts: response::Parts,
-    /// The length of the body that it tells, in bytes.
+    /// `Content-Length`, in bytes.
     pub(crate) length: Option<usize>,
-    /// Where it ends.
+    /// Where the head ends.
     pub(crate) end: usize,
 }
 
-/// Reads the head of an answer. The parser is hyper's own, with its settings, so that both read alike; an odd field is a
-/// doubt (see [`read_fields`]).
-pub(crate) fn read_head(seen: &Bytes, is_odd: impl Fn(&HeaderName, &[u8]) -> bool) -> Judged<Head> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+/// Reads the head of a response. The parser is hyper's own, with its settings, so that both read alike.
+pub(crate) fn read_head(seen: &Bytes, is_ambiguous: impl Fn(&HeaderName, &[u8]) -> bool) -> Parsed<ResponseHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut head = httparse::Response::new(&mut []);
     match ParserConfig::default().parse_response_with_uninit_headers(&mut head, seen, &mut fields) {
-        Ok(Status::Complete(end)) => Judged::Sound(end).and_then(|end| whole_head(seen, end, &head, is_odd)),
-        Ok(Status::Partial) => Judged::Unfinished,
-        Err(_) => Judged::Doubtful,
+        Ok(Status::Complete(end)) => {
+            Parsed::Complete(end).and_then(|end| complete_head(seen, end, &head, is_ambiguous))
+        }
+        Ok(Status::Partial) => Parsed::Partial,
+        Err(_) => Parsed::Ambiguous,
     }
 }
 
-fn whole_head(
+fn complete_head(
     seen: &Bytes,
     end: usize,
     head: &httparse::Response<'_, '_>,
-    is_odd: impl Fn(&HeaderName, &[u8]) -> bool,
-) -> Option<Head> {
-    // An empty line may stand before it (RFC 9112 section 2.2), but who would write one?
+    is_ambiguous: impl Fn(&HeaderName, &[u8]) -> bool,
+) -> Option<ResponseHead> {
+    // RFC 9112 section 2.2 allows an empty line before a request. Before a response it is unusual, and hyper's to read.
     if head.version != Some(1) || !seen.starts_with(b"H") {
         return None;
     }
-    let Fields { headers, length } = read_fields(seen, head.headers, 0, is_odd)?;
+    let Fields { headers, length } = read_fields(seen, head.headers, 0, is_ambiguous)?;
     let (mut parts, ()) = Response::new(()).into_parts();
     (parts.status, parts.headers) = (StatusCode::from_u16(head.code?).ok()?, headers);
     let own = head.reason.filter(|reason| Some(*reason) != parts.status.canonical_reason());
     if let Some(reason) = own {
         parts.extensions.insert(ReasonPhrase::try_from(seen.slice_ref(reason.as_bytes())).ok()?);
     }
-    Some(Head { parts, length, end })
+    Some(ResponseHead { parts, length, end })
 }
 
-/// What has come so far of an answer to GET: sound when the bytes are all of it and no more.
+/// The response to a GET: complete when `seen` is all of it and no more.
 #[must_use]
-pub fn short(seen: &Bytes) -> Judged<Response<Bytes>> {
-    read_head(seen, is_odd).and_then(|Head { parts, length, end }| {
-        // RFC 9112 section 6.3: these two have no body, whatever is said of its length.
+pub fn read_short(seen: &Bytes) -> Parsed<Response<Bytes>> {
+    read_head(seen, is_ambiguous).and_then(|ResponseHead { parts, length, end }| {
+        // RFC 9112 section 6.3: these two have no body, whatever their fields say.
         let bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = if bodiless { 0 } else { length? };
-        let whole = !parts.status.is_informational() && seen.len() - end == length;
-        whole.then(|| Response::from_parts(parts, seen.slice(end..)))
+        let is_all = !parts.status.is_informational() && seen.len() - end == length;
+        is_all.then(|| Response::from_parts(parts, seen.slice(end..)))
     })
 }
 
-/// What tells of another framing, or of a connection that does not go on.
-fn is_odd(name: &HeaderName, value: &[u8]) -> bool {
+/// Fields of another framing than a length, or of a connection that ends or becomes another protocol.
+fn is_ambiguous(name: &HeaderName, value: &[u8]) -> bool {
     match *name {
         TRANSFER_ENCODING | TRAILER | UPGRADE => true,
         CONNECTION => !value.eq_ignore_ascii_case(b"keep-alive"),
@@ -109,50 +110,50 @@ mod tests {
 
     const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\nA: 1\r\nA: 2\r\n\r\nhi";
 
-    fn read(text: &str) -> Judged<Response<Bytes>> {
-        short(&Bytes::copy_from_slice(text.as_bytes()))
+    fn read(text: &str) -> Parsed<Response<Bytes>> {
+        read_short(&Bytes::copy_from_slice(text.as_bytes()))
     }
 
-    fn sound(text: &str) -> Response<Bytes> {
-        let Judged::Sound(response) = read(text) else { panic!("it is sound: {text:?}") };
+    fn complete(text: &str) -> Response<Bytes> {
+        let Parsed::Complete(response) = read(text) else { panic!("it is complete: {text:?}") };
         response
     }
 
     #[test]
-    fn a_short_answer_is_taken_as_it_is() {
-        let response = sound(GOOD);
+    fn a_short_response_is_taken_as_it_is() {
+        let response = complete(GOOD);
         assert_eq!((response.status(), &response.body()[..]), (StatusCode::OK, &b"hi"[..]));
         assert_eq!(response.headers().get_all("a").iter().collect::<Vec<_>>(), ["1", "2"]);
         assert!(response.extensions().get::<ReasonPhrase>().is_none());
 
-        let response = sound("HTTP/1.1 404 Gone Fishing\r\nContent-Length: 0\r\n\r\n");
+        let response = complete("HTTP/1.1 404 Gone Fishing\r\nContent-Length: 0\r\n\r\n");
         let reason = response.extensions().get::<ReasonPhrase>().expect("the backend's own");
         assert_eq!((response.status(), reason.as_bytes()), (StatusCode::NOT_FOUND, &b"Gone Fishing"[..]));
     }
 
     #[test]
-    fn some_answers_have_no_body_whatever_they_say() {
+    fn some_responses_have_no_body_whatever_they_say() {
         for head in ["204 No Content\r\n\r\n", "304 Not Modified\r\nContent-Length: 9\r\n\r\n"] {
-            assert!(sound(&format!("HTTP/1.1 {head}")).body().is_empty(), "{head}");
-            assert!(matches!(read(&format!("HTTP/1.1 {head}x")), Judged::Doubtful), "{head}");
+            assert!(complete(&format!("HTTP/1.1 {head}")).body().is_empty(), "{head}");
+            assert!(matches!(read(&format!("HTTP/1.1 {head}x")), Parsed::Ambiguous), "{head}");
         }
     }
 
     #[test]
-    fn every_beginning_of_a_head_is_unfinished() {
+    fn every_beginning_of_a_head_is_partial() {
         let head = GOOD.len() - 2;
         for end in 0..head {
-            assert!(matches!(read(&GOOD[..end]), Judged::Unfinished), "{end}");
+            assert!(matches!(read(&GOOD[..end]), Parsed::Partial), "{end}");
         }
         // A body that is not there yet may be long in coming, and its beginning must not wait for its end.
         for end in head..GOOD.len() {
-            assert!(matches!(read(&GOOD[..end]), Judged::Doubtful), "{end}");
+            assert!(matches!(read(&GOOD[..end]), Parsed::Ambiguous), "{end}");
         }
     }
 
     #[test]
-    fn what_is_odd_in_any_way_is_left_to_hyper() {
-        sound(GOOD);
+    fn what_is_ambiguous_in_any_way_is_left_to_hyper() {
+        complete(GOOD);
         for (from, to) in [
             ("HTTP/1.1", "HTTP/1.0"),
             ("HTTP/1.1", "http/1.1"),
@@ -182,9 +183,9 @@ mod tests {
         ] {
             let odd = GOOD.replacen(from, to, 1);
             assert_ne!(odd, GOOD);
-            assert!(matches!(read(&odd), Judged::Doubtful), "{odd:?}");
+            assert!(matches!(read(&odd), Parsed::Ambiguous), "{odd:?}");
         }
-        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(FIELDS)].concat(), 1);
-        assert!(matches!(read(&many), Judged::Doubtful));
+        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(MAX_FIELDS)].concat(), 1);
+        assert!(matches!(read(&many), Parsed::Ambiguous));
     }
 }

@@ -1,7 +1,7 @@
 //! A backend's body that is changed on its way.
 //!
-//! Enters: the body, and what changes it. Leaves: changed bytes, as they come; a failure on either side stays one, and
-//! never looks like the end. Must not touch: what the bytes mean. Trailers are left out: they were about other bytes.
+//! Enters: the body, and what changes it. Leaves: changed bytes, as they come. Errors of both are passed on and never
+//! become the end of the body. Must not touch: what the bytes mean. Trailers are left out: they describe other bytes.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 
-use super::incoming::{BoxError, Sent};
+use super::incoming::{BoxError, IncomingBody};
 use super::source::{Chunk, Source};
 
 /// What changes a body.
@@ -18,30 +18,31 @@ pub trait Rewrite: Send {
     /// Takes bytes and appends what can leave.
     ///
     /// # Errors
-    /// When the rest cannot be told.
+    /// When the rest cannot be rewritten.
     fn write(&mut self, bytes: &[u8], out: &mut BytesMut) -> io::Result<()>;
 
-    /// There is no more: appends what was held.
+    /// The body has ended: appends what was kept back.
     ///
     /// # Errors
-    /// As [`Rewrite::write`]; also when what came was not whole.
+    /// As [`Rewrite::write`]; also when the body was incomplete.
     fn end(&mut self, out: &mut BytesMut) -> io::Result<()>;
 }
 
 /// A body and what changes it.
-pub struct Rewritten {
-    body: Sent,
-    waiting: Bytes,
+pub struct RewritingBody {
+    body: IncomingBody,
+    /// Came from the body, and was not rewritten yet.
+    pending: Bytes,
     /// The most bytes that are given to `rewrite` at once.
     piece: usize,
     rewrite: Box<dyn Rewrite>,
 }
 
-impl Rewritten {
+impl RewritingBody {
     /// Changes `body`, at most `piece` bytes at once.
     #[must_use]
-    pub fn new(body: Sent, piece: usize, rewrite: Box<dyn Rewrite>) -> Self {
-        Self { body, waiting: Bytes::new(), piece, rewrite }
+    pub fn new(body: IncomingBody, piece: usize, rewrite: Box<dyn Rewrite>) -> Self {
+        Self { body, pending: Bytes::new(), piece, rewrite }
     }
 
     /// Appends the next bytes; false behind the last of them.
@@ -50,20 +51,20 @@ impl Rewritten {
     /// What hyper or the rewriting says. Not to be polled again.
     pub fn poll_bytes(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<bool, BoxError>> {
         while out.is_empty() {
-            if self.waiting.is_empty() {
+            if self.pending.is_empty() {
                 match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                     None => return Poll::Ready(self.rewrite.end(out).map(|()| false).map_err(Into::into)),
-                    Some(frame) => self.waiting = frame?.into_data().unwrap_or_default(),
+                    Some(frame) => self.pending = frame?.into_data().unwrap_or_default(),
                 }
             }
-            let piece = self.waiting.split_to(self.piece.min(self.waiting.len()));
+            let piece = self.pending.split_to(self.piece.min(self.pending.len()));
             self.rewrite.write(&piece, out)?;
         }
         Poll::Ready(Ok(true))
     }
 }
 
-impl Source for Rewritten {
+impl Source for RewritingBody {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         // What lies in `out` already is the caller's.
         let mut own = BytesMut::new();

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
-/// A source of bytes.
+/// A source of bytes that is pulled from.
 pub trait Source {
     /// Appends the next chunk to `out`, when there is one. Not to be polled again behind the end.
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk>;
@@ -17,10 +17,10 @@ pub trait Source {
 pub enum Chunk {
     /// At least one byte; there may be more.
     More,
-    /// At least one byte, and nothing more for now: whoever polled will be woken.
-    Now,
+    /// At least one byte, and nothing more for now: the source has the waker.
+    Drained,
     /// The last bytes, or none.
     Last,
-    /// Nothing, and what was appended before is not all: the reader must not take it for the end.
+    /// Nothing, and what came before is not the whole body: the writer must not end it as if it were.
     Broken,
 }

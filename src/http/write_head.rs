@@ -1,6 +1,6 @@
-//! How an answer is written by hand: its head, the size lines of its chunks.
+//! Writes heads, and the framing of bodies.
 //!
-//! Enters: the head as the gateway made it, and how the body's end is told. Leaves: bytes. Must not touch: the body,
+//! Enters: the head of a request or a response, and how its body is framed. Leaves: bytes. Must not touch: bodies,
 //! sockets.
 
 use std::cell::RefCell;
@@ -12,49 +12,50 @@ use http::uri::PathAndQuery;
 use http::{Request, StatusCode, Uri, response};
 use hyper::ext::ReasonPhrase;
 
-/// Room for the size line of a chunk: eight digits and its end.
-pub(crate) const SIZE_LINE: usize = 10;
+/// Room for the line that begins a chunk, in bytes: its size in eight digits, and CRLF.
+pub(crate) const CHUNK_SIZE_LINE: usize = 10;
 
 thread_local! {
-    /// Heads are put together here before it is known how long they are.
+    /// Heads are written here first: their length is not known before.
     static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    /// The date as last written, and the second it is true for.
+    /// The date as it was written last, and its second.
     static DATE_NOW: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
 }
 
-/// How the end of the body is told (RFC 9112 section 6.3).
+/// The framing of a message body (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Nothing but the head: there is no body.
+    /// There is no body, and no field about one.
     None,
-    /// By its length; the head waits until it is known.
+    /// `Content-Length`; `None` until the length is known, which the head waits for.
     Length(Option<u64>),
-    /// In chunks.
+    /// `Transfer-Encoding: chunked`.
     Chunked,
-    /// By the end of the connection, for HTTP/1.0.
+    /// The body ends with the connection: for HTTP/1.0.
     End,
 }
 
-/// Status line and fields of a head, all but what [`finish_head`] adds; of exactly its size, since a poll waits with it.
-pub(crate) fn head_of(head: &response::Parts) -> Box<[u8]> {
+/// Status line and fields of a response, without what [`finish_head`] adds. The box has exactly the size that is needed,
+/// because a long poll keeps it while it waits.
+pub(crate) fn response_head(head: &response::Parts) -> Box<[u8]> {
     SCRATCHPAD.with_borrow_mut(|out| {
         out.clear();
-        put_head(out, head);
+        put_response_head(out, head);
         Box::from(&out[..])
     })
 }
 
-/// The same at the end of a buffer.
-pub fn put_head(out: &mut BytesMut, head: &response::Parts) {
+/// Appends status line and fields of a response, without what [`finish_head`] adds.
+pub fn put_response_head(out: &mut BytesMut, head: &response::Parts) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");
-    // A backend's own words, or the usual ones.
+    // The backend's own reason phrase, or the registered one.
     let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
     out.extend_from_slice(reason.or(head.status.canonical_reason().map(str::as_bytes)).unwrap_or_default());
     out.extend_from_slice(b"\r\n");
     for (name, value) in &head.headers {
-        if !is_settled_later(name, head.status) {
+        if !is_framing(name, head.status) {
             for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                 out.extend_from_slice(part);
             }
@@ -62,7 +63,7 @@ pub fn put_head(out: &mut BytesMut, head: &response::Parts) {
     }
 }
 
-/// Adds what depends on the body, on the connection and, unless the head is dated, on the time; and the head's end.
+/// Appends the fields that depend on the body and on the connection, `Date` unless the head has one, and the empty line.
 pub fn finish_head(out: &mut BytesMut, framing: Framing, keep_alive: bool, dated: bool) {
     match framing {
         Framing::None | Framing::End | Framing::Length(None) => {}
@@ -84,7 +85,7 @@ pub fn finish_head(out: &mut BytesMut, framing: Framing, keep_alive: bool, dated
     out.extend_from_slice(b"\r\n");
 }
 
-/// The time as HTTP has it (RFC 9110 section 5.6.7); written anew once a second.
+/// Appends the time as an HTTP date (RFC 9110 section 5.6.7), which is formatted once a second.
 fn put_date(out: &mut BytesMut) {
     let now = SystemTime::now();
     let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -96,8 +97,8 @@ fn put_date(out: &mut BytesMut) {
     });
 }
 
-/// The framing of a relayed head is the other side's; the rest is [`finish_head`]'s.
-fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
+/// Fields that [`finish_head`] writes: those of a relayed head describe the other connection.
+fn is_framing(name: &HeaderName, status: StatusCode) -> bool {
     match *name {
         TRANSFER_ENCODING | CONTENT_LENGTH => true,
         CONNECTION => status != StatusCode::SWITCHING_PROTOCOLS,
@@ -105,19 +106,19 @@ fn is_settled_later(name: &HeaderName, status: StatusCode) -> bool {
     }
 }
 
-/// Closes the chunk whose data follow a [`SIZE_LINE`] at `body`, and the whole body behind the last one; where the
-/// bytes to write begin.
+/// Completes a chunk: its data follow the room of [`CHUNK_SIZE_LINE`] that `out` has at `body`. Behind the `last` one the
+/// body is ended too. Returns where in `out` the bytes to write begin.
 pub(crate) fn frame_chunk(out: &mut BytesMut, body: usize, last: bool) -> usize {
-    let size = out.len() - body - SIZE_LINE;
+    let size = out.len() - body - CHUNK_SIZE_LINE;
     let mut start = 0;
     if size == 0 {
         out.truncate(body);
     } else {
         let digits = hex_digits(size);
-        let gap = SIZE_LINE - 2 - digits;
-        // The line goes right before the data, and what stands before it is moved up: nothing, or a head.
+        let gap = CHUNK_SIZE_LINE - 2 - digits;
+        // The size line stands right before the data, so what is in front of it moves up: a head, or nothing.
         out.copy_within(..body, gap);
-        let line = &mut out[body + gap..body + SIZE_LINE];
+        let line = &mut out[body + gap..body + CHUNK_SIZE_LINE];
         for (place, digit) in line[..digits].iter_mut().enumerate() {
             *digit = b"0123456789abcdef"[size >> (4 * (digits - 1 - place)) & 0xf];
         }
@@ -136,11 +137,12 @@ fn hex_digits(size: usize) -> usize {
     (size.max(1).ilog2() / 4 + 1) as usize
 }
 
-/// A request without a body, as it is written; names in the usual case, for backends that compare them by case.
+/// The head of a request without a body, exactly as hyper writes it: names in title case, for backends that compare them
+/// by case.
 #[must_use]
-pub fn request_text<B>(request: &Request<B>) -> Vec<u8> {
+pub fn request_head<B>(request: &Request<B>) -> Vec<u8> {
     let mut text = Vec::with_capacity(512);
-    let target = target(request.uri());
+    let target = origin_form(request.uri());
     for part in [request.method().as_str(), " ", target.as_str(), " HTTP/1.1\r\n"] {
         text.extend_from_slice(part.as_bytes());
     }
@@ -161,9 +163,10 @@ pub fn request_text<B>(request: &Request<B>) -> Vec<u8> {
     text
 }
 
-/// Path and query as they were received. An absolute target without a path means `/`.
+/// The target in origin form (RFC 9112 section 3.2.1): path and query as they were received. An absolute target without a
+/// path means `/`.
 #[must_use]
-pub(crate) fn target(uri: &Uri) -> PathAndQuery {
+pub(crate) fn origin_form(uri: &Uri) -> PathAndQuery {
     let root = || PathAndQuery::from_static("/");
     match uri.path_and_query() {
         Some(target) if target.as_str().starts_with(['/', '*']) => target.clone(),
@@ -177,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_written_as_it_is() {
+    fn a_request_head_is_written_in_title_case() {
         let mut request = Request::get("/chat?room=%20&a");
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
         for (name, value) in
@@ -187,7 +190,7 @@ mod tests {
         }
         let expected = "GET /chat?room=%20&a HTTP/1.1\r\nHost: app.example\r\n\
                         Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX--Odd-: A b\r\nCookie: \u{e9}\r\n\r\n";
-        let text = request_text(&request.body(()).expect("a request"));
+        let text = request_head(&request.body(()).expect("a request"));
         assert_eq!(String::from_utf8(text).expect("text"), expected);
     }
 }

@@ -1,10 +1,10 @@
-//! An exchange without hyper, or taken out of it: its answer is written by hand, on the bare socket.
+//! Writes a response on a bare socket, to its end.
 //!
-//! Enters: a socket whose request was read, and the answer to come. Leaves: bytes, and the socket again when another
-//! request may follow. Must not touch: what is answered.
+//! Enters: a connection whose request was read, and the response. Leaves: bytes, and the connection again when another
+//! request may follow. Must not touch: what the response says.
 //!
-//! hyper keeps two buffers of 8 KiB for a connection as long as it waits. A stream, a long poll or a tunnel waits for
-//! most of its life, so none of them leaves hyper waiting: this costs a few hundred bytes instead.
+//! hyper keeps two buffers of 8 KiB for a connection, also while it only waits. A stream, a long poll or a tunnel waits
+//! for most of its life, so none of them is left to hyper: here it costs a few hundred bytes instead.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -17,131 +17,137 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::body::{Body, Relay, Upgrade};
-use super::incoming::Sent;
+use super::incoming::IncomingBody;
 use super::replay::Replay;
 use super::source::{Chunk, Source};
-use super::write_head::{Framing, SIZE_LINE, finish_head, frame_chunk, head_of, put_head};
+use super::write_head::{CHUNK_SIZE_LINE, Framing, finish_head, frame_chunk, put_response_head, response_head};
 
-/// A scratch buffer that grew beyond this is let go.
-const SCRATCH: usize = 64 * 1024;
-/// About the length of a head.
-const HEAD: usize = 384;
+/// The most that a thread's scratch buffer keeps after use, in bytes.
+const MAX_SCRATCH: usize = 64 * 1024;
+/// About the length of a head, in bytes.
+const USUAL_HEAD: usize = 384;
 
 thread_local! {
-    /// What is encoded goes through here, and is copied only when the socket does not take it at once.
-    static SCRATCHPAD: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    /// What is encoded is written from here, and copied only when the socket does not take it at once.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-/// An answer that is being written.
-pub(crate) struct Carrying<IO> {
+/// Writes one response. A future: it resolves to the connection when another request may follow on it, and to `None`
+/// when the connection is over.
+pub struct ResponseWriter<IO> {
     /// `None` once it was given back.
     io: Option<Replay<IO>>,
-    /// What is pulled from; `None` when all of the answer was known.
-    source: Option<Feed>,
-    /// Status and fields as they are written, without what is settled only then; small, since a poll waits with it.
+    /// Where the rest of the body comes from; `None` when all of it is in `pending`.
+    source: Option<BodySource>,
+    /// Status line and fields, until they are written.
     head: Option<Box<[u8]>>,
     framing: Framing,
-    /// The head has a date.
+    /// The head has a `Date`.
     dated: bool,
     /// What the socket has not taken yet.
-    waiting: Bytes,
+    pending: Bytes,
+    /// All of the response was written or is in `pending`.
     last: bool,
-    /// The source has nothing more for now, and will wake us.
-    dry: bool,
+    /// The source has nothing more for now, and has the waker.
+    drained: bool,
     keep_alive: bool,
 }
 
-/// What the rest of an answer comes from.
-enum Feed {
-    Source(Box<dyn Source + Send>),
-    /// A backend's body of a known length, whose pieces are written as they came.
-    Relay(Box<Relay>),
+/// Where the rest of a body comes from.
+enum BodySource {
+    Chunks(Box<dyn Source + Send>),
+    /// A backend's body of a known length. Its pieces are written as they came.
+    Pieces(Box<Relay>),
 }
 
-/// What a connection carries behind a 101, to its end.
-pub(crate) type Carried = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What a connection does behind a 101, to its end.
+pub type Upgraded = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Writes the head of a 101; what the connection carries then. `None` when the client is gone.
-pub(crate) async fn switch<IO>(mut io: Replay<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Carried>
+/// Writes the head of a 101, and returns what the connection does then; `None` when the client is gone.
+pub async fn write_switching<IO>(mut io: Replay<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Upgraded>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let out = whole_answer(&head, Framing::None, &[], true);
+    let out = known_response(&head, Framing::None, &[], true);
     io.write_all(&out).await.ok()?;
     Some(upgrade(Box::new(io)))
 }
 
-/// An answer to be written. What is known of it at once is written down at once, the rest as it comes.
-pub(crate) fn begin<IO>(
-    io: Replay<IO>,
-    head: response::Parts,
-    body: Body,
-    version: Version,
-    keep_alive: bool,
-) -> Carrying<IO> {
-    let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
-    let bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let (source, framing) = match body {
-        // Not even the end of an empty body: it would be taken for the beginning of the next answer.
-        Body::Empty | Body::Proxied(_) if bodiless => (Err(Bytes::new()), Framing::None),
-        Body::Batch(source) => (Ok(Feed::Source(source)), Framing::Length(None)),
-        Body::Stream(source) => (Ok(Feed::Source(source)), streaming),
-        Body::Full(bytes) | Body::Proxied(Sent::Whole(bytes)) => (Err(bytes), Framing::Length(None)),
-        Body::Proxied(body) => match body.size_hint().exact() {
-            length @ Some(_) => (Ok(Feed::Relay(Box::new(Relay(body)))), Framing::Length(length)),
-            None => (Ok(Feed::Source(Box::new(Relay(body)))), streaming),
-        },
-        Body::Rewritten(body) => (Ok(Feed::Source(body)), streaming),
-        // An upgrade never comes here.
-        Body::Empty | Body::Upgrade(_) => (Err(Bytes::new()), Framing::Length(None)),
-    };
-    let closing = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
-    let keep_alive = keep_alive && framing != Framing::End && !closing;
-    let dated = head.headers.contains_key(DATE);
-    let (source, head, waiting) = match source {
-        Ok(source) => (Some(source), Some(head_of(&head)), Bytes::new()),
-        Err(body) => (None, None, whole_answer(&head, framing, &body, keep_alive)),
-    };
-    Carrying { io: Some(io), last: source.is_none(), dry: false, source, head, framing, dated, waiting, keep_alive }
-}
-
-/// An answer whose body is known.
-fn whole_answer(head: &response::Parts, framing: Framing, body: &[u8], keep_alive: bool) -> Bytes {
-    let mut out = BytesMut::with_capacity(HEAD + body.len());
+/// A response whose body is known, as bytes.
+fn known_response(head: &response::Parts, framing: Framing, body: &[u8], keep_alive: bool) -> Bytes {
+    let mut out = BytesMut::with_capacity(USUAL_HEAD + body.len());
     let framing = if framing == Framing::Length(None) { Framing::Length(Some(body.len() as u64)) } else { framing };
-    put_head(&mut out, head);
+    put_response_head(&mut out, head);
     finish_head(&mut out, framing, keep_alive, head.headers.contains_key(DATE));
     out.extend_from_slice(body);
     out.freeze()
 }
 
-impl Source for Feed {
+impl Source for BodySource {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         match self {
-            Self::Source(source) => source.poll_chunk(cx, out),
-            Self::Relay(relay) => relay.poll_chunk(cx, out),
+            Self::Chunks(source) => source.poll_chunk(cx, out),
+            Self::Pieces(relay) => relay.poll_chunk(cx, out),
         }
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
-    /// True when nothing but the end of the connection or the session ends it.
-    pub(crate) fn is_stream(&self) -> bool {
-        matches!(self.framing, Framing::Chunked | Framing::End)
+// === impl ResponseWriter ===
+
+impl<IO> ResponseWriter<IO> {
+    /// Begins a response to a request of this version; `keep_alive` when another request may follow. What is known of
+    /// the response is put into bytes at once.
+    pub fn new(io: Replay<IO>, head: response::Parts, body: Body, version: Version, keep_alive: bool) -> Self {
+        let (body, framing) = framed(body, head.status, version);
+        let closes = head.headers.get(CONNECTION).is_some_and(|value| value == "close");
+        let keep_alive = keep_alive && framing != Framing::End && !closes;
+        let dated = head.headers.contains_key(DATE);
+        let (source, head, pending) = match body {
+            Ok(source) => (Some(source), Some(response_head(&head)), Bytes::new()),
+            Err(body) => (None, None, known_response(&head, framing, &body, keep_alive)),
+        };
+        Self { io: Some(io), last: source.is_none(), drained: false, source, head, framing, dated, pending, keep_alive }
     }
 
-    /// Pulls, frames and writes once. Ready when something was written or begun to be.
+    /// True when only the end of the connection or of the session ends it.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.framing, Framing::Chunked | Framing::End)
+    }
+}
+
+/// Where a body comes from (or all of it), and how it is framed.
+fn framed(body: Body, status: StatusCode, version: Version) -> (Result<BodySource, Bytes>, Framing) {
+    let streaming = if version == Version::HTTP_11 { Framing::Chunked } else { Framing::End };
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    match body {
+        // Not even the end of an empty chunked body: it would be taken for the beginning of the next response.
+        Body::Empty | Body::Proxied(_) if bodiless => (Err(Bytes::new()), Framing::None),
+        Body::Batch(source) => (Ok(BodySource::Chunks(source)), Framing::Length(None)),
+        Body::Stream(source) => (Ok(BodySource::Chunks(source)), streaming),
+        Body::Full(bytes) | Body::Proxied(IncomingBody::Buffered(bytes)) => (Err(bytes), Framing::Length(None)),
+        Body::Proxied(body) => match body.size_hint().exact() {
+            length @ Some(_) => (Ok(BodySource::Pieces(Box::new(Relay(body)))), Framing::Length(length)),
+            None => (Ok(BodySource::Chunks(Box::new(Relay(body)))), streaming),
+        },
+        Body::Rewriting(body) => (Ok(BodySource::Chunks(body)), streaming),
+        // An upgrade goes to `write_switching`.
+        Body::Empty | Body::Upgrade(_) => (Err(Bytes::new()), Framing::Length(None)),
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> ResponseWriter<IO> {
+    /// Pulls, frames and writes once. Ready when something was written, or is in `pending`.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if let (Some(Feed::Relay(relay)), None) = (&mut self.source, &self.head) {
+        if let (Some(BodySource::Pieces(relay)), None) = (&mut self.source, &self.head) {
             let piece = ready!(relay.poll_piece(cx));
-            (self.waiting, self.last) = piece.map_err(|_| Gone)?;
+            (self.pending, self.last) = piece.map_err(|_| Gone)?;
             return Poll::Ready(Ok(()));
         }
-        SCRATCHPAD.with_borrow_mut(|out| {
+        SCRATCH.with_borrow_mut(|out| {
             out.clear();
-            let start = ready!(self.fill(cx, out))?;
+            let start = ready!(self.poll_fill(cx, out))?;
             let written = self.write(cx, &out[start..]);
-            if out.capacity() > SCRATCH {
+            if out.capacity() > MAX_SCRATCH {
                 *out = BytesMut::new();
             }
             Poll::Ready(written)
@@ -158,43 +164,44 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
                 Poll::Pending => break,
             }
         }
-        self.waiting = Bytes::copy_from_slice(bytes);
+        self.pending = Bytes::copy_from_slice(bytes);
         Ok(())
     }
 
-    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    /// Ready when nothing is pending any more.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(Gone)) };
-        while !self.waiting.is_empty() {
-            match ready!(Pin::new(&mut *io).poll_write(cx, &self.waiting)) {
+        while !self.pending.is_empty() {
+            match ready!(Pin::new(&mut *io).poll_write(cx, &self.pending)) {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Gone)),
-                Ok(written) => self.waiting.advance(written),
+                Ok(written) => self.pending.advance(written),
             }
         }
-        self.waiting = Bytes::new();
+        self.pending = Bytes::new();
         Pin::new(io).poll_flush(cx).map_err(|_| Gone)
     }
 
-    /// Appends the next piece; where in `out` it begins.
-    fn fill(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
+    /// Appends the next piece, with the head in front if it was not written yet; where in `out` it begins.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
         if self.framing == Framing::Length(None) {
-            return self.fill_whole(cx, out);
+            return self.poll_fill_whole(cx, out);
         }
         self.put_head(out);
         let body = out.len();
-        let room = if self.framing == Framing::Chunked { SIZE_LINE } else { 0 };
+        let room = if self.framing == Framing::Chunked { CHUNK_SIZE_LINE } else { 0 };
         out.resize(body + room, 0);
         let Some(source) = &mut self.source else { return Poll::Ready(Err(Gone)) };
         let chunk = match source.poll_chunk(cx, out) {
             Poll::Ready(Chunk::Broken) => return Poll::Ready(Err(Gone)),
             Poll::Ready(chunk) => chunk,
             Poll::Pending if body > 0 => {
-                // The head alone: whoever waits for it need not wait for a body.
+                // The head alone: it does not wait for the body.
                 out.truncate(body);
                 return Poll::Ready(Ok(0));
             }
             Poll::Pending => return Poll::Pending,
         };
-        (self.last, self.dry) = (chunk == Chunk::Last, chunk == Chunk::Now);
+        (self.last, self.drained) = (chunk == Chunk::Last, chunk == Chunk::Drained);
         Poll::Ready(Ok(if room > 0 { frame_chunk(out, body, self.last) } else { 0 }))
     }
 
@@ -205,16 +212,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         }
     }
 
-    fn fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
+    /// Appends the head and all of the body, whose length is known once its source has ended.
+    fn poll_fill_whole(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<usize, Gone>> {
         loop {
             let Some(source) = &mut self.source else { return Poll::Ready(Err(Gone)) };
             match ready!(source.poll_chunk(cx, out)) {
-                Chunk::More | Chunk::Now => {}
+                Chunk::More | Chunk::Drained => {}
                 Chunk::Last => break,
                 Chunk::Broken => return Poll::Ready(Err(Gone)),
             }
         }
-        // The head tells the body's length, so it is written second; then the two change places.
+        // The head has the body's length, so it is written second; then the two change places.
         let length = out.len();
         self.framing = Framing::Length(Some(length as u64));
         self.put_head(out);
@@ -222,33 +230,44 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
         self.last = true;
         Poll::Ready(Ok(0))
     }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Option<Replay<IO>>> {
+        if !self.keep_alive
+            && let Some(io) = &mut self.io
+        {
+            // Its error changes nothing: the socket is closed next.
+            let _ = ready!(Pin::new(io).poll_shutdown(cx));
+            self.io = None;
+        }
+        Poll::Ready(self.io.take())
+    }
 }
 
-/// The client is gone, or must be told that the answer is not whole: the connection is dropped.
+/// The client is gone, or the body is incomplete and the client must see that: the connection is closed.
 struct Gone;
 
-/// Resolves to the socket when another request may follow.
-impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> Future for ResponseWriter<IO> {
     type Output = Option<Replay<IO>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        // What the source said is true for as long as nobody had a chance to wake us.
-        this.dry = false;
+        // The source may have been the reason why this task was woken.
+        this.drained = false;
         loop {
-            if ready!(this.poll_written(cx)).is_err() {
+            if ready!(this.poll_flush(cx)).is_err() {
                 return Poll::Ready(None);
             }
             if this.last {
-                return this.finish(cx);
+                return this.poll_finish(cx);
             }
-            if !this.dry {
+            if !this.drained {
                 match this.poll_more(cx) {
                     Poll::Ready(Ok(())) => continue,
                     Poll::Ready(Err(Gone)) => return Poll::Ready(None),
                     Poll::Pending => {}
                 }
             }
+            // Nothing to write: what comes from the client meanwhile may be the next request, or its end.
             let Some(io) = &mut this.io else { return Poll::Ready(None) };
             match io.poll_ahead(cx) {
                 Poll::Ready(true) => continue,
@@ -256,18 +275,5 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Carrying<IO> {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> Carrying<IO> {
-    fn finish(&mut self, cx: &mut Context<'_>) -> Poll<Option<Replay<IO>>> {
-        if !self.keep_alive
-            && let Some(io) = &mut self.io
-        {
-            // Its error changes nothing: the socket is dropped next.
-            let _ = ready!(Pin::new(io).poll_shutdown(cx));
-            self.io = None;
-        }
-        Poll::Ready(self.io.take())
     }
 }

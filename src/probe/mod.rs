@@ -1,18 +1,18 @@
 //! `underpass probe`: what the network between here and a sidecar lets through, from a terminal.
 //!
-//! Enters: an address, a proxy perhaps, and for how long. Leaves: a [`Report`], or why nothing could be tested. Must not
-//! touch: the sidecar's own rooms but for codecs and sockets: it is a client like any other.
+//! Enters: an address, optionally a proxy, and a duration. Leaves: a [`Report`], or why nothing could be tested. Must not
+//! touch: the sidecar's own rooms except codecs and sockets, because it is a client like any other.
 //!
-//! `reach` makes connections, `asking` sends short requests, `ways` tries each transport, `read` reads what streams,
-//! `row` keeps what is known of one and has the words, `trial` holds it all together.
+//! `connect` makes connections, `requests` sends short requests, `transports` tests each transport, `decode` reads streams,
+//! `findings` keeps what was measured of a transport and how it is shown, `trial` holds them together.
 
-mod asking;
-mod reach;
-mod read;
+mod connect;
+mod decode;
+mod findings;
 mod report;
-mod row;
+mod requests;
+mod transports;
 mod trial;
-mod ways;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use http::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use self::asking::Answer;
-pub use self::reach::ReachError;
-use self::reach::Way;
+pub use self::connect::ConnectError;
+use self::connect::Server;
 pub use self::report::Report;
+use self::requests::JsonResponse;
 use self::trial::Trial;
 
-/// A body of some size, in bytes.
+/// The size of a body that some networks refuse, in bytes.
 const LARGE: usize = 6000;
 
 /// What is to be tested.
-pub struct Asked {
+pub struct ProbeOptions {
     /// `http://` or `https://`, a host, and the prefix if it is another than `/_underpass`.
     pub url: String,
     /// `http://[user:password@]host:port`.
@@ -47,99 +47,96 @@ pub struct Asked {
 /// Why nothing was tested.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// Nobody was reached.
     #[error(transparent)]
-    Reach(#[from] ReachError),
-    /// Somebody was reached, but no sidecar.
+    Reach(#[from] ConnectError),
+    /// Something answers there, but not a sidecar.
     #[error("{url} answered {status}, and that is not underpass: check the address, and the prefix behind it; {who}")]
     NotOurs {
-        /// What was asked.
         url: String,
-        /// The answer.
         status: u16,
-        /// Whose it may be.
+        /// A note about whose response it may be.
         who: String,
     },
 }
 
-/// Tests until the time is over, or `stop` is ready.
+/// Tests until the time is over or `stop` is ready.
 ///
 /// # Errors
 /// [`ProbeError`] when there is nothing to test.
-pub async fn probe(asked: &Asked, stop: impl Future) -> Result<Report, ProbeError> {
-    let way = Way::new(&asked.url, asked.proxy.as_deref(), asked.ca.as_deref())?;
-    let mut trial = Trial::new(way);
-    let info = trial.first("/info").await?;
-    let server = info.body.as_ref().and_then(|body| body["server"].as_str()).filter(|_| info.status == 200);
-    let Some(server) = server.map(str::to_owned) else { return Err(trial.not_ours(&info)) };
+pub async fn probe(options: &ProbeOptions, stop: impl Future) -> Result<Report, ProbeError> {
+    let server = Server::new(&options.url, options.proxy.as_deref(), options.ca.as_deref())?;
+    let mut trial = Trial::new(server);
+    let info = trial.get("/info").await?;
+    let name = info.body.as_ref().and_then(|body| body["server"].as_str()).filter(|_| info.status == 200);
+    let Some(server_name) = name.map(str::to_owned) else { return Err(trial.not_ours(&info)) };
     let probe = info.body.as_ref().and_then(|body| body["timers"]["probe"].as_f64()).unwrap_or(0.4);
     trial.probe = Duration::try_from_secs_f64(probe).unwrap_or_default();
-    let seen = trial.first("/selftest/seen").await?;
+    let seen = trial.get("/selftest/seen").await?;
     let talk = seen.body.as_ref().and_then(|body| body["talk"].as_str()).filter(|_| seen.status == 200);
-    match (talk, &asked.target) {
+    match (talk, &options.target) {
         (Some(talk), None) => trial.target = talk.to_owned(),
         (_, target) => trial.use_backend(target.as_deref().unwrap_or("/")),
     }
     if let Some(seen) = seen.body.as_ref().filter(|_| talk.is_some()) {
         trial.compare(seen);
-        trial.large().await;
+        trial.test_large_body().await;
     }
     let begun = Instant::now();
     let time = async {
-        tokio::select! { () = sleep(asked.time) => {}, _ = stop => {} }
+        tokio::select! { () = sleep(options.time) => {}, _ = stop => {} }
         trial.ending.cancel();
     };
     tokio::join!(trial.run(), time);
     let lasted = begun.elapsed();
-    trial.rows().iter().for_each(|row| row.end(lasted));
-    let told = asked.target.is_some() || talk.is_some();
+    trial.findings().iter().for_each(|findings| findings.end(lasted));
+    let off = options.target.is_none() && talk.is_none();
     Ok(Report {
         trial,
-        server,
+        server_name,
         lasted,
-        off: !told,
+        off,
         client: seen.body.and_then(|body| body["client"].as_str().map(str::to_owned)),
     })
 }
 
 impl Trial {
-    async fn first(&self, what: &str) -> Result<Answer, ReachError> {
-        let path = format!("{}{what}", self.way.prefix);
-        self.ask(&mut None, Method::GET, &path, &[("x-selftest", "1")], String::new(), Duration::ZERO).await
+    async fn get(&self, what: &str) -> Result<JsonResponse, ConnectError> {
+        let path = format!("{}{what}", self.server.prefix);
+        self.request(&mut None, Method::GET, &path, &[("x-selftest", "1")], String::new(), Duration::ZERO).await
     }
 
-    /// Without the self-test's conversation: the server's own probe on each stream is all the evidence there is.
+    /// Tests without the self-test's conversation: then only the server's own probe on each stream can be measured.
     fn use_backend(&mut self, target: &str) {
         self.target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         self.own = false;
-        for row in self.rows() {
-            row.with(|seen| seen.enough = 1);
+        for findings in self.findings() {
+            findings.with(|state| state.delays_needed = 1);
         }
-        // A foreign backend may be silent, rightly.
-        self.native.with(|seen| seen.streams = false);
+        // A backend may send nothing, and rightly.
+        self.native.with(|state| state.streams = false);
     }
 
-    fn not_ours(&self, answer: &Answer) -> ProbeError {
+    fn not_ours(&self, response: &JsonResponse) -> ProbeError {
         let notes = self.notes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let who = notes.iter().next().cloned().unwrap_or_else(|| "nobody says whose answer it is".into());
-        ProbeError::NotOurs { url: self.way.shown(), status: answer.status, who }
+        ProbeError::NotOurs { url: self.server.description(), status: response.status, who }
     }
 
-    /// Notes when a body of some size does not arrive whole.
-    async fn large(&self) {
-        let (path, body) = (format!("{}/selftest/seen", self.way.prefix), "x".repeat(LARGE));
+    /// Notes when a larger body does not arrive completely.
+    async fn test_large_body(&self) {
+        let (path, body) = (format!("{}/selftest/seen", self.server.prefix), "x".repeat(LARGE));
         let headers = [("content-type", "text/plain")];
-        match self.ask(&mut None, Method::POST, &path, &headers, body, Duration::ZERO).await {
-            Ok(answer) => match answer.body.as_ref().and_then(|body| body["body"].as_u64()) {
+        match self.request(&mut None, Method::POST, &path, &headers, body, Duration::ZERO).await {
+            Ok(response) => match response.body.as_ref().and_then(|body| body["body"].as_u64()) {
                 Some(arrived) if arrived == LARGE as u64 => {}
                 Some(arrived) => self.note(format!("POST of {LARGE} bytes arrived with {arrived}")),
-                None => self.note(format!("POST of {LARGE} bytes: {}", answer.blame())),
+                None => self.note(format!("POST of {LARGE} bytes: {}", response.blame())),
             },
             Err(error) => self.note(format!("POST of {LARGE} bytes: {error}")),
         }
     }
 
-    /// Notes what the server saw of a request that differs from what was sent.
+    /// Notes where the request that the server received differs from the one that was sent.
     fn compare(&self, seen: &Value) {
         if seen["version"] != "HTTP/1.1" {
             self.note(format!("we speak HTTP/1.1, the server hears {}", seen["version"].as_str().unwrap_or("nothing")));

@@ -1,35 +1,37 @@
-//! What is told in the end.
+//! The report at the end.
 //!
-//! Enters: a trial that is over. Leaves: text for people, and an exit code. Must not touch: secrets: it holds none.
+//! Enters: a trial that is over. Leaves: a text for people, and whether all is well. Must not touch: secrets; there are none
+//! in it.
 
 use std::fmt;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::row::{COLUMNS, Row, span};
+use super::findings::{COLUMNS, Findings, span};
 use super::trial::Trial;
 
-/// What was found. Its `Display` is the text for a terminal or a ticket.
+/// The result. Its `Display` is the text for a terminal or a ticket.
 pub struct Report {
     pub(super) trial: Trial,
-    pub(super) server: String,
+    pub(super) server_name: String,
     pub(super) lasted: Duration,
-    /// The self-test is off, and no target was named.
+    /// The self-test is off, and no target was given.
     pub(super) off: bool,
     pub(super) client: Option<String>,
 }
 
 impl Report {
-    /// Whether everything is let through as it is.
+    /// Whether the network lets everything through unchanged.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.trial.rows().iter().all(|row| row.works() && !row.was_cut())
+        self.trial.findings().iter().all(|findings| findings.works() && !findings.was_cut())
     }
 
     fn verdict(&self) -> String {
-        let [native, sessions @ .., _post] = self.trial.rows();
-        let names = |rows: &[&Row]| rows.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
-        let (good, bad): (Vec<&Row>, Vec<&Row>) = sessions.iter().partition(|row| row.works());
+        let [native, sessions @ .., _post] = self.trial.findings();
+        let names =
+            |findings: &[&Findings]| findings.iter().map(|findings| findings.name).collect::<Vec<_>>().join(", ");
+        let (good, bad): (Vec<&Findings>, Vec<&Findings>) = sessions.iter().partition(|findings| findings.works());
         let mut words = match (native.works(), good.as_slice()) {
             (true, _) if bad.is_empty() => "WebSockets get through. So does everything else.".to_owned(),
             (true, _) => format!("WebSockets get through. Not fit for use: {}.", names(&bad)),
@@ -40,7 +42,8 @@ impl Report {
                 first.name
             ),
         };
-        let cut: Vec<_> = self.trial.rows().into_iter().filter(|row| row.works() && row.was_cut()).collect();
+        let cut: Vec<_> =
+            self.trial.findings().into_iter().filter(|findings| findings.works() && findings.was_cut()).collect();
         if !cut.is_empty() {
             words += &format!(" Cut early: {}.", names(&cut));
         }
@@ -53,13 +56,13 @@ impl fmt::Display for Report {
         let trial = &self.trial;
         writeln!(f, "underpass probe {}, {}", env!("CARGO_PKG_VERSION"), span(self.lasted))?;
         let client = self.client.as_ref().map_or(String::new(), |client| format!(", client seen as {client}"));
-        writeln!(f, "{}, {}{client}\n\n{}\n", trial.way.shown(), self.server, self.verdict())?;
+        writeln!(f, "{}, {}{client}\n\n{}\n", trial.server.description(), self.server_name, self.verdict())?;
         if !trial.own {
             let why = if self.off { "the self-test is off there (`selftest = true` turns it on)" } else { "as asked" };
             writeln!(f, "Tested with the backend's own `{}`, {why}: only opening and", trial.target)?;
             writeln!(f, "the server's sign of life can be judged. --target names another WebSocket path.\n")?;
         }
-        table(f, &trial.rows())?;
+        table(f, &trial.findings())?;
         let notes = trial.notes.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(f, "\nchanged on the way:")?;
         if notes.is_empty() {
@@ -69,11 +72,11 @@ impl fmt::Display for Report {
     }
 }
 
-/// The widest cell; what has more words stands below the table.
+/// The widest cell; longer texts are printed below the table.
 const WIDEST: usize = 28;
 
-fn table(f: &mut fmt::Formatter<'_>, rows: &[&Row]) -> fmt::Result {
-    let lines: Vec<(&str, [String; 5])> = rows.iter().map(|row| (row.name, row.cells())).collect();
+fn table(f: &mut fmt::Formatter<'_>, findings: &[&Findings]) -> fmt::Result {
+    let lines: Vec<(&str, [String; 5])> = findings.iter().map(|findings| (findings.name, findings.cells())).collect();
     let width = |at: usize| {
         let cells = lines.iter().map(|(_, cells)| short(&cells[at]).chars().count());
         cells.chain([COLUMNS[at].len()]).max().unwrap_or_default()
@@ -81,11 +84,11 @@ fn table(f: &mut fmt::Formatter<'_>, rows: &[&Row]) -> fmt::Result {
     let widths: [usize; 5] = std::array::from_fn(width);
     line(f, "", &COLUMNS.map(str::to_owned), widths)?;
     lines.iter().try_for_each(|(name, cells)| line(f, name, cells, widths))?;
-    let mut begun = false;
+    let mut first = true;
     for (name, cells) in &lines {
         for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| is_long(cell)) {
-            writeln!(f, "{}{name}, {}: {cell}", if begun { "" } else { "\n" }, COLUMNS[at])?;
-            begun = true;
+            writeln!(f, "{}{name}, {}: {cell}", if first { "\n" } else { "" }, COLUMNS[at])?;
+            first = false;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! Everything that is tried, and what is known of it.
+//! The trial: all transports that are tested, and their findings.
 //!
-//! Enters: a way to the server. Leaves: rows and notes, to be filled. Must not touch: how anything is tried.
+//! Enters: the server. Leaves: findings and notes, to be filled. Must not touch: how a transport is tested.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,50 +8,49 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::reach::Way;
-use super::row::Row;
+use super::connect::Server;
+use super::findings::Findings;
 
-/// Everything that is tried, together.
 pub(super) struct Trial {
-    pub(super) way: Way,
-    /// Where the conversation is, as a path at the server.
+    pub(super) server: Server,
+    /// The path of the conversation at the server.
     pub(super) target: String,
-    /// Whether it is the self-test's: a foreign backend's can only be seen to open.
+    /// Whether it is the self-test's conversation. Of a backend's only the opening can be tested.
     pub(super) own: bool,
-    /// When a stream is probed by the server.
+    /// How long after its start the server probes a stream.
     pub(super) probe: Duration,
-    pub(super) native: Row,
-    pub(super) ws: Row,
-    pub(super) sse: Row,
-    pub(super) stream: Row,
-    pub(super) poll: Row,
-    pub(super) post: Row,
+    pub(super) native: Findings,
+    pub(super) ws: Findings,
+    pub(super) sse: Findings,
+    pub(super) stream: Findings,
+    pub(super) poll: Findings,
+    pub(super) post: Findings,
     pub(super) notes: Mutex<BTreeSet<String>>,
-    /// The time is over: one more round trip, and then the end.
+    /// Cancelled when the time is over: one more round trip follows, then the end.
     pub(super) ending: CancellationToken,
 }
 
 impl Trial {
-    /// Nothing was tried yet.
-    pub(super) fn new(way: Way) -> Self {
+    /// A trial without findings.
+    pub(super) fn new(server: Server) -> Self {
         Self {
-            way,
+            server,
             target: String::new(),
             own: true,
             probe: Duration::ZERO,
-            native: Row::new("WebSocket", true),
-            ws: Row::new("ws", true),
-            sse: Row::new("sse", true),
-            stream: Row::new("stream", true),
-            poll: Row::new("poll", true),
-            post: Row::new("POST", false),
+            native: Findings::new("WebSocket", true),
+            ws: Findings::new("ws", true),
+            sse: Findings::new("sse", true),
+            stream: Findings::new("stream", true),
+            poll: Findings::new("poll", true),
+            post: Findings::new("POST", false),
             notes: Mutex::new(BTreeSet::new()),
             ending: CancellationToken::new(),
         }
     }
 
-    /// All rows, in the order in which they are shown.
-    pub(super) fn rows(&self) -> [&Row; 6] {
+    /// All findings, in the order in which they are shown.
+    pub(super) fn findings(&self) -> [&Findings; 6] {
         [&self.native, &self.ws, &self.sse, &self.stream, &self.poll, &self.post]
     }
 
@@ -66,10 +65,10 @@ mod tests {
     use crate::terms::Transport;
 
     #[test]
-    fn each_transport_has_its_row() {
-        let way = Way::new("http://127.0.0.1:1/", None, None).expect("a way to nowhere");
-        let trial = Trial::new(way);
-        let rows: Vec<_> = trial.rows().iter().map(|row| row.name).collect();
-        assert!(Transport::WORDS.iter().all(|word| rows.contains(word)), "{rows:?}");
+    fn each_transport_has_its_findings() {
+        let server = Server::new("http://127.0.0.1:1/", None, None).expect("a server to nowhere");
+        let trial = Trial::new(server);
+        let names: Vec<_> = trial.findings().iter().map(|findings| findings.name).collect();
+        assert!(Transport::WORDS.iter().all(|word| names.contains(word)), "{names:?}");
     }
 }

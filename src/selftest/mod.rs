@@ -1,8 +1,8 @@
-//! The self-test: a page that tells a user what the network between them and us does to each transport, and the
-//! conversation that it is told by.
+//! The self-test: a page that shows a user what the network between them and us does to each transport, and the
+//! conversation with which it measures this.
 //!
-//! Enters: nothing but the wish. Leaves: the page with its policy, and `talk`, which answers a WebSocket. Must not touch:
-//! routes, requests, any backend: what it says is about the way to us alone.
+//! Enters: nothing. Leaves: the page with its policy, and `talk`, the other end of a WebSocket. Must not touch: routes,
+//! requests, any backend: what it finds must be caused by the network alone.
 
 mod talk;
 
@@ -12,27 +12,28 @@ use http::HeaderValue;
 
 pub use self::talk::{TICKS, talk};
 
-/// Markup and style; `NONCE` stands where each answer has its own.
+/// Markup and style. `NONCE` is replaced in each response.
 const PAGE: &str = include_str!("page.html");
-/// What it runs: the ways, and the page around them.
-const SCRIPT: &str = concat!(include_str!("ways.js"), "\n", include_str!("page.js"));
+/// What the page runs: the transports first, then the code that uses them.
+const SCRIPT: &str = concat!(include_str!("transports.js"), "\n", include_str!("page.js"));
 
-/// The page, ready to be sent.
+/// The page and the header field that belongs to it.
 pub struct Page {
-    /// The document; it fetches nothing but what it measures.
+    /// The document. It loads nothing; its requests are those that it measures.
     pub html: String,
     /// Its Content-Security-Policy.
     pub policy: HeaderValue,
 }
 
-/// The page, with a nonce that was never used before.
+/// The page, with a new nonce.
 #[must_use]
 pub fn page() -> Page {
     let mut random = [0; 16];
-    // Without randomness the nonce is a known one: the policy then keeps out less, and there is nothing to keep in.
+    // On failure the nonce is a known one and the policy weaker. That is acceptable: nothing on this page is secret or comes
+    // from others.
     let _ = getrandom::fill(&mut random);
     let nonce = URL_SAFE_NO_PAD.encode(random);
-    // `ws:` and `wss:` for browsers that do not count them into 'self'.
+    // `ws:` and `wss:` are for browsers in which 'self' does not include them.
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; \
          connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

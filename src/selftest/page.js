@@ -1,4 +1,4 @@
-// ---- A run: all ways at once, for as long as was asked for. ----
+// ---- A run: all transports at once, for the chosen time. ----
 
 class Run {
   constructor(seconds) {
@@ -12,11 +12,11 @@ class Run {
 
   async go() {
     try {
-      const got = await ask("selftest/seen", { headers: { "X-Selftest": "1" } });
+      const got = await request("selftest/seen", { headers: { "X-Selftest": "1" } });
       if (got.status !== 200 || !got.body?.talk) throw new Error(`this server answers ${blame(got)}`);
       this.seen = got.body;
       this.compare();
-      const all = Object.entries(ways).map(([kind, way]) => way(this.row(kind)));
+      const all = Object.entries(transports).map(([kind, test]) => test(this.row(kind)));
       this.large();
       while (now() - this.begun < this.seconds * 1000 && this.lives) await sleep(100);
       this.ending = true;
@@ -33,17 +33,17 @@ class Run {
     for (const session of this.sessions) fetch(`${base}/s/${session.token}/close`, { method: "POST", keepalive: true }).catch(() => {});
     paint();
   }
-  // Whether a body of some size arrives whole.
+  // Whether a body of some size arrives completely.
   async large() {
     const size = 6000;
     try {
-      const answer = await ask("selftest/seen", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify("x".repeat(size - 2)) });
-      if (answer.status !== 200 || !answer.ours) this.notes.add(`POST of ${size} bytes: ${blame(answer)}`);
-      else if (answer.body.body !== size) this.notes.add(`POST of ${size} bytes arrived with ${answer.body.body}`);
+      const response = await request("selftest/seen", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify("x".repeat(size - 2)) });
+      if (response.status !== 200 || !response.ours) this.notes.add(`POST of ${size} bytes: ${blame(response)}`);
+      else if (response.body.body !== size) this.notes.add(`POST of ${size} bytes arrived with ${response.body.body}`);
     } catch (error) { if (this.lives) this.notes.add(`POST of ${size} bytes: ${failure(error)}`); }
   }
 
-  // What the server saw against what was sent.
+  // Compares what the server received with what was sent.
   compare() {
     const { version, proto, headers } = this.seen;
     const ours = /^(accept|accept-encoding|accept-language|cache-control|connection|content-length|content-type|cookie|authorization|dnt|host|if-.*|origin|pragma|priority|referer|save-data|sec-.*|te|upgrade-insecure-requests|user-agent|x-selftest)$/;
@@ -57,7 +57,7 @@ class Run {
     for (const [name, value] of headers) if (!ours.test(name)) this.notes.add(`request gained ${name}${value ? `: ${value}` : ""}`);
     if (!headers.some(([name]) => name === "x-selftest")) this.notes.add("request lost x-selftest, a field nobody knows");
   }
-  // What is different about an answer of ours.
+  // Notes what the network changed in a response of ours.
   look({ headers, status }, type) {
     const has = name => headers.get(name);
     if (status >= 400 && !/json/.test(has("content-type"))) {
@@ -93,7 +93,7 @@ class Run {
   }
 }
 
-// ---- What is shown. ----
+// ---- The page. ----
 
 function put(node, words, mood) {
   if (node.textContent !== words) node.textContent = words;

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::fault::Fault;
 use crate::codec::batch::Form;
 use crate::codec::progress;
-use crate::http::incoming::Sent;
+use crate::http::incoming::IncomingBody;
 use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
@@ -74,15 +74,15 @@ pub fn closed(close: &Close) -> BytesMut {
 ///
 /// # Errors
 /// [`Fault::TooLarge`], or [`Fault::BadRequest`] when it stalls or breaks off.
-pub async fn read_body(body: Sent, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+pub async fn read_body(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     match body {
-        Sent::Whole(whole) if whole.len() <= limit => Ok(whole),
+        IncomingBody::Buffered(whole) if whole.len() <= limit => Ok(whole),
         // Boxed, so that the future of a short message, which is the usual case, does not have room for this wait.
         body => Box::pin(read_pieces(body, limit, patience)).await,
     }
 }
 
-async fn read_pieces(mut body: Sent, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+async fn read_pieces(mut body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     let too_large = || Fault::TooLarge { what: "the body".into(), limit };
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
@@ -101,7 +101,7 @@ async fn read_pieces(mut body: Sent, limit: usize, patience: Duration) -> Result
     Ok(whole.freeze())
 }
 
-async fn next_frame(body: &mut Sent, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
+async fn next_frame(body: &mut IncomingBody, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
     let stalled = |_| Fault::BadRequest(format!("the body stalled: nothing came for {} s", patience.as_secs()));
     let broken = |error| Fault::BadRequest(format!("the body broke off: {error}; nothing of it was accepted"));
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)

@@ -125,7 +125,7 @@ impl<E: Encoding> Source for Streaming<E> {
                 self.beat = now + self.heartbeat();
                 let due = self.due();
                 let waits = self.reader.is_dry() && self.reader.poll_due(cx, now, due).is_pending();
-                return Poll::Ready(if waits { Chunk::Now } else { Chunk::More });
+                return Poll::Ready(if waits { Chunk::Drained } else { Chunk::More });
             }
             let due = self.due();
             ready!(self.reader.poll_due(cx, now, due));

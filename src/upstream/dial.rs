@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{Backend, Endpoint, Upstream};
 pub use crate::upstream::handshake::Upgraded;
-use crate::upstream::handshake::{Failure, shake_hands};
+use crate::upstream::handshake::{self, HandshakeFailure};
 pub use crate::upstream::io::Io;
 use crate::upstream::tls::{self, UpstreamTlsError};
 
@@ -223,17 +223,17 @@ impl Dialer {
     /// Any [`DialError`]; [`DialError::Refused`] carries the backend's whole answer.
     pub async fn upgrade(&self, head: request::Parts) -> Result<Upgraded, DialError> {
         if let Some(talk) = self.inside {
-            return self.meet(talk, &head);
+            return self.connect_inside(talk, &head);
         }
-        let _under_way = self.turn().await?;
+        let _under_way = self.acquire_dial().await?;
         let io = self.connect().await?;
-        match timeout(self.handshake, shake_hands(io, head)).await {
+        match timeout(self.handshake, handshake::perform(io, head)).await {
             Ok(shaken) => shaken.map_err(|failure| self.no_websocket(failure)),
             Err(_) => Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake }),
         }
     }
 
-    fn meet(&self, talk: fn(UnixStream), asked: &request::Parts) -> Result<Upgraded, DialError> {
+    fn connect_inside(&self, talk: fn(UnixStream), asked: &request::Parts) -> Result<Upgraded, DialError> {
         let (ours, theirs) = UnixStream::pair().map_err(|source| self.not_connected(source))?;
         talk(theirs);
         let mut answer = Response::new(());
@@ -245,7 +245,7 @@ impl Dialer {
         Ok(Upgraded { io: Io::Unix(ours), unread: Bytes::new(), head: answer.into_parts().0 })
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, DialError> {
+    async fn acquire_dial(&self) -> Result<SemaphorePermit<'_>, DialError> {
         match timeout(self.handshake, self.dials.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
             // The semaphore is never closed, so only the deadline comes here.
@@ -292,12 +292,12 @@ impl Dialer {
         }
     }
 
-    fn no_websocket(&self, failure: Failure) -> DialError {
+    fn no_websocket(&self, failure: HandshakeFailure) -> DialError {
         let address = self.address.clone();
         match failure {
-            Failure::Dropped(source) => DialError::Dropped { address, source },
-            Failure::Bad(what) => DialError::BadHandshake { address, what },
-            Failure::Refused(head, body) => DialError::Refused { head, body },
+            HandshakeFailure::Dropped(source) => DialError::Dropped { address, source },
+            HandshakeFailure::Bad(what) => DialError::BadHandshake { address, what },
+            HandshakeFailure::Refused(head, body) => DialError::Refused { head, body },
         }
     }
 }

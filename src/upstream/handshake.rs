@@ -1,10 +1,10 @@
-//! The WebSocket handshake on a connected stream: writes the request, and verifies the answer.
+//! The WebSocket handshake on a connected stream: writes the request, and verifies the response.
 //!
 //! Enters: a connection, a finished request head. Leaves: a verified WebSocket, a refusal with its body, or what was
 //! wrong. Must not touch: where the connection goes, deadlines, subprotocols and extensions.
 //!
-//! A sound 101 is read here, by hand; everything else is hyper's to judge (see `by_hand`). tungstenite's own client is not
-//! used: it refuses `Connection: keep-alive, Upgrade` and loses the body of a refusal.
+//! A correct 101 is read by `crate::http`; everything else is hyper's (see `http1_exchange`). tungstenite's own client is
+//! not used: it refuses `Connection: keep-alive, Upgrade` and loses the body of a refusal.
 
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -15,18 +15,18 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http::fields::has_token;
-use crate::http::read_response::{Head, Judged, read_head};
+use crate::http::read_response::{Parsed, ResponseHead, read_head};
 use crate::http::replay::Replay;
-use crate::http::write_head::request_text;
-use crate::upstream::http1_exchange::{ask, by_hyper};
+use crate::http::write_head::request_head;
+use crate::upstream::http1_exchange::{connect_hyper, exchange};
 use crate::upstream::io::Io;
 
-/// A WebSocket whose handshake was answered with a verified 101.
+/// A WebSocket whose 101 was verified.
 #[derive(Debug)]
 pub struct Upgraded {
     /// The connection.
     pub io: Io,
-    /// What the backend sent right behind its answer; comes before anything read from `io`.
+    /// What the backend sent right behind its 101; comes before anything read from `io`.
     pub unread: Bytes,
     /// The head of the 101, as the backend wrote it.
     pub head: response::Parts,
@@ -34,44 +34,45 @@ pub struct Upgraded {
 
 /// Why there is no WebSocket.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// The connection ended, or what came was no HTTP.
+pub(super) enum HandshakeFailure {
+    /// The connection ended, or what came is no HTTP.
     Dropped(hyper::Error),
-    /// A 101 that is not the answer to this handshake, and why.
+    /// A 101 that does not belong to this handshake, and why.
     Bad(&'static str),
-    /// Any other answer.
+    /// Any other response.
     Refused(Box<response::Parts>, Incoming),
 }
 
-impl From<hyper::Error> for Failure {
+impl From<hyper::Error> for HandshakeFailure {
     fn from(error: hyper::Error) -> Self {
         Self::Dropped(error)
     }
 }
 
-/// Sends `head` as it is and verifies the answer.
-pub(super) async fn shake_hands(io: Io, head: request::Parts) -> Result<Upgraded, Failure> {
+/// Sends `head` as it is and verifies the response.
+pub(super) async fn perform(io: Io, head: request::Parts) -> Result<Upgraded, HandshakeFailure> {
     let key = head.headers.get(SEC_WEBSOCKET_KEY);
     let expected = key.map(|key| derive_accept_key(key.as_bytes()));
     let request = Request::from_parts(head, Empty::new());
-    match ask(io, request_text(&request), |seen| plain_switch(seen, expected.as_deref())).await {
+    match exchange(io, request_head(&request), |seen| read_switching(seen, expected.as_deref())).await {
         Ok((io, (head, unread))) => Ok(Upgraded { io, unread, head }),
-        Err(replay) => Box::pin(ask_hyper(replay, request, expected.as_deref())).await,
+        Err(replay) => Box::pin(exchange_by_hyper(replay, request, expected.as_deref())).await,
     }
 }
 
 /// A verified 101, and what follows it.
 #[must_use]
-pub fn plain_switch(seen: &Bytes, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
-    read_head(seen, |_, _| false).and_then(|Head { parts, end, .. }| {
-        let sound = parts.status == StatusCode::SWITCHING_PROTOCOLS && flaw(&parts.headers, expected).is_none();
-        // Copied, since a few bytes would keep the whole head alive.
-        sound.then(|| (parts, Bytes::copy_from_slice(&seen[end..])))
+pub fn read_switching(seen: &Bytes, expected: Option<&str>) -> Parsed<(response::Parts, Bytes)> {
+    read_head(seen, |_, _| false).and_then(|ResponseHead { parts, end, .. }| {
+        let is_verified =
+            parts.status == StatusCode::SWITCHING_PROTOCOLS && violation(&parts.headers, expected).is_none();
+        // Copied, so that a few bytes do not keep the whole head in memory.
+        is_verified.then(|| (parts, Bytes::copy_from_slice(&seen[end..])))
     })
 }
 
 /// What is wrong with a 101, if anything (RFC 6455 section 4.1).
-fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
+fn violation(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
     if !has_token(answer, &UPGRADE, "websocket") {
         return Some("its Upgrade header does not name websocket");
     }
@@ -89,34 +90,34 @@ fn flaw(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str> {
     }
 }
 
-// === by hyper ===
+// === what hyper reads ===
 
-async fn ask_hyper(
+async fn exchange_by_hyper(
     io: Replay<Io>,
     request: Request<Empty<Bytes>>,
     expected: Option<&str>,
-) -> Result<Upgraded, Failure> {
-    let (mut sender, connection) = by_hyper(io).await?;
-    // Ends by itself: with the upgrade, with the refusal's body, or when this future is dropped.
+) -> Result<Upgraded, HandshakeFailure> {
+    let (mut sender, connection) = connect_hyper(io).await?;
+    // Ends by itself: with the upgrade, with the end of the refusal's body, or when this future is dropped.
     tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = response.into_parts();
-        return Err(Failure::Refused(Box::new(head), body));
+        return Err(HandshakeFailure::Refused(Box::new(head), body));
     }
-    match flaw(response.headers(), expected) {
-        Some(what) => Err(Failure::Bad(what)),
+    match violation(response.headers(), expected) {
+        Some(what) => Err(HandshakeFailure::Bad(what)),
         None => take_over(response).await,
     }
 }
 
-async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, Failure> {
+async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, HandshakeFailure> {
     let upgraded = hyper::upgrade::on(&mut response).await?;
     let parts = upgraded
         .downcast::<TokioIo<Replay<Io>>>()
-        .map_err(|_| Failure::Bad("the connection could not be taken over"))?;
+        .map_err(|_| HandshakeFailure::Bad("the connection could not be taken over"))?;
     let (io, seen) = parts.io.into_inner().into_parts();
-    // What hyper has read comes first; copied, since a few bytes would keep its whole read block alive.
+    // What hyper has read comes first; copied, so that a few bytes do not keep hyper's read buffer in memory.
     Ok(Upgraded { io, unread: [&parts.read_buf[..], &seen].concat().into(), head: response.into_parts().0 })
 }
 
@@ -125,39 +126,39 @@ mod tests {
     use http::Version;
 
     use super::*;
-    use crate::http::read_response::FIELDS;
+    use crate::http::read_response::MAX_FIELDS;
 
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-    fn judge(text: &str, expected: Option<&str>) -> Judged<(response::Parts, Bytes)> {
-        plain_switch(&Bytes::copy_from_slice(text.as_bytes()), expected)
+    fn read(text: &str, expected: Option<&str>) -> Parsed<(response::Parts, Bytes)> {
+        read_switching(&Bytes::copy_from_slice(text.as_bytes()), expected)
     }
 
-    fn is_sound(head: &str) -> bool {
-        matches!(judge(head, Some(ACCEPT)), Judged::Sound(_))
+    fn is_complete(head: &str) -> bool {
+        matches!(read(head, Some(ACCEPT)), Parsed::Complete(_))
     }
 
     #[test]
-    fn a_sound_answer_ends_where_its_head_ends() {
+    fn a_complete_101_ends_where_its_head_ends() {
         let all = [GOOD, "\u{81}\r\n\r\n"].concat();
-        let Judged::Sound((head, unread)) = judge(&all, Some(ACCEPT)) else { panic!("it is sound") };
+        let Parsed::Complete((head, unread)) = read(&all, Some(ACCEPT)) else { panic!("it is complete") };
         assert_eq!((head.status.as_u16(), head.version), (101, Version::HTTP_11));
         assert_eq!(unread, all[GOOD.len()..]);
         assert_eq!((head.headers.len(), &head.headers["sec-websocket-accept"]), (3, &ACCEPT.parse().expect("a value")));
     }
 
     #[test]
-    fn every_beginning_of_a_sound_answer_is_unfinished() {
+    fn every_beginning_of_a_101_is_partial() {
         for end in 0..GOOD.len() {
-            assert!(matches!(judge(&GOOD[..end], Some(ACCEPT)), Judged::Unfinished), "{end}");
+            assert!(matches!(read(&GOOD[..end], Some(ACCEPT)), Parsed::Partial), "{end}");
         }
     }
 
     #[test]
-    fn what_is_odd_in_any_way_is_left_to_hyper() {
-        assert!(is_sound(GOOD));
+    fn what_is_ambiguous_in_any_way_is_left_to_hyper() {
+        assert!(is_complete(GOOD));
         for (from, to) in [
             ("HTTP/1.1", "HTTP/1.0"),
             ("HTTP/1.1", "http/1.1"),
@@ -182,10 +183,10 @@ mod tests {
         ] {
             let odd = GOOD.replacen(from, to, 1);
             assert_ne!(odd, GOOD);
-            assert!(!is_sound(&odd), "{odd:?}");
+            assert!(!is_complete(&odd), "{odd:?}");
         }
-        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(FIELDS)].concat(), 1);
-        assert!(!is_sound(&many));
-        assert!(matches!(judge(GOOD, None), Judged::Doubtful));
+        let many = GOOD.replacen("\r\n", &["\r\n", &"X: y\r\n".repeat(MAX_FIELDS)].concat(), 1);
+        assert!(!is_complete(&many));
+        assert!(matches!(read(GOOD, None), Parsed::Ambiguous));
     }
 }

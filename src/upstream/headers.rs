@@ -19,7 +19,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version, request};
 
 use crate::http::fields::{has_token, tokens};
-use crate::http::write_head::target;
+use crate::http::write_head::origin_form;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -185,7 +185,7 @@ pub fn tunnel_handshake(original: &request::Parts, forwarded: &Forwarded<'_>) ->
     for name in [CONTENT_LENGTH, EXPECT, TE, TRAILER] {
         headers.remove(name);
     }
-    upgrade_request(&target(&original.uri), headers)
+    upgrade_request(&origin_form(&original.uri), headers)
 }
 
 /// The head of a request on its way to the backend, all but `Expect` and what a handshake adds: end-to-end fields, one

@@ -27,7 +27,7 @@ pub(crate) enum Connection {
     /// Only read by hand so far; owns no buffer.
     Bare(Io),
     /// Once it was hyper's it stays so.
-    ByHyper(Sender),
+    Hyper(Sender),
 }
 
 impl Connection {
@@ -39,7 +39,7 @@ impl Connection {
     fn is_ready(&self) -> bool {
         match self {
             Self::Bare(io) => io.is_quiet(),
-            Self::ByHyper(sender) => sender.is_ready(),
+            Self::Hyper(sender) => sender.is_ready(),
         }
     }
 }
@@ -82,14 +82,14 @@ impl Pool {
     pub(crate) fn give_back(self: &Arc<Self>, mut sender: Sender) {
         // A short answer came with its head: nothing is left to wait for.
         if sender.is_ready() {
-            return self.keep(Connection::ByHyper(sender));
+            return self.keep(Connection::Hyper(sender));
         }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             if sender.ready().await.is_ok()
                 && let Some(pool) = pool.upgrade()
             {
-                pool.keep(Connection::ByHyper(sender));
+                pool.keep(Connection::Hyper(sender));
             }
         });
     }

@@ -32,13 +32,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Backend;
 use crate::http::incoming::BoxError;
-use crate::http::incoming::Sent;
-use crate::http::read_response::short;
+use crate::http::incoming::IncomingBody;
+use crate::http::read_response::read_short;
 use crate::http::replay::Replay;
-use crate::http::write_head::{request_text, target};
+use crate::http::write_head::{origin_form, request_head};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
-use crate::upstream::http1_exchange::{ask, by_hyper};
+use crate::upstream::http1_exchange::{connect_hyper, exchange};
 use crate::upstream::io::Io;
 use crate::upstream::pool::{Connection, Outgoing, Pool, Sender};
 
@@ -89,7 +89,7 @@ pub struct Proxy {
 }
 
 /// An exchange that came to nothing.
-enum Failure {
+enum ExchangeError {
     /// Nothing of it was written; it can go another way.
     Unsent(Box<Request<Outgoing>>, hyper::Error),
     /// It may have had an effect.
@@ -108,7 +108,11 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ProxyError`].
-    pub async fn forward<B>(&self, request: Request<B>, forwarded: &Forwarded<'_>) -> Result<Response<Sent>, ProxyError>
+    pub async fn forward<B>(
+        &self,
+        request: Request<B>,
+        forwarded: &Forwarded<'_>,
+    ) -> Result<Response<IncomingBody>, ProxyError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -154,7 +158,7 @@ impl Proxy {
             // RFC 9110 section 10.1.4: whoever sends TE names it in Connection.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
-        parts.uri = Uri::from(target(&parts.uri));
+        parts.uri = Uri::from(origin_form(&parts.uri));
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         Ok(parts)
@@ -164,10 +168,10 @@ impl Proxy {
         &self,
         mut request: Request<Outgoing>,
         pace: Option<&Pace>,
-    ) -> Result<Response<Sent>, ProxyError> {
-        let by_hand = goes_by_hand(&request);
+    ) -> Result<Response<IncomingBody>, ProxyError> {
+        let short = is_short_exchange(&request);
         loop {
-            let kept = self.pool.take(by_hand);
+            let kept = self.pool.take(short);
             // Nothing is repeated on a second new connection, nor what was written.
             let mut last = kept.is_none();
             let connection = match kept {
@@ -175,30 +179,30 @@ impl Proxy {
                 None => Connection::Bare(self.dialer.connect().await?),
             };
             let sender = match connection {
-                Connection::ByHyper(sender) => sender,
-                Connection::Bare(io) if by_hand && !matches!(io, Io::Tls(_)) => {
-                    match self.ask(io, request_text(&request)).await? {
-                        Ok(response) => return Ok(response.map(Sent::Whole)),
+                Connection::Hyper(sender) => sender,
+                Connection::Bare(io) if short && !matches!(io, Io::Tls(_)) => {
+                    match self.exchange_short(io, request_head(&request)).await? {
+                        Ok(response) => return Ok(response.map(IncomingBody::Buffered)),
                         Err(replay) => {
                             last = true;
-                            self.by_hyper(replay).await?
+                            self.hand_to_hyper(replay).await?
                         }
                     }
                 }
-                Connection::Bare(io) => self.by_hyper(Replay::new(io)).await?,
+                Connection::Bare(io) => self.hand_to_hyper(Replay::new(io)).await?,
             };
             match self.attempt(sender, request, pace).await {
-                Ok(response) => return Ok(response.map(Sent::Coming)),
-                Err(Failure::Unsent(_, source)) if last => return Err(self.dropped(source)),
-                Err(Failure::Unsent(back, _)) => request = *back,
-                Err(Failure::Final(error)) => return Err(error),
+                Ok(response) => return Ok(response.map(IncomingBody::Streaming)),
+                Err(ExchangeError::Unsent(_, source)) if last => return Err(self.dropped(source)),
+                Err(ExchangeError::Unsent(back, _)) => request = *back,
+                Err(ExchangeError::Final(error)) => return Err(error),
             }
         }
     }
 
     /// Sends the request by hand. The connection goes back to the pool, or on to hyper.
-    async fn ask(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay<Io>>, ProxyError> {
-        let asked = timeout(self.response, ask(io, text, short)).await.map_err(|_| self.too_late())?;
+    async fn exchange_short(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay<Io>>, ProxyError> {
+        let asked = timeout(self.response, exchange(io, text, read_short)).await.map_err(|_| self.too_late())?;
         Ok(asked.map(|(io, response)| {
             self.pool.keep(Connection::Bare(io));
             response
@@ -210,26 +214,26 @@ impl Proxy {
         mut sender: Sender,
         request: Request<Outgoing>,
         pace: Option<&Pace>,
-    ) -> Result<Response<Incoming>, Failure> {
-        let answer = tokio::select! {
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        let response = tokio::select! {
             biased;
-            answer = sender.try_send_request(request) => answer,
-            () = stalled(pace, self.response) => return Err(Failure::Final(self.too_late())),
+            response = sender.try_send_request(request) => response,
+            () = stalled(pace, self.response) => return Err(ExchangeError::Final(self.too_late())),
         };
-        match answer {
+        match response {
             Ok(response) => {
                 self.pool.give_back(sender);
                 Ok(response)
             }
             Err(mut failed) => Err(match failed.take_message() {
-                Some(request) => Failure::Unsent(Box::new(request), failed.into_error()),
-                None => Failure::Final(self.failed(failed.into_error())),
+                Some(request) => ExchangeError::Unsent(Box::new(request), failed.into_error()),
+                None => ExchangeError::Final(self.failed(failed.into_error())),
             }),
         }
     }
 
-    async fn by_hyper(&self, io: Replay<Io>) -> Result<Sender, ProxyError> {
-        let (sender, connection) = by_hyper(io).await.map_err(|source| self.dropped(source))?;
+    async fn hand_to_hyper(&self, io: Replay<Io>) -> Result<Sender, ProxyError> {
+        let (sender, connection) = connect_hyper(io).await.map_err(|source| self.dropped(source))?;
         // Its errors reach the exchange they belong to; an idle connection that fails is simply no longer ready.
         tokio::spawn(connection);
         Ok(sender)
@@ -249,7 +253,7 @@ impl Proxy {
 }
 
 /// Whether the answer to it can be told by its head alone, and the head is all there is to write.
-fn goes_by_hand(request: &Request<Outgoing>) -> bool {
+fn is_short_exchange(request: &Request<Outgoing>) -> bool {
     *request.method() == Method::GET && matches!(request.body(), Either::Left(_)) && !request.headers().contains_key(TE)
 }
 

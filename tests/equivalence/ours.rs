@@ -8,9 +8,9 @@ use http::{Request, Response, response};
 use hyper::rt::Timer;
 use hyper::{client, server};
 use underpass::config::Client;
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::http::{read_request, read_response};
-use underpass::listener::conn;
+use underpass::listener::hyper_server;
 use underpass::upstream::{handshake, http1_exchange};
 
 /// What our reader says of bytes.
@@ -45,11 +45,11 @@ impl Limits {
 
 /// The request at the beginning, where it ends, and whether another may follow.
 pub(crate) fn read_request(bytes: &Bytes, limits: Limits) -> Option<(Request<Bytes>, usize, bool)> {
-    let (read, end) = read_request::whole(bytes, &limits.client())?;
+    let (read, end) = read_request::read_whole(bytes, &limits.client())?;
     let keeps_alive = read_request::keeps_alive(&read);
     let read = read.map(|body| match body {
-        Sent::Whole(body) => body,
-        Sent::Coming(_) => panic!("a body of hyper's"),
+        IncomingBody::Buffered(body) => body,
+        IncomingBody::Streaming(_) => panic!("a body of hyper's"),
     });
     Some((read, end, keeps_alive))
 }
@@ -58,30 +58,30 @@ pub(crate) fn server_settings(
     limits: Limits,
     timer: impl Timer + Send + Sync + 'static,
 ) -> server::conn::http1::Builder {
-    conn::hyper_settings(&limits.client(), timer)
+    hyper_server::http1_settings(&limits.client(), timer)
 }
 
 // === responses ===
 
 pub(crate) fn read_response(bytes: &Bytes) -> Verdict<Response<Bytes>> {
-    read_response::short(bytes).into()
+    read_response::read_short(bytes).into()
 }
 
 /// The head of a 101, and what stands behind it.
 pub(crate) fn read_switch(bytes: &Bytes, accept: &str) -> Verdict<(response::Parts, Bytes)> {
-    handshake::plain_switch(bytes, Some(accept)).into()
+    handshake::read_switching(bytes, Some(accept)).into()
 }
 
 pub(crate) fn client_settings() -> client::conn::http1::Builder {
     http1_exchange::hyper_settings()
 }
 
-impl<T> From<read_response::Judged<T>> for Verdict<T> {
-    fn from(judged: read_response::Judged<T>) -> Self {
+impl<T> From<read_response::Parsed<T>> for Verdict<T> {
+    fn from(judged: read_response::Parsed<T>) -> Self {
         match judged {
-            read_response::Judged::Sound(sound) => Self::Taken(sound),
-            read_response::Judged::Unfinished => Self::Unfinished,
-            read_response::Judged::Doubtful => Self::Left,
+            read_response::Parsed::Complete(sound) => Self::Taken(sound),
+            read_response::Parsed::Partial => Self::Unfinished,
+            read_response::Parsed::Ambiguous => Self::Left,
         }
     }
 }

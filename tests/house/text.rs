@@ -2,6 +2,8 @@
 //!
 //! Enters: source text. Leaves: text of the same length and lines with the rest blanked; positions. Must not touch: rules.
 
+use std::ops::Range;
+
 /// Where `word` stands, not as a part of a longer word or path.
 pub(crate) fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |c: char| c.is_alphanumeric() || c == '_';
@@ -26,7 +28,7 @@ pub(crate) fn without_prose(text: &str) -> String {
         if prose == 0 {
             code.push_str(head);
         } else {
-            code.extend(head.chars().map(|c| if c == '\n' { c } else { ' ' }));
+            code.extend(head.chars().flat_map(blanked));
         }
         rest = tail;
     }
@@ -101,16 +103,30 @@ fn character_length(text: &str) -> usize {
     }
 }
 
-/// Blanks what stands behind `#[cfg(test)]`: a module, a function, an import.
-pub(crate) fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
+/// Where items behind `#[cfg(test)]` stand: a module, a function, an import.
+pub(crate) fn test_items(code: &str) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for (at, _) in code.match_indices("#[cfg(test)]") {
+        if found.last().is_none_or(|last| last.end <= at) {
+            found.push(at..at + item_length(&code[at..]));
+        }
+    }
+    found
+}
+
+/// Blanks what stands in `places`; newlines stay.
+pub(crate) fn blank(code: &str, places: &[Range<usize>]) -> String {
     let mut kept = code.to_owned();
-    while let Some(at) = kept.find(MARK) {
-        let end = at + item_length(&kept[at..]);
-        let blank: String = kept[at..end].chars().map(|c| if c == '\n' { c } else { ' ' }).collect();
-        kept.replace_range(at..end, &blank);
+    for place in places {
+        let blank: String = kept[place.clone()].chars().flat_map(blanked).collect();
+        kept.replace_range(place.clone(), &blank);
     }
     kept
+}
+
+/// As many bytes as before, so that positions stay true.
+fn blanked(c: char) -> impl Iterator<Item = char> {
+    std::iter::repeat_n(if c == '\n' { c } else { ' ' }, c.len_utf8())
 }
 
 fn item_length(text: &str) -> usize {

@@ -11,6 +11,7 @@ mod codec;
 mod config;
 mod hostile;
 mod listener;
+mod repository;
 mod sidecar;
 mod simulation;
 mod upstream;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use underpass::config::{
-    Address, Config, Endpoint, Listener, LogFormat, Mistakes, Origins, Session, TlsFiles, Trusted, UpstreamTls,
+    Address, Config, ConfigErrors, Endpoint, Listener, LogFormat, Origins, Session, TlsFiles, Trusted, UpstreamTls,
 };
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
@@ -26,42 +26,44 @@ fn fixtures(folder: &str, least: usize) -> Vec<PathBuf> {
 
 fn valid(name: &str) -> Config {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inside/config/valid").join(name);
-    Config::load(path).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    Config::load(path).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// As the `# expect:` lines of the fixtures write it: `3:1 unknown key`, or `- nothing says` without a place.
-fn told(mistakes: &Mistakes) -> Vec<String> {
-    let place = |at: &underpass::config::Place| format!("{}:{}", at.line, at.column);
-    let line = |m: &underpass::config::Mistake| format!("{} {}", m.place.as_ref().map_or("-".into(), place), m.what);
-    mistakes.iter().map(line).collect()
+/// As the `# expect:` lines of the fixtures write it: `3:1 unknown key`, or `- nothing says` without a location.
+fn shown(errors: &ConfigErrors) -> Vec<String> {
+    let location = |at: &underpass::config::Location| format!("{}:{}", at.line, at.column);
+    let line = |error: &underpass::config::ConfigError| {
+        format!("{} {}", error.location.as_ref().map_or("-".into(), location), error.what)
+    };
+    errors.iter().map(line).collect()
 }
 
 #[test]
-fn each_invalid_file_tells_all_its_mistakes_and_no_others() {
+fn each_invalid_file_reports_all_its_errors_and_no_others() {
     let wrong: Vec<_> = fixtures("invalid", 25).iter().filter_map(|file| judge(file)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// What is told beyond what the file expects, and what is expected but not told.
+/// What is shown beyond what the file expects, and what is expected but not shown.
 fn judge(file: &Path) -> Option<String> {
     let text = fs::read_to_string(file).expect("a readable file");
     let mut expected: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# expect: ")).collect();
-    let Err(mistakes) = Config::load(file) else { return Some(format!("{}: no mistake", file.display())) };
+    let Err(errors) = Config::load(file) else { return Some(format!("{}: no error", file.display())) };
     assert!(!expected.is_empty(), "{} expects nothing", file.display());
-    assert_eq!(mistakes.iter().count(), mistakes.count(), "{}", file.display());
-    let mut told = told(&mistakes);
-    told.retain(|told| {
-        let at = expected.iter().position(|expected| told.starts_with(expected));
+    assert_eq!(errors.iter().count(), errors.count(), "{}", file.display());
+    let mut shown = shown(&errors);
+    shown.retain(|shown| {
+        let at = expected.iter().position(|expected| shown.starts_with(expected));
         at.map(|at| expected.remove(at)).is_none()
     });
-    let same = told.is_empty() && expected.is_empty();
-    (!same).then(|| format!("{}\nnot expected: {told:#?}\nnot told: {expected:#?}\n{mistakes}", file.display()))
+    let same = shown.is_empty() && expected.is_empty();
+    (!same).then(|| format!("{}\nnot expected: {shown:#?}\nnot shown: {expected:#?}\n{errors}", file.display()))
 }
 
 #[test]
 fn each_valid_file_is_read() {
     for file in fixtures("valid", 5) {
-        Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        Config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
     }
 }
 
@@ -77,15 +79,15 @@ fn two_lines_or_two_flags_are_enough() {
 }
 
 #[test]
-fn flags_tell_their_mistakes_together() {
-    let mistakes = Config::from_flags(":8080", "127.0.0.1:9000").expect_err("two mistakes");
+fn errors_of_both_flags_are_reported_together() {
+    let errors = Config::from_flags(":8080", "127.0.0.1:9000").expect_err("two errors");
     assert_eq!(
-        mistakes.to_string(),
+        errors.to_string(),
         "command line: `--listen :8080` needs an address before the port\n    \
          for all interfaces write \"0.0.0.0:8080\" or \"[::]:8080\"\n\
          command line: `--upstream 127.0.0.1:9000` needs a scheme\n    \
          write for example \"ws://127.0.0.1:9000\", \"wss://chat.internal\" or \"unix:/run/chat.sock\"\n\
-         2 mistakes in command line; nothing of it is in force"
+         2 errors in command line; configuration not applied"
     );
 }
 
@@ -152,50 +154,50 @@ fn values_are_read_in_their_units() {
 }
 
 #[test]
-fn mistakes_are_told_with_their_line() {
-    let mistakes =
-        Config::parse("listen = \"localhost:0\"\nsession.graze = \"60s\"\n", "config.toml").expect_err("mistakes");
+fn errors_are_reported_with_their_line() {
+    let errors =
+        Config::parse("listen = \"localhost:0\"\nsession.graze = \"60s\"\n", "config.toml").expect_err("errors");
     assert_eq!(
-        mistakes.to_string(),
+        errors.to_string(),
         "config.toml:2:9: unknown key `graze` in [session]\n  \
            2 | session.graze = \"60s\"\n    \
              |         ^^^^^ did you mean `grace`?\n\
          config.toml: nothing says where the backend is\n    \
              add for example: upstream = \"ws://127.0.0.1:9000\"\n\
-         2 mistakes in config.toml; nothing of it is in force"
+         2 errors in config.toml; configuration not applied"
     );
 }
 
 #[test]
 fn a_key_in_the_wrong_table_is_sent_home() {
-    let mistakes =
-        Config::parse("grace = 1\n[session]\nnode = \"a\"\nkey = \"b\"\n", "f").expect_err("mistakes").to_string();
+    let errors =
+        Config::parse("grace = 1\n[session]\nnode = \"a\"\nkey = \"b\"\n", "f").expect_err("errors").to_string();
     for home in ["it belongs to [session]", "it belongs above the first table", "it belongs to [[listener]]"] {
-        assert!(mistakes.contains(home), "{mistakes}");
+        assert!(errors.contains(home), "{errors}");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_mistake() {
+fn a_file_that_cannot_be_read_is_an_error() {
     let folder = env!("CARGO_MANIFEST_DIR");
     for path in [format!("{folder}/tests/no-such-file.toml"), folder.to_owned(), "/dev/zero".to_owned()] {
-        let told = Config::load(&path).expect_err("nothing that can be read").to_string();
-        assert!(told.starts_with(&format!("{path}: cannot be read: ")), "{told}");
-        assert!(told.contains("config.example.toml") && told.contains("underpass run"), "{told}");
+        let shown = Config::load(&path).expect_err("nothing that can be read").to_string();
+        assert!(shown.starts_with(&format!("{path}: cannot be read: ")), "{shown}");
+        assert!(shown.contains("config.example.toml") && shown.contains("underpass run"), "{shown}");
     }
 }
 
 #[test]
-fn bytes_that_are_no_text_have_a_place() {
-    let mistakes = Config::parse(b"node = \"a\"\nprefix = \"/\xff\"\n", "f").expect_err("mistakes");
-    assert_eq!(told(&mistakes), ["2:12 the file is not UTF-8 text"]);
+fn bytes_that_are_not_text_have_a_location() {
+    let errors = Config::parse(b"node = \"a\"\nprefix = \"/\xff\"\n", "f").expect_err("errors");
+    assert_eq!(shown(&errors), ["2:12 the file is not UTF-8 text"]);
 }
 
 #[test]
 fn a_byte_order_mark_does_not_shift_places() {
-    let mistakes =
-        Config::parse("\u{feff}nod = 1\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://a\"", "f").expect_err("a mistake");
-    assert_eq!(told(&mistakes), ["1:1 unknown key `nod` at the top level"]);
+    let errors =
+        Config::parse("\u{feff}nod = 1\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://a\"", "f").expect_err("a error");
+    assert_eq!(shown(&errors), ["1:1 unknown key `nod` at the top level"]);
 }
 
 #[test]
@@ -238,7 +240,7 @@ fn the_example_names_exactly_the_keys_there_are() {
 
 #[test]
 fn the_example_holds_exactly_the_defaults() {
-    let example = Config::parse(EXAMPLE, "config.example.toml").unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let example = Config::parse(EXAMPLE, "config.example.toml").unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(example, valid("two-lines.toml"));
     // Half of the grace would hide a larger `wait_max`.
     let patient =
@@ -251,18 +253,18 @@ fn what_the_example_shows_behind_a_hash_is_right_as_well() {
     let shown = |line: &str| line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| is_key(key));
     let bare = |line: &'static str| line.strip_prefix("# ").filter(|line| shown(line)).unwrap_or(line);
     let text = EXAMPLE.lines().map(bare).collect::<Vec<_>>().join("\n").replace("\"ws://", "\"wss://");
-    let config = Config::parse(&text, "uncommented").unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
+    let config = Config::parse(&text, "uncommented").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!((config.listeners.len(), config.routes.len()), (2, 2));
     assert!(config.admin.is_some() && config.routes[0].upstream.tls != Some(UpstreamTls::default()));
 }
 
-/// Parses; if that fails, the mistakes must print, and each with a place inside the text.
+/// Parses; if that fails, the errors must print, and each with a place inside the text.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
-    if let Err(mistakes) = Config::parse(bytes, "f") {
-        prop_assert!(mistakes.count() > 0);
-        prop_assert!(mistakes.to_string().ends_with("nothing of it is in force"));
+    if let Err(errors) = Config::parse(bytes, "f") {
+        prop_assert!(errors.count() > 0);
+        prop_assert!(errors.to_string().ends_with("configuration not applied"));
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
-        prop_assert!(mistakes.iter().all(|mistake| mistake.place.as_ref().is_none_or(|place| place.line <= lines)));
+        prop_assert!(errors.iter().all(|error| error.location.as_ref().is_none_or(|location| location.line <= lines)));
     }
     Ok(())
 }

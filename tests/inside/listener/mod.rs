@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use underpass::config::{Address, Client, Trusted};
 use underpass::http::body::Body;
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Phase;
 use underpass::listener::peer::{ConnInfo, Peer, PeerAddr};
 
@@ -141,7 +141,7 @@ async fn connections_above_the_bound_wait_for_a_place() {
 // === who is there ===
 
 /// Answers with who the client is.
-async fn who(request: Request<Sent>) -> Response<Body> {
+async fn who(request: Request<IncomingBody>) -> Response<Body> {
     let info = request.extensions().get::<ConnInfo>().expect("the listener tells it");
     let peer = Peer::of(info, request.headers(), request.uri().authority(), &Trusted::default());
     let kind = if info.peer == PeerAddr::Unix { "unix" } else { "tcp" };
@@ -172,7 +172,7 @@ async fn draining_closes_the_listener_and_idle_connections_and_lets_busy_ones_fi
     let (entered, mut busy) = mpsc::channel(1);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let (door, path) = (Arc::clone(&gate), "/slow");
-    let edge = Edge::tcp(client(), None, move |request: Request<Sent>| {
+    let edge = Edge::tcp(client(), None, move |request: Request<IncomingBody>| {
         let (entered, door) = (entered.clone(), Arc::clone(&door));
         async move {
             if request.uri().path() == path {
@@ -222,7 +222,7 @@ async fn closing_ends_what_does_not_end_by_itself() {
 
 #[tokio::test]
 async fn an_upgraded_connection_is_counted_until_its_socket_ends() {
-    let edge = Edge::tcp(client(), None, |_request: Request<Sent>| async move {
+    let edge = Edge::tcp(client(), None, |_request: Request<IncomingBody>| async move {
         let echo = Body::upgrade(|stream| async move {
             let (mut read, mut write) = tokio::io::split(stream);
             let _ = tokio::io::copy(&mut read, &mut write).await;

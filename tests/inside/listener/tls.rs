@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use underpass::config::{Client, TlsFiles};
 use underpass::http::body::Body;
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::listener::tls::TlsSource;
 
 use super::edge::{Edge, FOREVER, client, ok, one_ok, rest};
@@ -79,7 +79,7 @@ impl Drop for Pair {
 }
 
 /// Answers with the version it was asked in.
-async fn version(request: Request<Sent>) -> Response<Body> {
+async fn version(request: Request<IncomingBody>) -> Response<Body> {
     Response::new(Body::full(format!("{:?}", request.version())))
 }
 

@@ -193,13 +193,13 @@ async fn check_tells_good_from_bad() {
     let bad = scratch.file("bad.toml", "listen = 7\nupstrem = \"ws://127.0.0.1:9\"\n");
     let (code, out, err) = output(&["check", bad.to_str().expect("UTF-8")]).await;
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("upstrem") && err.contains("listen"), "all mistakes at once: {err}");
+    assert!(err.contains("upstrem") && err.contains("listen"), "all errors at once: {err}");
     let (code, _, err) = output(&["check", "/nowhere/at-all.toml"]).await;
     assert_eq!(code, 1);
     assert!(err.contains("/nowhere/at-all.toml"), "{err}");
     let (code, _, err) = output(&["run", bad.to_str().expect("UTF-8")]).await;
     assert_eq!(code, 1);
-    assert!(err.contains("nothing of it is in force"), "{err}");
+    assert!(err.contains("configuration not applied"), "{err}");
 }
 
 #[tokio::test]

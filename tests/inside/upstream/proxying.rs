@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass::config::{Backend, Upstream};
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::upstream::proxy::{Proxy, ProxyError};
 
 use super::support::{PATIENCE, dialer, field, forwarded, front, once, read_head, read_rest, settings, tcp, write};
@@ -25,7 +25,7 @@ fn get(uri: &str) -> Request<Empty<Bytes>> {
     Request::get(uri).header("host", "app.example").body(Empty::new()).expect("a request")
 }
 
-async fn text(response: Response<Sent>) -> String {
+async fn text(response: Response<IncomingBody>) -> String {
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
     String::from_utf8(body.to_vec()).expect("text")
 }

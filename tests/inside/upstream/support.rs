@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use underpass::config::{Backend, Endpoint, Upstream, UpstreamTls};
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::upstream::dial::{Dialer, fresh_key};
 use underpass::upstream::headers::{Forwarded, session_handshake};
 use underpass::upstream::proxy::Proxy;
@@ -158,7 +158,7 @@ pub(crate) async fn front(proxy: Proxy) -> SocketAddr {
     address
 }
 
-type Answer = Response<Either<Sent, Empty<Bytes>>>;
+type Answer = Response<Either<IncomingBody, Empty<Bytes>>>;
 
 async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Answer {
     match proxy.forward(request, &forwarded()).await {

@@ -1,7 +1,7 @@
-//! What is known of one transport, and the words for it.
+//! What was measured of one transport, and how it is shown.
 //!
-//! Enters: what happened, as it happens. Leaves: words for each column, and whether it is fit for use. Must not touch: the
-//! network.
+//! Enters: events, at the time when they happen. Leaves: a text for each column, and whether a client can use the transport.
+//! Must not touch: the network.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,46 +11,46 @@ use tokio::time::{Instant, timeout};
 
 use crate::selftest::TICKS;
 
-/// A message that took no longer was not held.
+/// A message that took no longer than this was not delayed by the network.
 const PROMPT: Duration = Duration::from_millis(750);
-/// A silence before a cut that is worth a word.
+/// A silence before a cut is shown when it was longer than this.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// The columns, in the order of [`Row::cells`].
+/// The titles of the columns, in the order of [`Findings::cells`].
 pub(super) const COLUMNS: [&str; 5] = ["opens", "streams", "is cut", "round trip", "128 KiB"];
 
-/// One transport.
-pub(super) struct Row {
+/// The findings about one transport.
+pub(super) struct Findings {
     pub(super) name: &'static str,
-    seen: Mutex<Seen>,
+    state: Mutex<State>,
     changed: Notify,
 }
 
-/// What happened to it so far.
-pub(super) struct Seen {
-    asked: Instant,
-    /// When the conversation began, as late as it can have been.
+/// What has happened so far.
+pub(super) struct State {
+    started_at: Instant,
+    /// The latest time at which the conversation can have begun.
     pub(super) begun: Option<Instant>,
     opened: Option<Duration>,
     why: Option<String>,
-    /// Whether it can be seen to stream: POST does not, nor does what a foreign backend says.
+    /// Whether streaming can be measured: not for POST, and not for what a backend of others sends.
     pub(super) streams: bool,
-    /// How many delays prove it.
-    pub(super) enough: usize,
+    /// How many delays have to be measured for a result.
+    pub(super) delays_needed: usize,
     pub(super) delays: Vec<Duration>,
     pub(super) rtts: Vec<Duration>,
     pub(super) bursts: usize,
     pub(super) burst: Option<Duration>,
-    pub(super) heard: Instant,
-    attached: Instant,
+    pub(super) received_at: Instant,
+    attached_at: Instant,
     cuts: Vec<Cut>,
-    pub(super) mute: Option<Duration>,
+    pub(super) dead_after: Option<Duration>,
     echoed: Vec<String>,
-    /// Nothing more will come of it.
+    /// Nothing more will be measured.
     pub(super) over: bool,
     /// The cursor of its session.
     pub(super) cursor: u64,
-    /// What it lasted, once the test is over.
+    /// How long the test lasted, once it is over.
     lasted: Option<Duration>,
 }
 
@@ -60,41 +60,41 @@ struct Cut {
     why: String,
 }
 
-impl Row {
+impl Findings {
     pub(super) fn new(name: &'static str, streams: bool) -> Self {
         let now = Instant::now();
-        let seen = Seen {
-            asked: now,
+        let state = State {
+            started_at: now,
             begun: None,
             opened: None,
             why: None,
             streams,
-            enough: 3,
+            delays_needed: 3,
             delays: Vec::new(),
             rtts: Vec::new(),
             bursts: 0,
             burst: None,
-            heard: now,
-            attached: now,
+            received_at: now,
+            attached_at: now,
             cuts: Vec::new(),
-            mute: None,
+            dead_after: None,
             echoed: Vec::new(),
             over: false,
             cursor: 0,
             lasted: None,
         };
-        Self { name, seen: Mutex::new(seen), changed: Notify::new() }
+        Self { name, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Reads or changes it; who waits for something is told.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Seen) -> T) -> T {
-        let result = act(&mut self.lock());
+    /// Reads or changes the state, and wakes those who wait for a change.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.lock());
         self.changed.notify_waiters();
         result
     }
 
-    /// Waits until something holds; false when it does not in time.
-    pub(super) async fn until(&self, patience: Duration, mut holds: impl FnMut(&Seen) -> bool) -> bool {
+    /// Waits until `holds` returns true. False when this takes longer than `limit`.
+    pub(super) async fn until(&self, limit: Duration, mut holds: impl FnMut(&State) -> bool) -> bool {
         let waiting = async {
             loop {
                 let changed = self.changed.notified();
@@ -104,24 +104,24 @@ impl Row {
                 changed.await;
             }
         };
-        timeout(patience, waiting).await.is_ok()
+        timeout(limit, waiting).await.is_ok()
     }
 
-    /// It begins now; what went before was for others.
-    pub(super) fn asking(&self) {
-        self.with(|seen| seen.asked = Instant::now());
+    /// The test of this transport starts now; the time before does not count.
+    pub(super) fn start(&self) {
+        self.with(|state| state.started_at = Instant::now());
     }
 
-    /// A request that waits begins now.
+    /// A request that waits for messages starts now.
     pub(super) fn attaching(&self) {
-        self.with(|seen| (seen.attached, seen.heard) = (Instant::now(), Instant::now()));
+        self.with(|state| (state.attached_at, state.received_at) = (Instant::now(), Instant::now()));
     }
 
     pub(super) fn opened(&self) {
-        self.with(|seen| {
+        self.with(|state| {
             let now = Instant::now();
-            seen.opened.get_or_insert(now - seen.asked);
-            (seen.attached, seen.heard) = (now, now);
+            state.opened.get_or_insert(now - state.started_at);
+            (state.attached_at, state.received_at) = (now, now);
         });
     }
 
@@ -131,85 +131,85 @@ impl Row {
         if opened {
             return self.cut(why);
         }
-        self.with(|seen| {
-            seen.why.get_or_insert(why);
+        self.with(|state| {
+            state.why.get_or_insert(why);
         });
     }
 
     pub(super) fn cut(&self, why: impl Into<String>) {
         let why = why.into();
-        self.with(|seen| {
+        self.with(|state| {
             let now = Instant::now();
-            seen.cuts.push(Cut { age: now - seen.attached, silence: now - seen.heard, why });
+            state.cuts.push(Cut { age: now - state.attached_at, silence: now - state.received_at, why });
         });
     }
 
-    /// Whether it is of no use to try again.
-    pub(super) fn is_hopeless(&self) -> bool {
-        let seen = self.lock();
-        seen.why.is_some() || seen.cuts.len() >= 3
+    /// Whether another attempt is pointless: it was refused, or cut three times.
+    pub(super) fn has_failed(&self) -> bool {
+        let state = self.lock();
+        state.why.is_some() || state.cuts.len() >= 3
     }
 
     /// A message of the self-test's conversation.
     pub(super) fn deliver(&self, text: &str) {
-        self.with(|seen| {
+        self.with(|state| {
             let now = Instant::now();
-            seen.heard = now;
+            state.received_at = now;
             match tick(text) {
-                Some(at) => seen.delays.push((now - seen.begun.unwrap_or(now)).saturating_sub(at)),
-                None if text.starts_with("burst") => seen.bursts += 1,
-                None if text.starts_with("echo-") => seen.echoed.push(text.to_owned()),
+                Some(at) => state.delays.push((now - state.begun.unwrap_or(now)).saturating_sub(at)),
+                None if text.starts_with("burst") => state.bursts += 1,
+                None if text.starts_with("echo-") => state.echoed.push(text.to_owned()),
                 None => {}
             }
         });
     }
 
     /// Waits for this text to come back.
-    pub(super) async fn echoed(&self, text: &str, patience: Duration) -> bool {
-        self.until(patience, |seen| seen.echoed.iter().any(|one| one == text)).await
+    pub(super) async fn echoed(&self, text: &str, limit: Duration) -> bool {
+        self.until(limit, |state| state.echoed.iter().any(|one| one == text)).await
     }
 
-    /// The test is over, and lasted so long.
+    /// The test is over; it took `lasted`.
     pub(super) fn end(&self, lasted: Duration) {
-        self.with(|seen| seen.lasted = Some(lasted));
+        self.with(|state| state.lasted = Some(lasted));
     }
 
-    /// The words for each of [`COLUMNS`].
+    /// The text for each of [`COLUMNS`].
     pub(super) fn cells(&self) -> [String; 5] {
-        let seen = self.lock();
-        [seen.opens(), seen.flows(), seen.breaks(), seen.trips(), seen.burst.map_or_else(none, span)]
+        let state = self.lock();
+        [state.opens(), state.streaming(), state.cut_text(), state.round_trips(), state.burst.map_or_else(none, span)]
     }
 
-    /// Whether a client can use it.
+    /// Whether a client can use this transport.
     pub(super) fn works(&self) -> bool {
-        let seen = self.lock();
-        seen.opened.is_some() && (!seen.streams || seen.delay().is_some_and(|delay| delay < PROMPT))
+        let state = self.lock();
+        state.opened.is_some() && (!state.streams || state.delay().is_some_and(|delay| delay < PROMPT))
     }
 
-    /// Whether it was cut, or went dead.
+    /// Whether it was cut, or stopped without being closed.
     pub(super) fn was_cut(&self) -> bool {
-        let seen = self.lock();
-        !seen.cuts.is_empty() || seen.mute.is_some()
+        let state = self.lock();
+        !state.cuts.is_empty() || state.dead_after.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seen {
-    /// The usual delay, if there is evidence enough.
+impl State {
+    /// The median delay, if enough were measured.
     fn delay(&self) -> Option<Duration> {
-        (self.delays.len() >= self.enough).then(|| median(&self.delays))
+        (self.delays.len() >= self.delays_needed).then(|| median(&self.delays))
     }
 
-    /// All messages that come by themselves are there.
+    /// Whether all messages that the server sends by itself have arrived.
     pub(super) fn all_ticks(&self) -> bool {
         self.delays.len() >= TICKS as usize
     }
 
     fn lasted(&self) -> Duration {
-        self.lasted.unwrap_or_else(|| self.asked.elapsed())
+        self.lasted.unwrap_or_else(|| self.started_at.elapsed())
     }
 
     fn opens(&self) -> String {
@@ -220,7 +220,7 @@ impl Seen {
         }
     }
 
-    fn flows(&self) -> String {
+    fn streaming(&self) -> String {
         if !self.streams || self.why.is_some() {
             return none();
         }
@@ -232,12 +232,12 @@ impl Seen {
         }
     }
 
-    fn breaks(&self) -> String {
+    fn cut_text(&self) -> String {
         if self.opened.is_none() {
             return none();
         }
         let Some(first) = self.cuts.first() else {
-            return match self.mute {
+            return match self.dead_after {
                 Some(within) => format!("went dead without a word within {}", span(within)),
                 None if self.begun.is_none() => none(),
                 None => format!("no, in {}", span(self.lasted())),
@@ -256,7 +256,7 @@ impl Seen {
         words
     }
 
-    fn trips(&self) -> String {
+    fn round_trips(&self) -> String {
         let Some(most) = self.rtts.iter().max() else { return none() };
         format!("{}, at most {}", span(median(&self.rtts)), span(*most))
     }
@@ -272,13 +272,13 @@ fn median(spans: &[Duration]) -> Duration {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-/// When the conversation says that it said this, if it is one of its own messages.
+/// The time that the server put into its message, if it is one of those that it sends by itself.
 fn tick(text: &str) -> Option<Duration> {
     let tick: serde_json::Value = serde_json::from_str(text).ok().filter(|_| text.starts_with("{\"tick\""))?;
     tick["at"].as_u64().map(Duration::from_millis)
 }
 
-/// A span for people.
+/// A duration as it is shown.
 pub(super) fn span(span: Duration) -> String {
     let seconds = span.as_secs_f64();
     match seconds {
@@ -294,40 +294,40 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn held_late_and_prompt_are_told_apart() {
+    async fn delayed_late_and_prompt_messages_are_distinguished() {
         for (late, words, works) in
             [(20, "yes, at once", true), (1000, "held for 1.0 s", false), (55_000, "held for 55 s", false)]
         {
-            let row = Row::new("sse", true);
-            row.with(|seen| seen.begun = Some(Instant::now()));
-            row.opened();
+            let findings = Findings::new("sse", true);
+            findings.with(|state| state.begun = Some(Instant::now()));
+            findings.opened();
             tokio::time::advance(Duration::from_millis(late)).await;
             for tick in 1..=3 {
-                row.deliver(&format!("{{\"tick\":{tick},\"at\":{}}}", (tick - 1) * 1000));
+                findings.deliver(&format!("{{\"tick\":{tick},\"at\":{}}}", (tick - 1) * 1000));
                 tokio::time::advance(Duration::from_secs(1)).await;
             }
-            assert_eq!((row.cells()[1].as_str(), row.works()), (words, works));
+            assert_eq!((findings.cells()[1].as_str(), findings.works()), (words, works));
         }
-        let row = Row::new("sse", true);
-        row.with(|seen| seen.begun = Some(Instant::now()));
-        row.end(Duration::from_secs(12));
-        assert_eq!(row.cells()[..2], ["no answer in 12 s", "held, nothing for 12 s"]);
-        assert!(!row.works());
+        let findings = Findings::new("sse", true);
+        findings.with(|state| state.begun = Some(Instant::now()));
+        findings.end(Duration::from_secs(12));
+        assert_eq!(findings.cells()[..2], ["no answer in 12 s", "held, nothing for 12 s"]);
+        assert!(!findings.works());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_cut_has_its_age_and_the_silence_before_it() {
-        let row = Row::new("stream", true);
-        row.opened();
+        let findings = Findings::new("stream", true);
+        findings.opened();
         tokio::time::advance(Duration::from_secs(5)).await;
-        row.deliver("echo-a");
+        findings.deliver("echo-a");
         tokio::time::advance(Duration::from_secs(7)).await;
-        row.cut("");
-        assert_eq!(row.cells()[2], "after 12 s, the last 7.0 s silent");
-        assert!(row.was_cut() && !row.is_hopeless());
-        row.refused("502");
-        row.refused("502");
-        assert_eq!(row.cells()[2], "after 12 s, the last 7.0 s silent; 3 times");
-        assert!(row.is_hopeless());
+        findings.cut("");
+        assert_eq!(findings.cells()[2], "after 12 s, the last 7.0 s silent");
+        assert!(findings.was_cut() && !findings.has_failed());
+        findings.refused("502");
+        findings.refused("502");
+        assert_eq!(findings.cells()[2], "after 12 s, the last 7.0 s silent; 3 times");
+        assert!(findings.has_failed());
     }
 }

@@ -1,7 +1,7 @@
-//! Reading what streams: events and frames, as they come in pieces.
+//! Decodes streams, events or frames, which arrive in pieces of any size.
 //!
-//! Enters: bytes of a response. Leaves: what they say, as far as a probe cares. Must not touch: the network. Bounded: an
-//! item of more than [`LARGEST`] bytes is an error.
+//! Enters: bytes of a response. Leaves: the items that the probe needs. Must not touch: the network. Limit: an item of more
+//! than [`LARGEST`] bytes is an error.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -9,34 +9,33 @@ use crate::codec::frames::{Frame, decode_all};
 
 /// The largest event or frame, in bytes.
 const LARGEST: usize = 2 * 1024 * 1024;
-/// Kind and length of a frame.
+/// Bytes of a frame's kind and length.
 const HEAD: usize = 5;
 
-/// Something that was read.
+/// A decoded item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     /// A text message.
     Text(String),
     /// The cursor from here on.
     Cursor(u64),
-    /// Only a sign of life.
     Heartbeat,
-    /// The server asks to come back.
-    Again,
-    /// The session is over, or somebody else reads it.
-    Over,
+    /// The server asks the client to attach again.
+    Reconnect,
+    /// The session has ended, or another client reads it now.
+    End,
 }
 
-/// What the bytes are.
-pub(super) enum Reader {
+/// A decoder, with the bytes of an incomplete item.
+pub(super) enum Decoder {
     /// Server-sent events.
     Events(BytesMut),
     /// Frames of an octet stream.
     Frames(BytesMut),
 }
 
-impl Reader {
-    /// Takes bytes; gives what is whole with them. `Err` when this is not what was sent.
+impl Decoder {
+    /// Takes bytes and returns the items that they complete. `Err` when the network must have changed the bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Vec<Item>, &'static str> {
         let (Self::Events(rest) | Self::Frames(rest)) = &mut *self;
         rest.extend_from_slice(bytes);
@@ -51,7 +50,7 @@ impl Reader {
 
 fn events(rest: &mut BytesMut) -> Vec<Item> {
     let mut items = Vec::new();
-    // Ours end lines with LF; a box may not.
+    // Our lines end with LF, but a box may rewrite them with CRLF.
     while let Some(end) = rest
         .windows(2)
         .position(|pair| pair == b"\n\n")
@@ -78,8 +77,8 @@ fn event(block: &str, items: &mut Vec<Item>) {
     match name {
         "message" if !data.is_empty() => items.push(Item::Text(data.join("\n"))),
         "heartbeat" => items.push(Item::Heartbeat),
-        "reconnect" => items.push(Item::Again),
-        "close" | "superseded" => items.push(Item::Over),
+        "reconnect" => items.push(Item::Reconnect),
+        "close" | "superseded" => items.push(Item::End),
         _ => {}
     }
 }
@@ -101,19 +100,19 @@ fn frames(rest: &mut BytesMut) -> Result<Vec<Item>, &'static str> {
     Ok(items)
 }
 
-/// What a frame says.
+/// The item of a frame; `None` for frames that the probe does not need.
 pub(super) fn item(frame: &Frame) -> Option<Item> {
     Some(match frame {
         Frame::Message(message) => Item::Text(String::from_utf8_lossy(message.payload()).into_owned()),
         Frame::Facts(json) => Item::Cursor(serde_json::from_str::<serde_json::Value>(json).ok()?["from"].as_u64()?),
         Frame::Heartbeat(_) => Item::Heartbeat,
-        Frame::Reconnect(_) => Item::Again,
-        Frame::Close(_) | Frame::Superseded => Item::Over,
+        Frame::Reconnect(_) => Item::Reconnect,
+        Frame::Close(_) | Frame::Superseded => Item::End,
         Frame::Ack(_) | Frame::Lost { .. } => return None,
     })
 }
 
-/// A message of the `ws` transport.
+/// The item of a message of the `ws` transport.
 pub(super) fn websocket(payload: &Bytes, is_text: bool) -> Option<Item> {
     let frame = match is_text {
         true => Frame::from_ws_text(std::str::from_utf8(payload).ok()?),
@@ -126,24 +125,24 @@ pub(super) fn websocket(payload: &Bytes, is_text: bool) -> Option<Item> {
 mod tests {
     use super::*;
 
-    fn by_bytes(mut reader: Reader, bytes: &[u8]) -> Vec<Item> {
-        bytes.iter().flat_map(|byte| reader.feed(&[*byte]).expect("well formed")).collect()
+    fn by_bytes(mut decoder: Decoder, bytes: &[u8]) -> Vec<Item> {
+        bytes.iter().flat_map(|byte| decoder.feed(&[*byte]).expect("well formed")).collect()
     }
 
     #[test]
     fn events_come_in_any_pieces_and_with_either_line_end() {
         let text = "retry: 1000\n\nevent: session\nid: 3\ndata: {}\n\nid: 4\ndata: a\ndata: b\n\n\
                     event: heartbeat\ndata: 4\n\nevent: reconnect\ndata: {}\n\n";
-        let expected = [Item::Cursor(3), Item::Cursor(4), Item::Text("a\nb".into()), Item::Heartbeat, Item::Again];
-        assert_eq!(by_bytes(Reader::Events(BytesMut::new()), text.as_bytes()), expected);
-        assert_eq!(by_bytes(Reader::Events(BytesMut::new()), text.replace('\n', "\r\n").as_bytes()), expected);
+        let expected = [Item::Cursor(3), Item::Cursor(4), Item::Text("a\nb".into()), Item::Heartbeat, Item::Reconnect];
+        assert_eq!(by_bytes(Decoder::Events(BytesMut::new()), text.as_bytes()), expected);
+        assert_eq!(by_bytes(Decoder::Events(BytesMut::new()), text.replace('\n', "\r\n").as_bytes()), expected);
     }
 
     #[test]
     fn frames_come_in_any_pieces() {
         let bytes = b"\x0b\0\0\0\x0a{\"from\":7}\x01\0\0\0\x02hi\x0e\0\0\0\x04\0\0\0\0";
-        let expected = [Item::Cursor(7), Item::Text("hi".into()), Item::Again];
-        assert_eq!(by_bytes(Reader::Frames(BytesMut::new()), bytes), expected);
-        assert!(Reader::Frames(BytesMut::new()).feed(b"<html>").is_err());
+        let expected = [Item::Cursor(7), Item::Text("hi".into()), Item::Reconnect];
+        assert_eq!(by_bytes(Decoder::Frames(BytesMut::new()), bytes), expected);
+        assert!(Decoder::Frames(BytesMut::new()).feed(b"<html>").is_err());
     }
 }

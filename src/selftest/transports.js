@@ -1,10 +1,10 @@
 "use strict";
-// The conversation: five messages of the server's own clock, a second apart, then only what is asked for (see talk.rs).
+// The conversation: five messages with the server's own clock, one a second, then only responses (see talk.rs).
 const base = location.pathname.replace(/\/selftest$/, "");
 const parameters = new URLSearchParams(location.search);
 const TICKS = 5, ECHOES = 5, BURST = 8;
-const PATIENCE = 4000;         // this long without an answer is worth a word
-const PROMPT = 750;            // a message that took no longer was not held
+const TIMEOUT = 4000;          // without a response for longer than this, the page says so
+const PROMPT = 750;            // a message that took no longer was not delayed
 const now = () => performance.now();
 const sleep = ms => new Promise(done => setTimeout(done, ms));
 const element = id => document.getElementById(id);
@@ -12,9 +12,9 @@ const unique = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), byte
 const median = list => [...list].sort((a, b) => a - b)[list.length >> 1];
 const span = ms => ms < 1 ? "< 1 ms" : ms < 950 ? `${Math.round(ms)} ms` : ms < 9950 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`;
 
-let run = null;                // the run under way, or the last one
+let run = null;                // the current run, or the last one
 
-// ---- What is known of one transport, and the words for it. ----
+// ---- What was measured of one transport, and how it is shown. ----
 
 class Row {
   constructor(kind, name) {
@@ -32,21 +32,21 @@ class Row {
     else if (text.startsWith("burst")) this.bursts++;
     else this.echoes.get(text)?.();
   }
-  // The time until a text has come back; null when it did not in time.
-  async echo(send, patience) {
+  // The time until the text came back; null when it did not come back in time.
+  async echo(send, limit) {
     const [text, begun] = [`echo-${unique()}`, now()];
     const back = new Promise(done => this.echoes.set(text, () => done(now() - begun)));
-    const took = await Promise.race([Promise.resolve(send(text)).then(() => back), sleep(patience).then(() => null)]);
+    const took = await Promise.race([Promise.resolve(send(text)).then(() => back), sleep(limit).then(() => null)]);
     this.echoes.delete(text);
     return took;
   }
 
-  // [mood, words] for each column.
+  // [mood, text] for each column.
   opens() {
     if (this.openedIn !== null) return ["good", `yes, ${span(this.openedIn)}`];
     if (this.why) return ["bad", `no: ${this.why}`];
     const waited = now() - this.asked;
-    return this.done ? ["bad", `no answer in ${span(run.lasted())}`] : waited > PATIENCE ? ["warn", `no answer for ${span(waited)}`] : ["", "…"];
+    return this.done ? ["bad", `no answer in ${span(run.lasted())}`] : waited > TIMEOUT ? ["warn", `no answer for ${span(waited)}`] : ["", "…"];
   }
   flows() {
     if (!this.streams || this.why) return ["", "–"];
@@ -55,7 +55,7 @@ class Row {
       return usual < PROMPT ? ["good", "yes, at once"] : ["bad", `held for ${span(usual)}`];
     }
     const waited = this.begun === null ? 0 : now() - this.begun;
-    return this.begun !== null && (this.done || waited > PATIENCE) ? ["bad", `held, nothing for ${span(Math.min(waited, run.lasted()))}`] : ["", "…"];
+    return this.begun !== null && (this.done || waited > TIMEOUT) ? ["bad", `held, nothing for ${span(Math.min(waited, run.lasted()))}`] : ["", "…"];
   }
   breaks() {
     if (!this.streams || this.openedIn === null) return ["", "–"];
@@ -73,9 +73,9 @@ class Row {
   get works() { return this.openedIn !== null && (!this.streams || (this.delays.length >= 3 && median(this.delays) < PROMPT)); }
 }
 
-// ---- Requests, and what can be seen of their way. ----
+// ---- Requests, and what the network changed in them. ----
 
-async function ask(path, init = {}) {
+async function request(path, init = {}) {
   const begun = now();
   const response = await fetch(`${base}/${path}`, { cache: "no-store", signal: run.stop.signal, ...init });
   run.look(response);
@@ -84,20 +84,20 @@ async function ask(path, init = {}) {
   return { status: response.status, ours: body !== null, body, took: now() - begun };
 }
 
-// Why an answer is not the one hoped for.
+// Why a response is not the expected one.
 const blame = ({ status, ours, body }) => ours && body.error ? `${status} ${body.error?.code ?? ""}`.trim() : `${status}, not this server's answer`;
 const failure = error => error.name === "AbortError" ? "stopped" : error.name === "TypeError" ? "the connection failed" : String(error.message || error);
 
 class Session {
   constructor(facts) { Object.assign(this, facts, { cursor: 0, seq: 1 }); }
   address(what, query = "") { return `s/${this.token}/${what}?after=${this.cursor}${query}&n=${unique()}`; }
-  // Repeated under its number until it is answered, so nothing is said twice.
+  // Repeated with the same number until there is a response, so the server takes it once only.
   async send(text) {
     const seq = this.seq++;
     for (let tries = 0; tries < 3 && run.lives; tries++) {
       try {
-        const answer = await post(this.address("send", `&seq=${seq}`), JSON.stringify({ messages: [text] }));
-        if (answer.status === 200) return;
+        const response = await post(this.address("send", `&seq=${seq}`), JSON.stringify({ messages: [text] }));
+        if (response.status === 200) return;
       } catch { /* again */ }
       await sleep(300);
     }
@@ -109,37 +109,37 @@ async function post(path, json) {
   const row = run.row("post");
   const [form, sends] = ["application/x-www-form-urlencoded", path.includes("/send")];
   const bodies = [...(run.form && sends ? [] : [["application/json", json]]), ...(sends ? [[form, `messages=${encodeURIComponent(json)}`]] : [])];
-  let answer, last;
+  let response, last;
   for (const [type, body] of bodies) {
-    try { answer = await ask(path, { method: "POST", headers: { "Content-Type": type }, body }); } catch (error) { last = error; }
+    try { response = await request(path, { method: "POST", headers: { "Content-Type": type }, body }); } catch (error) { last = error; }
     if (!run.lives) throw last ?? new Error("stopped");
-    if (!answer?.ours) continue;
+    if (!response?.ours) continue;
     if (type === form && !run.form) { run.form = true; run.notes.add("POST: JSON is refused on the way, forms pass"); }
     break;
   }
-  if (!answer) { row.refused(failure(last)); throw last; }
-  if (answer.ours && answer.status === 200) { row.opened(); row.rtts.push(answer.took); }
-  else if (!answer.ours) row.refused(blame(answer));
-  return answer;
+  if (!response) { row.refused(failure(last)); throw last; }
+  if (response.ours && response.status === 200) { row.opened(); row.rtts.push(response.took); }
+  else if (!response.ours) row.refused(blame(response));
+  return response;
 }
 
 async function openSession(row) {
   row.asked = now();
-  let answer;
-  try { answer = await post(`open${run.seen.talk}`, JSON.stringify({ nonce: unique() + unique() })); }
+  let response;
+  try { response = await post(`open${run.seen.talk}`, JSON.stringify({ nonce: unique() + unique() })); }
   catch (error) { row.refused(`its session: ${failure(error)}`); return null; }
-  if (answer.status !== 200 || !answer.body?.session) { row.refused(`its session: ${blame(answer)}`); return null; }
+  if (response.status !== 200 || !response.body?.session) { row.refused(`its session: ${blame(response)}`); return null; }
   row.begun = row.asked = now();
-  const session = new Session(answer.body.session);
+  const session = new Session(response.body.session);
   run.sessions.push(session);
   return session;
 }
 
-// ---- Ways down. Each runs until the time is over; the row is told what happens. ----
+// ---- Transports, downwards. Each runs until the time is over and records in its row what happens. ----
 
 const text = new TextDecoder();
 
-// Readers of a body: bytes in, what they say out: {text}, {again} after a recycle, {over}.
+// Decoders of a body: bytes in; out come {text}, {again} after a recycle, {over}.
 function events() {
   let rest = "";
   const decoder = new TextDecoder();
@@ -210,17 +210,17 @@ async function streaming(row, session, reader) {
 async function polling(row, session) {
   for (;;) {
     row.attachedAt = row.heardAt = now();
-    const answer = await ask(session.address("poll", `&wait=${session.wait}`));
-    if (answer.status !== 200 || !answer.ours) { row.refused(blame(answer)); return true; }
+    const response = await request(session.address("poll", `&wait=${session.wait}`));
+    if (response.status !== 200 || !response.ours) { row.refused(blame(response)); return true; }
     row.opened();
-    session.cursor = answer.body.after;
-    answer.body.messages.forEach(message => row.deliver(message));
-    if (answer.body.close || answer.body.superseded) return false;
-    if (!answer.body.messages.length && answer.took < 250) await sleep(1000);
+    session.cursor = response.body.after;
+    response.body.messages.forEach(message => row.deliver(message));
+    if (response.body.close || response.body.superseded) return false;
+    if (!response.body.messages.length && response.took < 250) await sleep(1000);
   }
 }
 
-// One WebSocket, to its end. `session` is null for one that is passed through.
+// One WebSocket, until it closes. `session` is null for one that is passed through.
 const socketing = (row, session) => new Promise(done => {
   const at = location.origin.replace(/^http/, "ws") + `${base}/`;
   const socket = row.socket = session ? new WebSocket(at + session.address("ws"), "underpass.v1") : new WebSocket(`${at}selftest/talk`);
@@ -241,7 +241,7 @@ const socketing = (row, session) => new Promise(done => {
   };
 });
 
-// Attaches again after a recycle and after a cut; gives up after three.
+// Attaches again after a recycle and after a cut; gives up after three cuts.
 async function carry(row, once) {
   while (run.lives && row.cuts.length < 3 && !row.why) {
     let more;
@@ -257,7 +257,7 @@ async function measure(row, send, ack) {
   const alive = () => run.lives && !row.over;
   while (alive() && (row.begun === null || (row.delays.length < TICKS && now() - row.begun < 1000 * TICKS + 1500))) await sleep(50);
   for (let misses = 0, round = 0; alive() && round < ECHOES && misses < 2; round++) {
-    const took = await row.echo(send, PATIENCE);
+    const took = await row.echo(send, TIMEOUT);
     if (took === null) misses++; else row.rtts.push(took);
   }
   if (alive() && row.rtts.length) {
@@ -266,33 +266,33 @@ async function measure(row, send, ack) {
     while (alive() && row.bursts < BURST && now() - begun < 20000) await sleep(10);
     if (row.bursts >= BURST) row.burst = row.heardAt - begun;
   }
-  // Silence, but for what keeps the session.
+  // Silence, except for the acknowledgements that keep the session alive.
   for (let next = now() + 10000; alive() && !run.ending;) {
     await sleep(200);
     if (now() >= next) { next += 10000; await ack?.(); }
   }
   const quiet = now() - row.heardAt;
-  if (alive() && row.rtts.length && (await row.echo(send, PATIENCE)) === null) row.mute = quiet;
+  if (alive() && row.rtts.length && (await row.echo(send, TIMEOUT)) === null) row.mute = quiet;
 }
 
-const ackOf = session => async () => { try { await post(session.address("ack"), ""); } catch { /* told in its row */ } };
+const ackOf = session => async () => { try { await post(session.address("ack"), ""); } catch { /* recorded in the row of POST */ } };
 
 const withSession = once => async row => {
   const session = await openSession(row);
   if (!session) return;
   carry(row, () => once(row, session));
-  await measure(row, say(row) ?? (text => session.send(text)), ackOf(session));
+  await measure(row, sender(row) ?? (text => session.send(text)), ackOf(session));
 };
 
-// What goes up by the WebSocket itself.
-const say = row => row.kind !== "ws" && row.kind !== "native" ? null : text => {
+// Sends over the WebSocket itself, for the transports that have one.
+const sender = row => row.kind !== "ws" && row.kind !== "native" ? null : text => {
   if (row.socket?.readyState === WebSocket.OPEN) row.socket.send(row.kind === "ws" ? `1${text}` : text);
 };
 
-const ways = {
+const transports = {
   native: async row => {
     carry(row, () => socketing(row, null));
-    await measure(row, say(row));
+    await measure(row, sender(row));
   },
   ws: withSession(socketing),
   sse: withSession((row, session) => streaming(row, session, events)),

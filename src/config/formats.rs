@@ -1,6 +1,6 @@
-//! The forms of single texts: addresses, backends, hosts, paths, origins, networks.
+//! The formats of single texts: addresses, backends, hosts, paths, origins, networks.
 //!
-//! Enters: what stands between the quotes, or after a flag. Leaves: its run-time type, or what is wrong with it and
+//! Enters: the text between the quotes, or after a flag. Leaves: its run-time type, or what is wrong with it and
 //! what to write instead. Must not touch: other keys (`rules`), the network; nothing is looked up, no file is opened.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::reader::nearest;
-use super::values::Wrong;
+use super::values::ValueError;
 use super::{Address, Endpoint, LogFormat, Upstream, UpstreamTls};
 
-/// What the kernel takes as the path of a unix socket, less the closing zero.
+/// The longest path of a unix socket that the kernel accepts, without the final zero byte.
 const UNIX_PATH_MAX: usize = 107;
 const LISTEN_HINT: &str =
     "write for example \"127.0.0.1:8080\", \"[::]:8080\", \"unix:/run/underpass.sock\" or \"systemd:web\"";
@@ -29,7 +29,7 @@ pub(super) enum Peer {
 }
 
 /// Where to listen.
-pub(super) fn address(text: &str) -> Result<Address, Wrong> {
+pub(super) fn address(text: &str) -> Result<Address, ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path).map(Address::Unix);
     }
@@ -42,17 +42,19 @@ pub(super) fn address(text: &str) -> Result<Address, Wrong> {
 }
 
 /// Where a backend listens, as a URL without a path.
-pub(super) fn upstream(text: &str) -> Result<Upstream, Wrong> {
+pub(super) fn upstream(text: &str) -> Result<Upstream, ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(Upstream { endpoint: Endpoint::Unix(unix_path(path)?), tls: None });
     }
     let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Wrong::new("needs a scheme", UPSTREAM_HINT));
+        return Err(ValueError::new("needs a scheme", UPSTREAM_HINT));
     };
     let secure = match scheme.to_ascii_lowercase().as_str() {
         "http" | "ws" => false,
         "https" | "wss" => true,
-        other => return Err(Wrong::new(format!("has an unknown scheme `{}`", other.escape_debug()), UPSTREAM_HINT)),
+        other => {
+            return Err(ValueError::new(format!("has an unknown scheme `{}`", other.escape_debug()), UPSTREAM_HINT));
+        }
     };
     let authority = bare_authority(rest)?;
     let (host, port) = host_and_port(authority)?;
@@ -60,54 +62,54 @@ pub(super) fn upstream(text: &str) -> Result<Upstream, Wrong> {
     Ok(Upstream { endpoint: Endpoint::Tcp { host, port }, tls: secure.then(UpstreamTls::default) })
 }
 
-/// A route's host, as it stands in `Host`, without the port.
-pub(super) fn route_host(text: &str) -> Result<String, Wrong> {
+/// A route's host, as in the field `Host`, without the port.
+pub(super) fn route_host(text: &str) -> Result<String, ValueError> {
     if text == "*" {
-        return Err(Wrong::new("takes no `*`", "leave the key out: a route without `host` serves any host"));
+        return Err(ValueError::new("takes no `*`", "leave the key out: a route without `host` serves any host"));
     }
     if text.contains("://") {
-        return Err(Wrong::new("is a name, not a URL", "write for example \"chat.example.com\""));
+        return Err(ValueError::new("is a name, not a URL", "write for example \"chat.example.com\""));
     }
     match split_port(text) {
         (host, None) if host.starts_with('[') => host_name(host).map(|host| format!("[{host}]")),
         (host, None) => host_name(host),
-        (_, Some(_)) => Err(Wrong::new("is a name without a port", "any port of the host is served")),
+        (_, Some(_)) => Err(ValueError::new("is a name without a port", "any port of the host is served")),
     }
 }
 
-/// A route's path, without a slash at its end: it is matched on whole segments either way.
-pub(super) fn route_path(text: &str) -> Result<String, Wrong> {
+/// A route's path. A slash at its end is removed: whole segments are matched with and without it.
+pub(super) fn route_path(text: &str) -> Result<String, ValueError> {
     if !text.starts_with('/') {
-        return Err(Wrong::new("must begin with `/`", ""));
+        return Err(ValueError::new("must begin with `/`", ""));
     }
     if text.contains(['?', '#']) {
-        return Err(Wrong::new("is a path only", "leave out `?`, `#` and what follows"));
+        return Err(ValueError::new("is a path only", "leave out `?`, `#` and what follows"));
     }
     if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
-        return Err(Wrong::new("has a character that no request path has", "write it percent-encoded"));
+        return Err(ValueError::new("has a character that no request path has", "write it percent-encoded"));
     }
     let path = text.strip_suffix('/').unwrap_or(text);
     if path.split('/').skip(1).any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err(Wrong::new("has an empty, `.` or `..` segment", ""));
+        return Err(ValueError::new("has an empty, `.` or `..` segment", ""));
     }
     Ok(if path.is_empty() { "/".to_owned() } else { path.to_owned() })
 }
 
-/// An origin the way a browser writes it: lower case, no path, no default port.
-pub(super) fn origin(text: &str) -> Result<String, Wrong> {
+/// An origin as a browser writes it: lower case, no path, no default port.
+pub(super) fn origin(text: &str) -> Result<String, ValueError> {
     let hint = "write for example \"https://app.example\"";
     if text == "*" || text == "null" {
         let what = format!("takes no `{text}`");
-        return Err(Wrong::new(what, "name each origin: whoever may use the prefix may use the backend"));
+        return Err(ValueError::new(what, "name each origin: whoever may use the prefix may use the backend"));
     }
     let text = text.to_ascii_lowercase();
-    let Some((scheme, rest)) = text.split_once("://") else { return Err(Wrong::new("needs a scheme", hint)) };
+    let Some((scheme, rest)) = text.split_once("://") else { return Err(ValueError::new("needs a scheme", hint)) };
     let named = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
     if !named || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) {
-        return Err(Wrong::new("has a scheme that is none", hint));
+        return Err(ValueError::new("has an invalid scheme", hint));
     }
     if rest.contains(['/', '?', '#', '@']) {
-        return Err(Wrong::new("is scheme, host and port only", "leave out the path, also a single `/`"));
+        return Err(ValueError::new("is scheme, host and port only", "leave out the path, also a single `/`"));
     }
     let (host, port) = host_and_port(rest)?;
     let host = if host.contains(':') { format!("[{host}]") } else { host };
@@ -117,29 +119,31 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     }
 }
 
-/// Whose forwarding headers are believed.
-pub(super) fn peer(text: &str) -> Result<Peer, Wrong> {
+/// A peer whose forwarding fields are trusted.
+pub(super) fn peer(text: &str) -> Result<Peer, ValueError> {
     if text == "unix" {
         return Ok(Peer::Unix);
     }
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let hint = "write for example \"10.0.0.0/8\", \"192.0.2.7\", \"::1\" or \"unix\"; names are not looked up";
-    network.map(|network| Peer::Network(network.trunc())).ok_or_else(|| Wrong::new("is no address or network", hint))
+    network
+        .map(|network| Peer::Network(network.trunc()))
+        .ok_or_else(|| ValueError::new("is no address or network", hint))
 }
 
 /// This node's name.
-pub(super) fn node(text: &str) -> Result<String, Wrong> {
+pub(super) fn node(text: &str) -> Result<String, ValueError> {
     if (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Ok(text.to_owned());
     }
-    Err(Wrong::new("must be 1 to 16 letters and digits", "each token begins with it: \"n1\" gives n1-…"))
+    Err(ValueError::new("must be 1 to 16 letters and digits", "each token begins with it: \"n1\" gives n1-…"))
 }
 
 /// The prefix of the protocol's own paths.
-pub(super) fn prefix(text: &str) -> Result<String, Wrong> {
+pub(super) fn prefix(text: &str) -> Result<String, ValueError> {
     let hint = "write for example \"/_underpass\"";
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    let wrong = match text {
+    let error = match text {
         "/" | "" => "cannot be the root: the backend's own paths are there",
         _ if text.len() > 64 => "must be at most 64 bytes long",
         _ if !text.starts_with('/') => "must begin with `/`",
@@ -150,99 +154,103 @@ pub(super) fn prefix(text: &str) -> Result<String, Wrong> {
         }
         _ => return Ok(text.to_owned()),
     };
-    Err(Wrong::new(wrong, hint))
+    Err(ValueError::new(error, hint))
 }
 
 /// Text or JSON.
-pub(super) fn log_format(text: &str) -> Result<LogFormat, Wrong> {
+pub(super) fn log_format(text: &str) -> Result<LogFormat, ValueError> {
     match text {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => {
             let near = nearest(text, ["text", "json"].into_iter());
             let hint = near.map_or_else(String::new, |near| format!("did you mean \"{near}\"?"));
-            Err(Wrong::new("must be \"text\" or \"json\"", hint))
+            Err(ValueError::new("must be \"text\" or \"json\"", hint))
         }
     }
 }
 
-/// A level or directives. A lone word is taken for a level, though to the subscriber it may also name a module: a
-/// mistyped level would silence everything.
-pub(super) fn log_level(text: &str) -> Result<String, Wrong> {
+/// A level or directives. A single word must be a level. For the subscriber it could also be the name of a module, but then a
+/// mistyped level would switch off all lines.
+pub(super) fn log_level(text: &str) -> Result<String, ValueError> {
     let hint =
         "write a level (error, warn, info, debug, trace, off), or directives: \"info,underpass::upstream=debug\"";
-    let lone = text.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let single = text.bytes().all(|byte| byte.is_ascii_alphabetic());
     let level = text.to_ascii_lowercase();
-    if lone && !LEVELS.contains(&level.as_str()) {
+    if single && !LEVELS.contains(&level.as_str()) {
         let near = nearest(text, LEVELS.into_iter()).map(|near| format!("did you mean \"{near}\"?"));
-        return Err(Wrong::new("is not a level", near.unwrap_or_else(|| hint.to_owned())));
+        return Err(ValueError::new("is not a level", near.unwrap_or_else(|| hint.to_owned())));
     }
     match EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err(Wrong::new("is not a list of log directives", hint)),
+        Err(_) => Err(ValueError::new("is not a list of log directives", hint)),
     }
 }
 
-/// The path of a file. Whether the file is there is looked at when it is opened.
-pub(super) fn file(text: &str) -> Result<Option<PathBuf>, Wrong> {
+/// The path of a file. Whether the file exists is checked when it is opened.
+pub(super) fn file(text: &str) -> Result<Option<PathBuf>, ValueError> {
     if text.is_empty() || text.contains('\0') {
-        return Err(Wrong::new("must be the path of a PEM file", ""));
+        return Err(ValueError::new("must be the path of a PEM file", ""));
     }
     Ok(Some(PathBuf::from(text)))
 }
 
-fn unix_path(path: &str) -> Result<PathBuf, Wrong> {
+fn unix_path(path: &str) -> Result<PathBuf, ValueError> {
     let hint = "write for example \"unix:/run/underpass.sock\"";
     match path {
-        _ if path.starts_with("//") => Err(Wrong::new("has no host to name", hint)),
-        _ if !path.starts_with('/') || path.len() < 2 => Err(Wrong::new("needs an absolute path after `unix:`", hint)),
-        _ if path.contains('\0') => Err(Wrong::new("has a zero byte in its path", hint)),
-        _ if path.len() > UNIX_PATH_MAX => {
-            Err(Wrong::new(format!("has a path of {} bytes; sockets take at most {UNIX_PATH_MAX}", path.len()), hint))
+        _ if path.starts_with("//") => Err(ValueError::new("has no host to name", hint)),
+        _ if !path.starts_with('/') || path.len() < 2 => {
+            Err(ValueError::new("needs an absolute path after `unix:`", hint))
         }
+        _ if path.contains('\0') => Err(ValueError::new("has a zero byte in its path", hint)),
+        _ if path.len() > UNIX_PATH_MAX => Err(ValueError::new(
+            format!("has a path of {} bytes; sockets take at most {UNIX_PATH_MAX}", path.len()),
+            hint,
+        )),
         _ => Ok(PathBuf::from(path)),
     }
 }
 
-fn socket_name(name: &str) -> Result<String, Wrong> {
+fn socket_name(name: &str) -> Result<String, ValueError> {
     if (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
         return Ok(name.to_owned());
     }
-    Err(Wrong::new(
+    Err(ValueError::new(
         "needs a socket name after `systemd:`",
         "the one that FileDescriptorName= gives in the .socket unit",
     ))
 }
 
-fn not_an_address(text: &str) -> Wrong {
+fn not_an_address(text: &str) -> ValueError {
     if text.contains("://") {
-        return Wrong::new("is an address, not a URL", LISTEN_HINT);
+        return ValueError::new("is an address, not a URL", LISTEN_HINT);
     }
     if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:")) {
         let hint = format!("for all interfaces write \"0.0.0.0:{}\" or \"[::]:{0}\"", port.escape_debug());
-        return Wrong::new("needs an address before the port", hint);
+        return ValueError::new("needs an address before the port", hint);
     }
     if text.parse::<IpAddr>().is_ok() || text == "localhost" {
-        return Wrong::new("needs a port", LISTEN_HINT);
+        return ValueError::new("needs a port", LISTEN_HINT);
     }
     if port(text).is_some() {
-        return Wrong::new("needs an address before the port", format!("write for example \"127.0.0.1:{text}\""));
+        return ValueError::new("needs an address before the port", format!("write for example \"127.0.0.1:{text}\""));
     }
     match split_port(text) {
-        (host, Some(port)) if host_name(host).is_ok() && self::port(port).is_some() => {
-            Wrong::new("needs an IP address, not a name", "names are not looked up here; only `localhost` is known")
-        }
-        _ => Wrong::new("is not an address to listen on", LISTEN_HINT),
+        (host, Some(port)) if host_name(host).is_ok() && self::port(port).is_some() => ValueError::new(
+            "needs an IP address, not a name",
+            "names are not looked up here; only `localhost` is known",
+        ),
+        _ => ValueError::new("is not an address to listen on", LISTEN_HINT),
     }
 }
 
-/// What stands between `://` and the end, refusing all that is more than host and port.
-fn bare_authority(rest: &str) -> Result<&str, Wrong> {
+/// Host and port from the text after `://`; anything more is an error.
+fn bare_authority(rest: &str) -> Result<&str, ValueError> {
     if rest.contains('#') {
-        return Err(Wrong::new("cannot have a fragment", "leave out `#` and what follows"));
+        return Err(ValueError::new("cannot have a fragment", "leave out `#` and what follows"));
     }
     if rest.contains('?') {
-        return Err(Wrong::new(
+        return Err(ValueError::new(
             "cannot have a query",
             "each client's own query is sent; leave out `?` and what follows",
         ));
@@ -250,22 +258,22 @@ fn bare_authority(rest: &str) -> Result<&str, Wrong> {
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     if !path.is_empty() {
         let hint = format!("each client's own path is sent; leave out `/{}`", path.escape_debug());
-        return Err(Wrong::new("cannot have a path", hint));
+        return Err(ValueError::new("cannot have a path", hint));
     }
     if authority.contains('@') {
-        return Err(Wrong::new("cannot have a user or password", "the client's own `Authorization` is sent"));
+        return Err(ValueError::new("cannot have a user or password", "the client's own `Authorization` is sent"));
     }
     Ok(authority)
 }
 
 /// Host in lower case and without brackets, and the port.
-fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
+fn host_and_port(authority: &str) -> Result<(String, Option<u16>), ValueError> {
     let (host, digits) = split_port(authority);
     let host = host_name(host)?;
     match digits.map(port) {
         None => Ok((host, None)),
         Some(Some(port)) if port > 0 => Ok((host, Some(port))),
-        Some(_) => Err(Wrong::new("has a port that is none", "a port is a number from 1 to 65535")),
+        Some(_) => Err(ValueError::new("has an invalid port", "a port is a number from 1 to 65535")),
     }
 }
 
@@ -284,16 +292,16 @@ fn port(digits: &str) -> Option<u16> {
 }
 
 /// A DNS name, an IPv4 address, or an IPv6 address in brackets (which are taken off); lower case.
-fn host_name(host: &str) -> Result<String, Wrong> {
+fn host_name(host: &str) -> Result<String, ValueError> {
     if host.is_empty() {
-        return Err(Wrong::new("needs a host", ""));
+        return Err(ValueError::new("needs a host", ""));
     }
     if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         let address = inner.parse::<Ipv6Addr>().map(|address| address.to_string());
-        return address.map_err(|_| Wrong::new("has no IPv6 address in its brackets", ""));
+        return address.map_err(|_| ValueError::new("has no IPv6 address in its brackets", ""));
     }
     if host.parse::<Ipv6Addr>().is_ok() {
-        return Err(Wrong::new("needs brackets around the IPv6 address", format!("write [{host}]")));
+        return Err(ValueError::new("needs brackets around the IPv6 address", format!("write [{host}]")));
     }
     let label = |label: &str| {
         let plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
@@ -301,7 +309,7 @@ fn host_name(host: &str) -> Result<String, Wrong> {
     };
     let numeric = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
     if host.len() > 253 || !host.split('.').all(label) || (numeric && host.parse::<Ipv4Addr>().is_err()) {
-        return Err(Wrong::new("has a host that is neither a name nor an address", ""));
+        return Err(ValueError::new("has a host that is neither a name nor an address", ""));
     }
     Ok(host.to_ascii_lowercase())
 }

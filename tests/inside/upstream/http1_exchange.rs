@@ -1,6 +1,5 @@
-//! Enters: short answers, whole, in pieces and with something behind them. Leaves: the same answers, whoever read them, and
-//! how many connections it took. Must not touch: what is odd about heads (see the unit tests of `answer`).
-
+//! Enters: short responses, whole, in pieces and with something behind them. Leaves: the same responses, whoever read them,
+//! and how many connections it took. Must not touch: ambiguous heads (see the unit tests of `http::read_response`).
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use underpass::http::incoming::Sent;
+use underpass::http::incoming::IncomingBody;
 use underpass::upstream::proxy::Proxy;
 
 use super::support::{PATIENCE, dialer, forwarded, read_head, settings, tcp, write};
@@ -31,17 +30,17 @@ async fn proxy() -> (Proxy, mpsc::Receiver<TcpStream>) {
     (Proxy::new(Arc::new(dialer(&upstream)), &settings()), connections)
 }
 
-async fn get(proxy: &Proxy) -> Response<Sent> {
+async fn get(proxy: &Proxy) -> Response<IncomingBody> {
     let request = Request::get("/").header("host", "app.example").body(Empty::<Bytes>::new()).expect("a request");
     timeout(PATIENCE, proxy.forward(request, &forwarded())).await.expect("in time").expect("a response")
 }
 
-async fn post(proxy: &Proxy) -> Response<Sent> {
+async fn post(proxy: &Proxy) -> Response<IncomingBody> {
     let request = Request::post("/").header("host", "app.example").body(Full::new(Bytes::from("abc")));
     proxy.forward(request.expect("a request"), &forwarded()).await.expect("a response")
 }
 
-async fn body(response: Response<Sent>) -> Bytes {
+async fn body(response: Response<IncomingBody>) -> Bytes {
     response.into_body().collect().await.expect("a whole body").to_bytes()
 }
 
@@ -76,7 +75,7 @@ async fn a_short_answer_needs_no_hyper_and_any_other_gets_it_on_the_same_connect
     });
     for whole in [true, true, false, false, false] {
         let response = get(&proxy).await;
-        assert_eq!(matches!(response.body(), Sent::Whole(_)), whole);
+        assert_eq!(matches!(response.body(), IncomingBody::Buffered(_)), whole);
         assert_eq!(body(response).await, "ok");
         until_idle(&proxy, 1).await;
     }

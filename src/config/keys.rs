@@ -1,0 +1,187 @@
+//! The keys of the file: their names, their limits, and the fields that they set.
+//!
+//! Enters: the tables. Leaves: a [`Config`] with the values that were read, and the defaults for all others. Each key is
+//! named here only; its default stands in `defaults`, its format in `formats`, and how it depends on other keys in `rules`.
+//! Must not touch: the text of the file, other rooms.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::reader::{Span, Table};
+use super::{Backend, Client, Config, Drain, Listener, Log, Route, Session, TlsFiles, Upstream, formats, rules};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Timers. With less than the lower limit a connection or session would not live long enough to be useful.
+const TIMER: RangeInclusive<Duration> = ms(100)..=DAY;
+/// Deadlines of single steps, such as a handshake.
+const STEP: RangeInclusive<Duration> = ms(10)..=HOUR;
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Reads all keys of the file.
+pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
+    let mut config = Config::default();
+    top.text("node", &mut config.node, formats::node);
+    top.text("prefix", &mut config.prefix, formats::prefix);
+    top.flag("selftest", &mut config.selftest);
+    top.count("workers", &mut config.workers, 0..=256);
+    config.origins.allowed = top.texts("allowed_origins", formats::origin);
+    top.flag("allow_credentials", &mut config.origins.credentials);
+    top.flag("require_origin", &mut config.origins.require);
+    config.trusted = rules::trusted(top.texts("trusted_proxies", formats::peer));
+    let listeners = listeners(top);
+    let admin = top.text("admin", &mut config.admin, |text| formats::address(text).map(Some));
+    config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
+    let routes = routes(top);
+    config.routes = rules::routes(top, routes);
+    top.section("session", " in [session]", |table| session(table, &mut config.session));
+    top.section("client", " in [client]", |table| client(table, &mut config.client));
+    top.section("backend", " in [backend]", |table| backend(table, &mut config.backend));
+    top.section("log", " in [log]", |table| log(table, &mut config.log));
+    top.section("drain", " in [drain]", |table| drain(table, &mut config.drain));
+    config
+}
+
+/// The shorthand `listen`, then each `[[listener]]`, with the span of its address.
+fn listeners(top: &mut Table<'_, '_>) -> Vec<(Listener, Span)> {
+    let mut shorthand = None;
+    let shorthand_at = top.text("listen", &mut shorthand, |text| formats::address(text).map(Some));
+    let listed = top.list("listener", " in [[listener]]", listener);
+    if top.key_span("listen").is_none() && top.key_span("listener").is_none() {
+        top.missing("nothing says where clients connect", "add for example: listen = \"127.0.0.1:8080\"");
+    }
+    let shorthand = shorthand.map(|address| Listener { address, tls: None }).zip(shorthand_at);
+    shorthand.into_iter().chain(listed.into_iter().flatten()).collect()
+}
+
+fn listener(table: &mut Table<'_, '_>) -> Option<(Listener, Span)> {
+    let mut address = None;
+    let at = table.text("address", &mut address, |text| formats::address(text).map(Some));
+    let tls = tls_files(table, "certificate", "key");
+    if table.key_span("address").is_none() {
+        table.missing("a listener without `address`", "add for example: address = \"0.0.0.0:443\"");
+    }
+    Some((Listener { address: address?, tls }, at?))
+}
+
+/// The shorthand `upstream`, then each `[[route]]`, with its span.
+fn routes(top: &mut Table<'_, '_>) -> Vec<(Route, Span)> {
+    let shorthand = upstream(top);
+    let mut inject = false;
+    top.flag("inject", &mut inject);
+    let shorthand = shorthand.map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream, inject }, at));
+    let listed = top.list("route", " in [[route]]", route);
+    if top.key_span("upstream").is_none() {
+        rules::without_upstream(top);
+        if top.key_span("route").is_none() {
+            top.missing("nothing says where the backend is", "add for example: upstream = \"ws://127.0.0.1:9000\"");
+        }
+    }
+    shorthand.into_iter().chain(listed.into_iter().flatten()).collect()
+}
+
+fn route(table: &mut Table<'_, '_>) -> Option<(Route, Span)> {
+    let (mut host, mut path) = (None, "/".to_owned());
+    table.text("host", &mut host, |text| formats::route_host(text).map(Some));
+    table.text("path", &mut path, formats::route_path);
+    let upstream = upstream(table);
+    let mut inject = false;
+    table.flag("inject", &mut inject);
+    if table.key_span("upstream").is_none() {
+        table.missing("a route without `upstream`", "add for example: upstream = \"ws://127.0.0.1:9000\"");
+    }
+    // A route with an error is not compared with the others, because its host and path may be wrong.
+    let at = table.key_span("path").or_else(|| table.key_span("host")).or_else(|| table.header());
+    let (upstream, _) = upstream.filter(|_| table.is_clean())?;
+    Some((Route { host, path, upstream, inject }, at?))
+}
+
+/// A backend and its TLS keys; they may stand at the top level and in each `[[route]]`.
+fn upstream(table: &mut Table<'_, '_>) -> Option<(Upstream, Span)> {
+    let (mut upstream, mut ca) = (None, None);
+    let at = table.text("upstream", &mut upstream, |text| formats::upstream(text).map(Some));
+    table.text("ca", &mut ca, formats::file);
+    let client = tls_files(table, "client_certificate", "client_key");
+    let upstream = rules::upstream_tls(table, upstream?, ca, client);
+    Some((upstream, at?))
+}
+
+/// A certificate and its key; one without the other is an error.
+fn tls_files(table: &mut Table<'_, '_>, certificate_key: &'static str, key_key: &'static str) -> Option<TlsFiles> {
+    let (mut certificate, mut key) = (None, None);
+    table.text(certificate_key, &mut certificate, formats::file);
+    table.text(key_key, &mut key, formats::file);
+    rules::both_or_neither(table, certificate_key, key_key);
+    Some(TlsFiles { certificate: certificate?, key: key? })
+}
+
+fn session(table: &mut Table<'_, '_>, target: &mut Session) {
+    table.count("max", &mut target.max, 1..=1_000_000);
+    table.size("message", &mut target.message, 1..=64 * MIB);
+    table.size("batch", &mut target.batch, KIB..=64 * MIB);
+    table.size("body", &mut target.body, KIB..=64 * MIB);
+    table.size("buffer", &mut target.buffer, 4 * KIB..=GIB);
+    table.size("replay", &mut target.replay, 1..=GIB);
+    table.count("held", &mut target.held, 0..=10_000);
+    table.size("queue", &mut target.queue, KIB..=GIB);
+    let ack_bytes = table.size("ack_bytes", &mut target.ack_bytes, KIB..=GIB);
+    let heartbeat = table.duration("heartbeat", &mut target.heartbeat, ms(100)..=HOUR);
+    table.duration("probe", &mut target.probe, ms(10)..=ms(10_000));
+    let wait = table.duration("wait", &mut target.wait, ms(10)..=HOUR);
+    table.duration("wait_max", &mut target.wait_max, ms(10)..=HOUR);
+    table.duration("grace", &mut target.grace, ms(200)..=DAY);
+    table.duration_or_zero("recycle", &mut target.recycle, TIMER);
+    table.duration("pause", &mut target.pause, TIMER);
+    table.duration("close_wait", &mut target.close_wait, STEP);
+    table.duration("busy", &mut target.busy, STEP);
+    table.duration("nonce", &mut target.nonce, TIMER);
+    table.duration("ended", &mut target.ended, TIMER);
+    table.count("ended_max", &mut target.ended_max, 1..=10_000_000);
+    table.flag("identity", &mut target.identity);
+    rules::session(table, target, &rules::SessionSet { ack_bytes, heartbeat, wait });
+}
+
+fn client(table: &mut Table<'_, '_>, target: &mut Client) {
+    table.count("connections", &mut target.connections, 1..=1_000_000);
+    table.size("header_bytes", &mut target.header_bytes, 8 * KIB..=MIB);
+    table.count("header_fields", &mut target.header_fields, 10..=1000);
+    table.duration("handshake", &mut target.handshake, STEP);
+    table.duration("header", &mut target.header, STEP);
+    table.duration("body", &mut target.body, STEP);
+    table.duration("write", &mut target.write, STEP);
+    table.duration("idle", &mut target.idle, TIMER);
+    table.count("streams", &mut target.streams, 1..=10_000);
+    table.size("stream_window", &mut target.stream_window, KIB..=16 * MIB);
+    table.size("connection_window", &mut target.connection_window, 64 * KIB..=256 * MIB);
+    table.duration_or_zero("tunnel_idle", &mut target.tunnel_idle, ms(100)..=WEEK);
+}
+
+fn backend(table: &mut Table<'_, '_>, target: &mut Backend) {
+    table.duration("connect", &mut target.connect, STEP);
+    table.duration("handshake", &mut target.handshake, STEP);
+    table.duration("response", &mut target.response, STEP);
+    table.duration_or_zero("ping", &mut target.ping, ms(100)..=HOUR);
+    table.duration("pong", &mut target.pong, STEP);
+    table.duration("idle", &mut target.idle, TIMER);
+    table.count("pool", &mut target.pool, 0..=100_000);
+    table.count("dials", &mut target.dials, 1..=100_000);
+}
+
+fn log(table: &mut Table<'_, '_>, target: &mut Log) {
+    table.text("format", &mut target.format, formats::log_format);
+    table.text("level", &mut target.level, formats::log_level);
+}
+
+fn drain(table: &mut Table<'_, '_>, target: &mut Drain) {
+    table.duration("timeout", &mut target.timeout, Duration::ZERO..=HOUR);
+    let spread = table.duration("spread", &mut target.spread, Duration::ZERO..=HOUR);
+    let pre = table.duration("pre", &mut target.pre, Duration::ZERO..=HOUR);
+    rules::drain(table, target, spread, pre);
+}
