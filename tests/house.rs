@@ -312,10 +312,14 @@ fn each_rule_finds_its_breach() {
     let long = format!("//! D\n{}", "// x\n".repeat(MOST_LINES));
     let cases: &[(&str, &str, &str)] = &[
         ("session/a.rs", "use bytes::Bytes;", "does not begin"),
-        ("session/a.rs", "//! D\nuse crate::registry::Cell;", "2: `session` may not import `registry::Cell`"),
+        (
+            "session/a.rs",
+            "//! D\nuse crate::registry::LiveSession;",
+            "2: `session` may not import `registry::LiveSession`",
+        ),
         ("codec/a.rs", "//! D\nuse crate::{session::Kind, upstream::{socket as s}};", "import `upstream::socket`"),
-        ("codec/mod.rs", "//! D\nuse super::registry::Cell;", "import `registry::Cell`"),
-        ("codec/a.rs", "//! D\nuse super::super::registry::Cell;", "import `registry::Cell`"),
+        ("codec/mod.rs", "//! D\nuse super::registry::LiveSession;", "import `registry::LiveSession`"),
+        ("codec/a.rs", "//! D\nuse super::super::registry::LiveSession;", "import `registry::LiveSession`"),
         ("codec/a.rs", "//! D\nfn a(b: &crate::app::App) {}", "import `app::App`"),
         ("gateway/a.rs", "//! D\nuse crate::listener::conn;", "import `listener::conn`"),
         ("admin/a.rs", "//! D\nuse crate::*;", "the whole house"),

@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use underpass::codec::batch::Form;
-use underpass::codec::poll::PollAnswer;
-use underpass::codec::sse::Ids;
-use underpass::codec::{frames, sse};
+use underpass::codec::encoding::Encoding as _;
+use underpass::codec::frames;
+use underpass::codec::poll::PollResponse;
+use underpass::codec::sse::{Events, Ids};
 use underpass::session::{Attach, Limits, Message, Moment, Session};
 use underpass::upstream::socket::Socket;
 
@@ -25,10 +26,12 @@ pub(crate) type Path = (&'static str, fn() -> Work);
 
 /// Every path by name.
 pub(crate) const ALL: &[Path] = &[
-    ("sse_text", || encode(|out, message| sse::message(out, Ids::Bare, 1_000_000, message), text())),
-    ("sse_text_with_token", || encode(|out, message| sse::message(out, Ids::Token(TOKEN), 1_000_000, message), text())),
+    ("sse_text", || encode(|out, message| Events(Ids::Bare).message(out, 1_000_000, message), text())),
+    ("sse_text_with_token", || {
+        encode(|out, message| Events(Ids::Token(TOKEN)).message(out, 1_000_000, message), text())
+    }),
     ("sse_binary", || {
-        encode(|out, message| sse::message(out, Ids::Bare, 1_000_000, message), Message::binary(PAYLOAD))
+        encode(|out, message| Events(Ids::Bare).message(out, 1_000_000, message), Message::binary(PAYLOAD))
     }),
     ("frame_text", || encode(frames::message, text())),
     ("poll_json_of_16", poll_json),
@@ -61,7 +64,7 @@ fn poll_json() -> Work {
     let mut out = BytesMut::with_capacity(4096);
     Box::new(move || {
         out.clear();
-        let answer = PollAnswer {
+        let answer = PollResponse {
             from: 1_000_000,
             after: 1_000_016,
             messages: black_box(&messages),
@@ -97,7 +100,7 @@ fn session() -> Session {
     let limits = Limits {
         buffer: 256 << 10,
         replay: 256 << 10,
-        held: 64,
+        reorder_window: 64,
         queue: 256 << 10,
         grace: Duration::from_secs(60),
         pause: Duration::from_secs(30),
@@ -109,7 +112,7 @@ fn session() -> Session {
 /// A message comes, is read, is acknowledged.
 fn session_down() -> Work {
     let (mut session, message, mut number) = (session(), text(), 0);
-    let attach = Attach { after: None, acknowledging: true, holds: false };
+    let attach = Attach { after: None, acknowledging: true, is_poll: false };
     let (attachment, _) = session.attach(Moment(0), attach).expect("a new session can be read");
     Box::new(move || {
         number += 1;

@@ -1,11 +1,11 @@
-//! The script's tag, written into a page while it streams past.
+//! Writes the script's tag into a page while the page is streamed.
 //!
 //! Enters: the bytes of an HTML body, in any pieces. Leaves: the same bytes, and the tag once, before the first element
-//! that could run or show anything. Must not touch: bytes that were there, whatever charset they are in; headers; other
+//! that could run or show anything. Must not touch: the bytes of the page, whatever charset they are in; headers; other
 //! rooms.
 //!
-//! HTML has no `<head>` unless somebody wrote one, so the place is found by what comes first. Elements that only describe
-//! a page (`DESCRIBING`) pass, so that `<meta charset>` stays among the first bytes and a policy in a `<meta>` is known
+//! A page need not have a `<head>`, so the place is in front of the first element that does more than describe the page.
+//! Those that describe (`DESCRIBING`) are passed over, so that `<meta charset>` stays among the first bytes and a policy in a `<meta>` is known
 //! before the decision. A page that has the tag already has it there, since it must precede every other script.
 
 use std::io;
@@ -21,27 +21,27 @@ use super::policy::{Decision, Page};
 
 /// How far into a body its first tag is looked for, behind comments and blanks.
 const SNIFF: usize = 4 * 1024;
-/// What the rewriter may keep. Of a page with a larger tag the rest passes as it is.
+/// The most memory of the rewriter. A page with a larger tag is passed on unchanged from there.
 const MEMORY: usize = 256 * 1024;
-/// First tags of a document. With any other, it is a part of one, fetched to be put into another.
+/// First tags of a document. A body that begins with another one is a fragment, which a script puts into a page.
 const OPENINGS: &[&str] =
     &["!doctype", "html", "head", "title", "meta", "base", "link", "style", "script", "body", "frameset"];
 /// Elements that neither run nor show anything.
 const DESCRIBING: &[&str] = &["html", "head", "title", "meta", "base", "link", "style"];
 
-/// What became of a page.
+/// The result for a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing yet.
+    /// The place was not reached yet.
     #[default]
     Undecided,
-    /// It has our tag now.
+    /// The tag was written.
     Injected,
-    /// It had it before.
+    /// The page had the tag already.
     AlreadyThere,
-    /// It does not begin like a document.
+    /// The body does not begin like a document.
     Fragment,
-    /// Its policies forbid what the script does; what to change.
+    /// Its policies forbid what the script does; the text says what to change.
     Forbidden(String),
 }
 
@@ -52,17 +52,17 @@ pub struct Injector {
 }
 
 enum Stage {
-    /// The first tag has not come whole.
+    /// The first tag is not complete yet.
     Sniffing(Vec<u8>, Page),
-    /// The place is looked for.
+    /// The rewriter looks for the place.
     Looking(Box<HtmlRewriter<'static, Sink>>),
-    /// The rest passes.
+    /// The rest is passed on unchanged.
     Passing,
 }
 
 type Sink = Box<dyn FnMut(&[u8]) + Send>;
 
-/// What the rewriter leaves for us.
+/// What the rewriter's handlers give back.
 #[derive(Default)]
 struct Shared {
     written: BytesMut,
@@ -70,24 +70,23 @@ struct Shared {
 }
 
 impl Injector {
-    /// For one page.
     #[must_use]
     pub fn new(page: Page) -> Self {
         Self { stage: Stage::Sniffing(Vec::new(), page), shared: Arc::default() }
     }
 
-    /// Takes a piece of the body, and appends to `out` what can leave.
+    /// Takes a piece of the body, and appends to `out` what can be sent on.
     ///
     /// # Errors
-    /// When the rewriter failed. What it held is lost, so the body must not end as if it were whole.
+    /// When the rewriter failed. What it had buffered is lost, so the body must not end as if it were complete.
     pub fn write(&mut self, piece: &[u8], out: &mut BytesMut) -> io::Result<()> {
         match &mut self.stage {
             Stage::Passing => out.put(piece),
             Stage::Looking(_) => self.look(piece, out)?,
-            Stage::Sniffing(held, _) => {
-                held.extend_from_slice(piece);
-                match begins_document(&held[..held.len().min(SNIFF)]) {
-                    None if held.len() < SNIFF => {}
+            Stage::Sniffing(buffered, _) => {
+                buffered.extend_from_slice(piece);
+                match begins_document(&buffered[..buffered.len().min(SNIFF)]) {
+                    None if buffered.len() < SNIFF => {}
                     begins => self.sniffed(begins == Some(true), out)?,
                 }
             }
@@ -95,7 +94,7 @@ impl Injector {
         Ok(())
     }
 
-    /// The body has ended: appends what was held.
+    /// The body has ended: appends what was buffered.
     ///
     /// # Errors
     /// As [`Injector::write`].
@@ -106,27 +105,26 @@ impl Injector {
         self.finish(out)
     }
 
-    /// What became of the page so far.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         lock(&self.shared).outcome.clone()
     }
 
     fn sniffed(&mut self, is_document: bool, out: &mut BytesMut) -> io::Result<()> {
-        let Stage::Sniffing(held, page) = std::mem::replace(&mut self.stage, Stage::Passing) else { return Ok(()) };
+        let Stage::Sniffing(buffered, page) = std::mem::replace(&mut self.stage, Stage::Passing) else { return Ok(()) };
         if is_document {
             self.stage = Stage::Looking(Box::new(rewriter(page, &self.shared)));
-            return self.look(&held, out);
+            return self.look(&buffered, out);
         }
         lock(&self.shared).outcome = Outcome::Fragment;
-        out.put(&held[..]);
+        out.put(&buffered[..]);
         Ok(())
     }
 
     fn look(&mut self, piece: &[u8], out: &mut BytesMut) -> io::Result<()> {
         if let Stage::Looking(rewriter) = &mut self.stage {
             match rewriter.write(piece) {
-                // It has let go of all that it held, as it was.
+                // It has written all that it had buffered, unchanged.
                 Err(RewritingError::MemoryLimitExceeded(_)) => self.stage = Stage::Passing,
                 written => written.map_err(io::Error::other)?,
             }
@@ -138,7 +136,7 @@ impl Injector {
         Ok(())
     }
 
-    /// Lets the rewriter go, with what it held.
+    /// Ends the rewriter, which writes what it had buffered.
     fn finish(&mut self, out: &mut BytesMut) -> io::Result<()> {
         if let Stage::Looking(rewriter) = std::mem::replace(&mut self.stage, Stage::Passing) {
             match rewriter.end() {
@@ -152,7 +150,7 @@ impl Injector {
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    // Plain data: whoever panicked left it whole.
+    // Plain data, which a panic cannot leave half changed.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -176,7 +174,7 @@ fn rewriter(page: Page, shared: &Arc<Mutex<Shared>>) -> HtmlRewriter<'static, Si
         if shared.outcome == Outcome::Undecided {
             let (outcome, tag) = decided(&page.lock().unwrap_or_else(PoisonError::into_inner));
             shared.outcome = outcome;
-            // What is appended goes to the sink at once, which needs the lock.
+            // `append` calls the sink at once, which takes the lock.
             drop(shared);
             end.append(&tag, ContentType::Html);
         }
@@ -193,7 +191,7 @@ fn rewriter(page: Page, shared: &Arc<Mutex<Shared>>) -> HtmlRewriter<'static, Si
     HtmlRewriter::new(settings, Box::new(move |bytes: &[u8]| lock(&written).written.put(bytes)))
 }
 
-/// What is done at an element, and the text to write before it; `None` to look on.
+/// The result at an element, and the text to write in front of it; `None` to go on.
 fn at(element: &Element<'_, '_>, page: &mut Page) -> Option<(Outcome, String)> {
     let name = element.tag_name();
     if name == "meta" && is_policy(element) {
@@ -223,7 +221,7 @@ fn decided(page: &Page) -> (Outcome, String) {
     }
 }
 
-/// Whether a body begins with a tag that begins documents; `None` while that is not to be seen.
+/// Whether a body begins with a tag that begins documents; `None` while too little has come.
 fn begins_document(body: &[u8]) -> Option<bool> {
     let mut rest = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     loop {
@@ -233,7 +231,7 @@ fn begins_document(body: &[u8]) -> Option<bool> {
             [b'<', b'!', b'-', b'-', ..] => b"-->",
             [b'<', b'?', ..] => b">",
             [b'<', name @ ..] => return begins_name(name),
-            // A byte order mark may still be whole when the next bytes come.
+            // This may become a byte order mark with the next bytes.
             [0xef] | [0xef, 0xbb] => return None,
             _ => return Some(false),
         };
@@ -266,7 +264,7 @@ mod tests {
         }
     }
 
-    /// What comes out when the body comes in pieces of this size, and what became of it.
+    /// The rewritten body when it comes in pieces of this size, and the result.
     fn injected(body: &[u8], size: usize) -> (Vec<u8>, Outcome) {
         let (mut injector, mut out) = (Injector::new(page()), BytesMut::new());
         for piece in body.chunks(size) {
@@ -346,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn policies_in_the_page_are_heeded() {
+    fn policies_in_the_page_are_respected() {
         expect(
             b"<html><meta http-equiv=Content-Security-Policy content=\"script-src 'self'\">|<p>",
             &Outcome::Injected,
@@ -362,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_beyond_all_bounds_passes_as_it_is() {
+    fn a_tag_over_the_limit_is_passed_on_unchanged() {
         let body = format!("<html><meta content=\"{}\"><p>x", "y".repeat(2 * MEMORY));
         let (out, _) = injected(body.as_bytes(), 1000);
         assert!(String::from_utf8_lossy(&out).replace(TAG, "") == body);

@@ -3,11 +3,11 @@
 //! Enters: a request's method, headers and query. Leaves: the file, its compressed form, or 304. Must not touch: what is
 //! in the files; other rooms.
 //!
-//! `inject` writes the script's tag into pages, `policy` says whether a page's Content-Security-Policy lets it, `unpack`
-//! undoes the compression of a page on the way.
+//! `inject` writes the script's tag into pages, `policy` decides whether a page's Content-Security-Policy allows the script,
+//! `unpack` undoes the compression of a page on its way.
 //!
-//! Asked for with its hash (`client.js?v=<hash>`, see [`hash`]) a file may be kept for a year; without, it is to be
-//! revalidated each time, which its `ETag` makes cheap.
+//! A file that is requested with its hash (`client.js?v=<hash>`, see [`hash`]) may be cached for a year. Without the hash
+//! it must be revalidated each time, which its `ETag` makes cheap.
 
 pub mod inject;
 pub mod policy;
@@ -26,19 +26,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 const SCRIPT: &str = include_str!("client.js");
 /// Its types.
 const TYPES: &str = include_str!("client.d.ts");
-/// What makes the script a module: it learns its own address from outside, since `import.meta` is no word of scripts.
+/// The start of the module: it gives the script its own address, since `import.meta` is an error in a script.
 const MODULE_HEAD: &str = "const underpassAddress = import.meta.url;\n";
-/// What a module gives.
+/// The end of the module: its exports.
 const MODULE_FOOT: &str = "\nexport const { WebSocket, install, options } = underpass;\nexport default WebSocket;\n";
 
-/// A file of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {
     /// `client.js`: replaces the page's `WebSocket`.
     Script,
-    /// `client.mjs`: the same text, to be imported; replaces nothing by itself.
+    /// `client.mjs`: the same text as a module; it replaces nothing by itself.
     Module,
-    /// `client.d.ts`.
+    /// `client.d.ts`: the types of the module.
     Types,
 }
 
@@ -71,7 +70,7 @@ impl File {
     }
 }
 
-/// The hash of a file, to be put behind `?v=` wherever its address is written.
+/// The hash of a file, for `?v=` behind its address.
 #[must_use]
 pub fn hash(file: File) -> &'static str {
     &file.made().hash
@@ -84,7 +83,7 @@ fn tight(script: &str) -> String {
     lines.flat_map(|line| [line, if line.ends_with([';', ',', '{']) { "" } else { "\n" }]).collect()
 }
 
-/// Answers a `GET` or `HEAD` for a file.
+/// The response to a `GET` or `HEAD` for a file.
 #[must_use]
 pub fn respond(file: File, method: &Method, headers: &HeaderMap, query: Option<&str>) -> Response<Bytes> {
     let made = file.made();
@@ -98,7 +97,7 @@ pub fn respond(file: File, method: &Method, headers: &HeaderMap, query: Option<&
     let mut put = |name: HeaderName, value: HeaderValue| response.headers_mut().insert(name, value);
     put(ETAG, tag.clone());
     put(VARY, HeaderValue::from_static("Accept-Encoding"));
-    put(CACHE_CONTROL, keeping(query, &made.hash));
+    put(CACHE_CONTROL, cache_control(query, &made.hash));
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
@@ -113,7 +112,7 @@ pub fn respond(file: File, method: &Method, headers: &HeaderMap, query: Option<&
     response
 }
 
-/// A file in both forms.
+/// A file, plain and compressed.
 struct Made {
     hash: String,
     plain: Bytes,
@@ -134,7 +133,7 @@ impl Made {
     }
 }
 
-/// FNV-1a, 64 bits: tells versions apart; nobody gains by making two alike.
+/// FNV-1a, 64 bits. It only has to tell our own versions apart, so a cryptographic hash is not needed.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -147,7 +146,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether the client has it, in either form (RFC 9110 section 13.1.2: compared weakly).
+/// Whether the client has the file already, in either form (RFC 9110 section 13.1.2: weak comparison).
 fn is_known(headers: &HeaderMap, made: &Made) -> bool {
     elements(headers, &IF_NONE_MATCH).any(|tag| {
         let tag = tag.strip_prefix("W/").unwrap_or(tag);
@@ -160,7 +159,7 @@ fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
-fn keeping(query: Option<&str>, hash: &str) -> HeaderValue {
+fn cache_control(query: Option<&str>, hash: &str) -> HeaderValue {
     let named = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("v="));
     HeaderValue::from_static(match named == Some(hash) {
         true => "public, max-age=31536000, immutable",
@@ -174,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(headers: &[(HeaderName, &str)], query: Option<&str>) -> Response<Bytes> {
+    fn response(headers: &[(HeaderName, &str)], query: Option<&str>) -> Response<Bytes> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(name, HeaderValue::from_str(value).expect("a value"));
@@ -190,32 +189,32 @@ mod tests {
 
     #[test]
     fn both_forms_are_the_same_file() {
-        let plain = asked(&[], None);
-        let packed = asked(&[(ACCEPT_ENCODING, "br, gzip;q=0.5")], None);
+        let plain = response(&[], None);
+        let packed = response(&[(ACCEPT_ENCODING, "br, gzip;q=0.5")], None);
         assert_eq!(packed.headers()[CONTENT_ENCODING], "gzip");
         assert_ne!(plain.headers()[ETAG], packed.headers()[ETAG]);
         let mut text = String::new();
         flate2::read::GzDecoder::new(&packed.body()[..]).read_to_string(&mut text).expect("gzip");
         assert_eq!(text.as_bytes(), plain.body());
-        assert!(!asked(&[(ACCEPT_ENCODING, "gzip;q=0")], None).headers().contains_key(CONTENT_ENCODING));
+        assert!(!response(&[(ACCEPT_ENCODING, "gzip;q=0")], None).headers().contains_key(CONTENT_ENCODING));
     }
 
     #[test]
     fn what_is_known_is_not_sent_again() {
-        let tag = asked(&[], None).headers()[ETAG].to_str().expect("text").to_owned();
+        let tag = response(&[], None).headers()[ETAG].to_str().expect("text").to_owned();
         for known in [tag.clone(), format!("\"x\", W/{tag}"), "*".to_owned()] {
-            let again = asked(&[(IF_NONE_MATCH, &known)], None);
+            let again = response(&[(IF_NONE_MATCH, &known)], None);
             assert_eq!((again.status(), again.body().len()), (StatusCode::NOT_MODIFIED, 0), "{known}");
         }
-        assert_eq!(asked(&[(IF_NONE_MATCH, "\"x\"")], None).status(), StatusCode::OK);
+        assert_eq!(response(&[(IF_NONE_MATCH, "\"x\"")], None).status(), StatusCode::OK);
     }
 
     #[test]
-    fn only_its_own_hash_makes_it_keep() {
+    fn only_its_own_hash_makes_it_cacheable() {
         let named = format!("a=1&v={}", hash(File::Script));
-        assert_eq!(asked(&[], Some(&named)).headers()[CACHE_CONTROL], "public, max-age=31536000, immutable");
+        assert_eq!(response(&[], Some(&named)).headers()[CACHE_CONTROL], "public, max-age=31536000, immutable");
         for query in [None, Some("v=0"), Some("")] {
-            assert_eq!(asked(&[], query).headers()[CACHE_CONTROL], "no-cache");
+            assert_eq!(response(&[], query).headers()[CACHE_CONTROL], "no-cache");
         }
     }
 

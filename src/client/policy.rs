@@ -1,34 +1,33 @@
-//! Whether a page's Content-Security-Policy lets our script load and talk (CSP level 3), and with which nonce.
+//! Whether a page's Content-Security-Policy allows our script to load and to connect (CSP level 3), and with which nonce.
 //!
 //! Enters: the policies of a page, and where it and the script are. Leaves: a decision. Must not touch: headers, the
-//! page, other rooms. Every policy is judged by itself; all must allow.
+//! page, other rooms. Each policy is judged by itself; all must allow it.
 
-/// A page as a policy sees it.
+/// What is known of a page to judge its policies.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// `http` or `https`: what the browser used.
+    /// `http` or `https`, as the browser used it.
     pub scheme: String,
     /// Host, with the port if any, that the browser asked for.
     pub host: String,
     /// The path of the script.
     pub script: String,
-    /// Its hash, to stand in its address.
+    /// The hash of the script, a part of its address.
     pub hash: String,
-    /// The enforced policies: field values, or what a `<meta>` says.
+    /// The enforced policies: values of the field, and contents of `<meta>` elements.
     pub policies: Vec<String>,
 }
 
-/// What the policies say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The script may be loaded and may talk; its tag needs this nonce if there is one.
+    /// The script may load and connect; its tag needs this nonce if there is one.
     Allowed(Option<String>),
-    /// It may not; what to change, in a sentence.
+    /// It may not; the text says what to change.
     Forbidden(String),
 }
 
 impl Page {
-    /// Where the script is, with its hash.
+    /// The address of the script, with its hash.
     #[must_use]
     pub fn address(&self) -> String {
         format!("{}?v={}", self.script, self.hash)
@@ -44,7 +43,6 @@ impl Page {
         path == self.script
     }
 
-    /// Judges the policies.
     #[must_use]
     pub fn decide(&self) -> Decision {
         let policies: Vec<Policy<'_>> =
@@ -59,7 +57,7 @@ impl Page {
             let barred = policies.iter().find(|policy| !self.may_load(&policy.script().1, None));
             return Decision::Forbidden(self.script_change(barred));
         };
-        if let Some(barred) = policies.iter().find(|policy| !self.may_talk(&policy.connect().1)) {
+        if let Some(barred) = policies.iter().find(|policy| !self.may_connect(&policy.connect().1)) {
             let name = barred.connect().0;
             let what = format!("add `'self'` to its `{name}`: the script asks this origin for messages by fetch");
             return Decision::Forbidden(what);
@@ -81,11 +79,11 @@ impl Page {
         if with.is_some() && sources.iter().any(|source| nonce(source) == with) {
             return true;
         }
-        // `'strict-dynamic'` makes browsers overlook addresses.
+        // With `'strict-dynamic'` browsers ignore addresses.
         !is("'strict-dynamic'") && sources.iter().any(|source| self.matches(source, &self.script))
     }
 
-    fn may_talk(&self, sources: &[&str]) -> bool {
+    fn may_connect(&self, sources: &[&str]) -> bool {
         let folder = &self.script[..=self.script.rfind('/').unwrap_or_default()];
         sources.iter().any(|source| self.matches(source, &format!("{folder}open")))
             && sources.iter().any(|source| self.matches(source, &format!("{folder}s/x/send")))
@@ -109,7 +107,7 @@ impl Page {
     }
 
     fn is_scheme(&self, scheme: &str) -> bool {
-        // What is allowed in clear is allowed over TLS.
+        // `http:` also allows the same over TLS.
         scheme == self.scheme || (scheme == "http" && self.scheme == "https")
     }
 
@@ -128,7 +126,7 @@ impl Page {
     }
 }
 
-/// What stands for a directive that no policy has.
+/// The source of a directive that a policy does not have.
 const ANYTHING: &str = "'anything'";
 
 fn covers(limit: &str, path: &str) -> bool {
@@ -146,7 +144,7 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The nonce of a source expression, if it has one that is safe to be written into a tag.
+/// The nonce of a source expression, if it has one that can be written into a tag safely.
 fn nonce(source: &str) -> Option<&str> {
     let inner = source.strip_suffix('\'')?;
     let (head, value) = inner.split_at_checked("'nonce-".len())?;
@@ -154,7 +152,7 @@ fn nonce(source: &str) -> Option<&str> {
     (head.eq_ignore_ascii_case("'nonce-") && !value.is_empty() && value.bytes().all(is_plain)).then_some(value)
 }
 
-/// One policy: its directives by name. Of two with one name, the first counts.
+/// One policy: its directives by name. Of two with the same name, the first counts.
 struct Policy<'a>(Vec<(String, Vec<&'a str>)>);
 
 impl<'a> Policy<'a> {

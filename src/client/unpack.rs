@@ -1,9 +1,9 @@
-//! A page that a backend compressed although it was asked not to, unpacked piece by piece.
+//! Decompresses a page piece by piece, when a backend compressed it although we asked it not to.
 //!
-//! Enters: bytes in a content coding (RFC 9110 section 8.4.1). Leaves: the bytes behind it. Must not touch: what they
-//! mean; other rooms. Memory: a call makes `MOST` bytes and fails beyond. DEFLATE makes at most 1,032 bytes of one, so a
-//! piece of [`PIECE`] bytes stays below; Brotli has no such bound, and keeps a window of up to 16 MiB besides (RFC 7932
-//! section 9.1), of which it takes what the page fills.
+//! Enters: bytes in a content coding (RFC 9110 section 8.4.1). Leaves: the decoded bytes. Must not touch: what they mean;
+//! other rooms. Memory: a call produces at most `LIMIT` bytes, and fails beyond. DEFLATE expands one byte to at most 1,032,
+//! so a piece of [`PIECE`] bytes stays below. Brotli has no such limit, and also keeps a window of up to 16 MiB (RFC 7932
+//! section 9.1), of which it allocates as much as the page fills.
 
 use std::io::{self, Write};
 
@@ -11,23 +11,21 @@ use brotli_decompressor::DecompressorWriter;
 use bytes::{BufMut as _, BytesMut};
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
-/// The most that should be given at once, in bytes.
+/// The most that should be given to one call, in bytes.
 pub const PIECE: usize = 512;
-/// The most that one call makes, in bytes: 2,048 for each of a piece.
-const MOST: usize = 2048 * PIECE;
-/// What Brotli hands out at once, in bytes.
+/// The most that one call produces, in bytes: 2,048 for each byte of a piece.
+const LIMIT: usize = 2048 * PIECE;
+/// Size of the buffer between the Brotli decoder and us, in bytes.
 const BLOCK: usize = 4 * 1024;
 
-/// Undoes one content coding.
+/// The decoder of one content coding.
 pub enum Unpacker {
-    /// There is none.
+    /// No coding.
     Identity,
-    /// `gzip`.
-    Gzip(Box<MultiGzDecoder<Made>>),
+    Gzip(Box<MultiGzDecoder<Output>>),
     /// `deflate`, which is the zlib format.
-    Deflate(Box<ZlibDecoder<Made>>),
-    /// `br`.
-    Brotli(Box<DecompressorWriter<Made>>),
+    Deflate(Box<ZlibDecoder<Output>>),
+    Brotli(Box<DecompressorWriter<Output>>),
 }
 
 impl Unpacker {
@@ -36,17 +34,17 @@ impl Unpacker {
     pub fn named(coding: &str) -> Option<Self> {
         Some(match coding.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Self::Identity,
-            "gzip" | "x-gzip" => Self::Gzip(Box::new(MultiGzDecoder::new(Made::default()))),
-            "deflate" => Self::Deflate(Box::new(ZlibDecoder::new(Made::default()))),
-            "br" => Self::Brotli(Box::new(DecompressorWriter::new(Made::default(), BLOCK))),
+            "gzip" | "x-gzip" => Self::Gzip(Box::new(MultiGzDecoder::new(Output::default()))),
+            "deflate" => Self::Deflate(Box::new(ZlibDecoder::new(Output::default()))),
+            "br" => Self::Brotli(Box::new(DecompressorWriter::new(Output::default(), BLOCK))),
             _ => return None,
         })
     }
 
-    /// Takes bytes, at most [`PIECE`] of them where memory matters, and appends those behind them.
+    /// Decodes bytes, at most [`PIECE`] of them where memory matters, and appends the result.
     ///
     /// # Errors
-    /// When they are not in this coding, or make more than a page would.
+    /// When they are not in this coding, or expand to more than a page would.
     pub fn write(&mut self, packed: &[u8], out: &mut BytesMut) -> io::Result<()> {
         match self {
             Self::Identity => out.put(packed),
@@ -58,10 +56,10 @@ impl Unpacker {
         Ok(())
     }
 
-    /// There is no more.
+    /// The body has ended.
     ///
     /// # Errors
-    /// When it ended in the middle: what came out is not all.
+    /// When it ended in the middle, so that the result is not complete.
     pub fn end(&mut self, out: &mut BytesMut) -> io::Result<()> {
         match self {
             Self::Identity => {}
@@ -74,13 +72,13 @@ impl Unpacker {
     }
 
     fn take(&mut self, out: &mut BytesMut) {
-        let made = match self {
+        let output = match self {
             Self::Identity => return,
             Self::Gzip(decoder) => decoder.get_mut(),
             Self::Deflate(decoder) => decoder.get_mut(),
             Self::Brotli(decoder) => decoder.get_mut(),
         };
-        out.put(&std::mem::take(&mut made.0)[..]);
+        out.put(&std::mem::take(&mut output.0)[..]);
     }
 }
 
@@ -89,14 +87,14 @@ fn through(decoder: &mut impl Write, packed: &[u8]) -> io::Result<()> {
     decoder.flush()
 }
 
-/// What a decoder made in one call.
+/// What a decoder produced in one call.
 #[derive(Default)]
-pub struct Made(Vec<u8>);
+pub struct Output(Vec<u8>);
 
-impl Write for Made {
+impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MOST {
-            return Err(io::Error::other(format!("{PIECE} bytes of a page make more than {MOST}: it is no page")));
+        if self.0.len() + bytes.len() > LIMIT {
+            return Err(io::Error::other(format!("{PIECE} bytes of a page make more than {LIMIT}: it is no page")));
         }
         self.0.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -132,7 +130,7 @@ mod tests {
         encoder.finish().expect("memory")
     }
 
-    /// In Brotli.
+    /// `text` in Brotli.
     fn squeezed(text: &[u8]) -> Vec<u8> {
         let (mut out, mut params) = (Vec::new(), brotli::enc::BrotliEncoderParams::default());
         params.quality = 4;
@@ -163,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_small_piece_never_becomes_a_large_memory() {
-        let blanks = vec![b' '; 2 * MOST];
+        let blanks = vec![b' '; 2 * LIMIT];
         let bomb = squeezed(&blanks);
         assert!(bomb.len() < PIECE, "{}", bomb.len());
         let (mut unpacker, mut out) = (Unpacker::named("br").expect("known"), BytesMut::new());

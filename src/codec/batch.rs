@@ -1,6 +1,6 @@
 //! The bodies of `send`: which form a body has, and the messages in it.
 //!
-//! Enters: a body of a stranger, already bounded in size. Leaves: its messages in order, or an error that names the
+//! Enters: a body of a client, already limited in size. Leaves: its messages in order, or an error that names the
 //! message by its index (`messages[3]: …`); nothing in between. Must not touch: anything else; it never panics, takes
 //! time and memory in proportion to the body, and does not descend into nested JSON.
 
@@ -12,9 +12,9 @@ use bytes::Bytes;
 use percent_encoding::percent_decode;
 
 use super::{DecodeError, frames};
-use crate::session::event::Message;
+use crate::session::Message;
 
-/// How the messages of a body are written down.
+/// How the messages of a body are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// `{"messages":["text",{"base64":"…"}]}`.
@@ -153,7 +153,7 @@ fn messages_field(field: &[u8]) -> Option<&[u8]> {
 }
 
 /// The bytes behind a url-encoded form value (URL standard, section 5.1). Done here and not by `form_urlencoded`, which
-/// puts U+FFFD for what is not UTF-8 and so would change a message without a word.
+/// puts U+FFFD for what is not UTF-8 and so would silently change a message.
 pub(super) fn form_decoded(value: &[u8]) -> Vec<u8> {
     let spaced: Cow<'_, [u8]> = if value.contains(&b'+') {
         value.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect()

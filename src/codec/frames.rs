@@ -1,7 +1,7 @@
 //! Frames: the octet stream's own framing (`stream`, and `poll` and `send` on request), and the same frames without a
 //! length as WebSocket messages (`ws`).
 //!
-//! Enters: messages, closes, numbers; bodies and WebSocket messages of strangers. Leaves: bytes; frames, or an error
+//! Enters: messages, closes, numbers; bodies and WebSocket messages of clients. Leaves: bytes; frames, or an error
 //! that names the frame and its byte. Must not touch: limits of a whole body, which are the transport's.
 //!
 //! A frame is one byte kind, four bytes length, payload; numbers are eight bytes; all big endian.
@@ -10,7 +10,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 pub use self::decode::{ClientFrame, decode_all, messages};
 pub use self::error::{BodyError, FrameError};
-use crate::session::event::{Close, Kind, Message};
+use super::encoding::Encoding;
+use crate::session::{Close, Kind, Message};
 
 mod decode;
 mod error;
@@ -29,7 +30,7 @@ pub enum FrameKind {
     Heartbeat = 9,
     /// From the client the down cursor, from the sidecar the up number below which all is safe.
     Ack = 10,
-    /// What a body begins with: JSON.
+    /// What a body begins with: the greeting, as JSON.
     Facts = 11,
     /// The first and the last number that are gone.
     Lost = 12,
@@ -104,39 +105,47 @@ pub fn close(out: &mut BytesMut, close: &Close) {
     framed(out, FrameKind::Close, |out| close_payload(out, close));
 }
 
-/// Appends kind 9: `sent` is the number last sent.
-pub fn heartbeat(out: &mut BytesMut, sent: u64) {
-    framed(out, FrameKind::Heartbeat, |out| out.put_u64(sent));
-}
-
 /// Appends kind 10: all up messages below `number` are safe.
 pub fn ack(out: &mut BytesMut, number: u64) {
     framed(out, FrameKind::Ack, |out| out.put_u64(number));
 }
 
-/// Appends kind 11, with which every body begins.
-pub fn facts(out: &mut BytesMut, json: &str) {
-    framed(out, FrameKind::Facts, |out| out.extend_from_slice(json.as_bytes()));
-}
-
-/// Appends kind 11 with JSON that is written in place.
+/// Appends kind 11, with which every body begins; its JSON is written in place.
 pub(super) fn facts_with(out: &mut BytesMut, json: impl FnOnce(&mut BytesMut)) {
     framed(out, FrameKind::Facts, json);
 }
 
-/// Appends kind 12: the messages `from` to `to` are gone.
-pub fn lost(out: &mut BytesMut, from: u64, to: u64) {
-    framed(out, FrameKind::Lost, |out| lost_payload(out, from, to));
-}
+/// The encoding of one octet stream. Its frames have no numbers: clients count them.
+pub struct Frames;
 
-/// Appends kind 13.
-pub fn superseded(out: &mut BytesMut) {
-    framed(out, FrameKind::Superseded, |_| ());
-}
+impl Encoding for Frames {
+    fn opening(&self, out: &mut BytesMut, _from: u64, greeting: &str) {
+        facts_with(out, |out| out.extend_from_slice(greeting.as_bytes()));
+    }
 
-/// Appends kind 14: come back after so many milliseconds.
-pub fn reconnect(out: &mut BytesMut, after_ms: u32) {
-    framed(out, FrameKind::Reconnect, |out| out.put_u32(after_ms));
+    fn message(&self, out: &mut BytesMut, _number: u64, message: &Message) {
+        self::message(out, message);
+    }
+
+    fn heartbeat(&self, out: &mut BytesMut, sent: u64) {
+        framed(out, FrameKind::Heartbeat, |out| out.put_u64(sent));
+    }
+
+    fn lost(&self, out: &mut BytesMut, from: u64, to: u64) {
+        framed(out, FrameKind::Lost, |out| lost_payload(out, from, to));
+    }
+
+    fn close(&self, out: &mut BytesMut, _number: u64, close: &Close) {
+        self::close(out, close);
+    }
+
+    fn superseded(&self, out: &mut BytesMut) {
+        framed(out, FrameKind::Superseded, |_| ());
+    }
+
+    fn reconnect(&self, out: &mut BytesMut, after_ms: u32) {
+        framed(out, FrameKind::Reconnect, |out| out.put_u32(after_ms));
+    }
 }
 
 impl Frame {
@@ -244,15 +253,15 @@ mod tests {
     #[test]
     fn frames_to_the_byte() {
         let mut out = BytesMut::new();
-        facts(&mut out, "{}");
+        Frames.opening(&mut out, 0, "{}");
         message(&mut out, &Message::text("é"));
         message(&mut out, &Message::binary(vec![0]));
         close(&mut out, &Close::clean(4001, "no"));
-        heartbeat(&mut out, 0x0102);
+        Frames.heartbeat(&mut out, 0x0102);
         ack(&mut out, u64::MAX);
-        lost(&mut out, 1, 2);
-        superseded(&mut out);
-        reconnect(&mut out, 1000);
+        Frames.lost(&mut out, 1, 2);
+        Frames.superseded(&mut out);
+        Frames.reconnect(&mut out, 1000);
         let expected: &[&[u8]] = &[
             b"\x0b\0\0\0\x02{}",
             b"\x01\0\0\0\x02\xc3\xa9",

@@ -1,19 +1,20 @@
 //! Codecs: whole messages to bytes and back, in the shapes that the transports carry (`docs/PROTOCOL.md`, sections 3, 4
 //! and 6).
 //!
-//! Enters: messages and closes of the core on the way out, bodies of strangers on the way in. Leaves: bytes, or checked
+//! Enters: messages and closes of the core on the way out, bodies of clients on the way in. Leaves: bytes, or checked
 //! values, or an error that names the place. Must not touch: a clock, a runtime, the network, any room but `session`.
 
 pub mod batch;
-pub mod facts;
+pub mod encoding;
 pub mod frames;
+pub mod greeting;
 pub mod poll;
+pub mod progress;
 pub mod request;
 pub mod sse;
-pub mod standing;
 mod write;
 
-/// Why a body was refused. Nothing of a refused body is accepted.
+/// Why a body was refused; then nothing of it is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A message is over the limit: `too_large`.

@@ -1,18 +1,20 @@
-//! The answer of one long poll, as JSON and as frames (`docs/PROTOCOL.md`, section 4.3).
+//! The response to one long poll, as JSON and as frames (`docs/PROTOCOL.md`, section 4.3).
 //!
-//! Enters: messages and what else a reader was told. Leaves: one body. Must not touch: the session they came from.
+//! Enters: messages and whatever else a reader was given. Leaves: one body. Must not touch: the session they came from.
 
 use bytes::{BufMut, BytesMut};
 
+use super::encoding::Encoding as _;
+use super::frames::Frames;
 use super::{frames, write};
-use crate::session::event::{Close, Message};
+use crate::session::{Close, Message};
 
-/// What one poll answers.
+/// What the response to one poll says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PollAnswer<'a> {
-    /// The cursor that the answer starts behind: without a loss, `from` + 1 is the number of the first message.
+pub struct PollResponse<'a> {
+    /// The cursor that the response starts behind: without a loss, `from` + 1 is the number of the first message.
     pub from: u64,
-    /// The cursor to present next; it counts the close, when there is one.
+    /// The cursor to present next; it includes the close, when there is one.
     pub after: u64,
     /// The messages; may be none.
     pub messages: &'a [Message],
@@ -30,9 +32,9 @@ pub struct PollAnswer<'a> {
     pub reconnect: Option<u32>,
 }
 
-impl PollAnswer<'_> {
-    /// Appends the answer as JSON: `from`, `after`, `lost`, `messages`, `close`, `next`, `superseded`, `reconnect`, `n`; what
-    /// there is not is left out, but for `messages`.
+impl PollResponse<'_> {
+    /// Appends the response as JSON: `from`, `after`, `lost`, `messages`, `close`, `next`, `superseded`, `reconnect`, `n`.
+    /// What there is none of is left out, except `messages`.
     pub fn encode_json(&self, out: &mut BytesMut) {
         out.reserve(self.cost());
         field(out, b"{\"from\":", |out| write::decimal(out, self.from));
@@ -54,13 +56,13 @@ impl PollAnswer<'_> {
         self.end_json(out);
     }
 
-    /// Appends the answer as frames: 11 with `from`, `after`, `next` and `n`, then 12 (lost), the messages, 8 (close),
+    /// Appends the response as frames: 11 with `from`, `after`, `next` and `n`, then 12 (lost), the messages, 8 (close),
     /// 13 (superseded), 14 (reconnect).
     pub fn encode_frames(&self, out: &mut BytesMut) {
         out.reserve(self.cost());
         frames::facts_with(out, |out| self.facts_json(out));
         if let Some((from, to)) = self.lost {
-            frames::lost(out, from, to);
+            Frames.lost(out, from, to);
         }
         for message in self.messages {
             frames::message(out, message);
@@ -69,10 +71,10 @@ impl PollAnswer<'_> {
             frames::close(out, close);
         }
         if self.superseded {
-            frames::superseded(out);
+            Frames.superseded(out);
         }
         if let Some(after_ms) = self.reconnect {
-            frames::reconnect(out, after_ms);
+            Frames.reconnect(out, after_ms);
         }
     }
 
@@ -116,8 +118,8 @@ fn field(out: &mut BytesMut, name: &[u8], value: impl FnOnce(&mut BytesMut)) {
 mod tests {
     use super::*;
 
-    fn bare<'a>() -> PollAnswer<'a> {
-        PollAnswer {
+    fn bare<'a>() -> PollResponse<'a> {
+        PollResponse {
             from: 17,
             after: 17,
             messages: &[],
@@ -130,27 +132,28 @@ mod tests {
         }
     }
 
-    fn json(answer: &PollAnswer<'_>) -> BytesMut {
+    fn json(response: &PollResponse<'_>) -> BytesMut {
         let mut out = BytesMut::new();
-        answer.encode_json(&mut out);
+        response.encode_json(&mut out);
         out
     }
 
-    fn frames(answer: &PollAnswer<'_>) -> Vec<frames::Frame> {
+    fn frames(response: &PollResponse<'_>) -> Vec<frames::Frame> {
         let mut out = BytesMut::new();
-        answer.encode_frames(&mut out);
+        response.encode_frames(&mut out);
         frames::decode_all(out.freeze()).expect("our own frames")
     }
 
     /// The example of the protocol, section 4.3, to the byte.
     #[test]
-    fn the_answer_of_the_protocol() {
+    fn the_response_of_the_protocol() {
         let messages = [Message::text("a text"), Message::binary(vec![0, 1, 2, 255])];
         let close = Close::clean(4001, "kicked");
-        let answer = PollAnswer { after: 20, messages: &messages, close: Some(&close), nonce: Some("a\"b"), ..bare() };
+        let response =
+            PollResponse { after: 20, messages: &messages, close: Some(&close), nonce: Some("a\"b"), ..bare() };
         let expected = r#"{"from":17,"after":20,"messages":["a text",{"base64":"AAEC/w=="}],"close":{"code":4001,"reason":"kicked","clean":true},"next":5,"n":"a\"b"}"#;
-        assert_eq!(json(&answer), expected);
-        let frames = frames(&answer);
+        assert_eq!(json(&response), expected);
+        let frames = frames(&response);
         let [text, binary] = messages.map(frames::Frame::Message);
         let facts = frames::Frame::Facts(r#"{"from":17,"after":20,"next":5,"n":"a\"b"}"#.into());
         assert_eq!(frames, [facts, text, binary, frames::Frame::Close(close)]);
@@ -159,10 +162,10 @@ mod tests {
     #[test]
     fn what_there_is_not_is_left_out() {
         assert_eq!(json(&bare()), r#"{"from":17,"after":17,"messages":[],"next":5}"#);
-        let answer = PollAnswer { lost: Some((18, 40)), superseded: true, reconnect: Some(250), ..bare() };
+        let response = PollResponse { lost: Some((18, 40)), superseded: true, reconnect: Some(250), ..bare() };
         let expected = r#"{"from":17,"after":17,"lost":{"from":18,"to":40},"messages":[],"next":5,"superseded":true,"reconnect":{"after_ms":250}}"#;
-        assert_eq!(json(&answer), expected);
-        let frames = frames(&answer);
+        assert_eq!(json(&response), expected);
+        let frames = frames(&response);
         let lost = frames::Frame::Lost { from: 18, to: 40 };
         assert_eq!(frames[1..], [lost, frames::Frame::Superseded, frames::Frame::Reconnect(250)]);
     }

@@ -1,6 +1,6 @@
 //! The small bodies and parameters of clients: `open` and `close`.
 //!
-//! Enters: a body or a parameter of a stranger. Leaves: checked values, or an error that names the field. Must not
+//! Enters: a body or a parameter of a client. Leaves: checked values, or an error that names the field. Must not
 //! touch: anything else.
 
 use serde_json::{Map, Value};
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::DecodeError;
 use super::batch::form_decoded;
 use super::sse::{MAX_NUMBER, is_url_safe};
-use crate::session::event::Close;
+use crate::session::Close;
 
 /// The most subprotocols that a client may offer.
 pub const MAX_PROTOCOLS: usize = 32;
@@ -19,15 +19,15 @@ pub const MAX_PROTOCOL: usize = 128;
 /// The most sessions that one `poll` may ask for.
 pub const MAX_POLLED: usize = 256;
 
-/// What `poll` is asked for.
+/// The body of a `poll` for several sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PollRequest {
-    /// Tokens, each once, with the cursor to present; none is: from what is acknowledged.
+    /// Tokens, each once, with the cursor to present; `None` reads from what is acknowledged.
     pub sessions: Vec<(String, Option<u64>)>,
 }
 
 impl PollRequest {
-    /// Reads a body: `{"sessions":{"<token>":17,"<token>":null}}`. Other fields are passed over.
+    /// Reads a body: `{"sessions":{"<token>":17,"<token>":null}}`. Other fields are ignored.
     ///
     /// # Errors
     /// Not such an object, none or too many sessions, or the token or cursor that is wrong.
@@ -60,7 +60,7 @@ fn polled(token: String, cursor: &Value) -> Result<(String, Option<u64>), Decode
     Ok((token, cursor))
 }
 
-/// What `open` is asked for.
+/// The body of `open`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenRequest {
     /// Makes the request repeatable: the same nonce gets the same session.
@@ -70,7 +70,7 @@ pub struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Reads a body: nothing, or `{"nonce":"…","protocols":["a","b"]}`. Other fields are passed over.
+    /// Reads a body: nothing, or `{"nonce":"…","protocols":["a","b"]}`. Other fields are ignored.
     ///
     /// # Errors
     /// Not a JSON object, or the field that is wrong.
@@ -120,7 +120,8 @@ pub fn check_nonce(nonce: &str) -> Result<(), DecodeError> {
     Err(DecodeError::malformed("`nonce` must be 16 to 64 letters, digits, `-` and `_`"))
 }
 
-/// Subprotocols are tokens (RFC 9110 section 5.6.2), each offered once (RFC 6455 section 4.1), and bounded.
+/// Subprotocols are tokens (RFC 9110 section 5.6.2), each offered once (RFC 6455 section 4.1), and limited in length and
+/// number.
 ///
 /// # Errors
 /// Names the one that is wrong by its index.
@@ -157,7 +158,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The object that a body is, or that is the url-encoded field `json` of it: filters refuse JSON that says so.
+/// The object that a body is, or that is the url-encoded field `json` of it: there are filters that refuse a body whose content type is JSON.
 fn object(body: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());

@@ -1,27 +1,98 @@
 //! Server-sent events (HTML standard, section 9.2): one event for each message, and ours beside them.
 //!
 //! Enters: messages, closes, numbers. Leaves: whole events, each with its blank line, at the end of a buffer; and event
-//! ids that come back, parsed. Must not touch: the heap beside that buffer. Events are only written here: reading them
-//! is the client's affair.
+//! ids that come back, parsed. Must not touch: the heap beside that buffer. Events are only written here; clients read
+//! them.
 //!
 //! No byte of a backend's text can end a line that we did not end: a text is split at LF into `data` lines, and one that
-//! holds a CR, which no `data` line can carry, goes as a JSON string. Everything else (NUL, U+2028, a byte order mark
+//! holds a CR, which no `data` line can carry, is written as a JSON string. Everything else (NUL, U+2028, a byte order mark
 //! inside the stream) is ordinary in a `data` line. After the colon stands one space, which the reader takes away, so
 //! that a space of the text's own survives.
 
 use bytes::{BufMut, BytesMut};
 
+use super::encoding::Encoding;
 use super::write;
-use crate::session::event::{Close, Kind, Message};
+use crate::session::{Close, Kind, Message};
 
 /// The form of the event ids of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ids<'a> {
     /// The bare number: `/s/{token}/sse`, where the URL names the session.
     Bare,
-    /// `<token>.<number>`: the one-request form, where the id is all that a reconnecting browser says.
-    /// The token holds no control character (tokens are URL-safe).
+    /// `<token>.<number>`: the one-request form, where the id is all that a browser sends when it reconnects. The token holds no control character (tokens are URL-safe).
     Token(&'a str),
+}
+
+/// What a browser's `EventSource` waits before it comes back, in milliseconds.
+const RETRY_MS: u32 = 1000;
+
+/// Gives the ids of one stream. A stream that lives long keeps what the token is read from, and not a copy of it.
+pub trait EventIds {
+    /// The form of the ids, with the token where it is part of them.
+    fn ids(&self) -> Ids<'_>;
+}
+
+impl EventIds for Ids<'_> {
+    fn ids(&self) -> Ids<'_> {
+        *self
+    }
+}
+
+/// The encoding of one event stream.
+pub struct Events<T>(pub T);
+
+impl<T: EventIds> Encoding for Events<T> {
+    fn opening(&self, out: &mut BytesMut, from: u64, greeting: &str) {
+        retry(out, RETRY_MS);
+        event(out, b"session");
+        id(out, self.0.ids(), from);
+        json_lines(out, greeting);
+    }
+
+    // The id comes first here and in the close: a box that writes something in front of what we write spoils the first
+    // line, and a client sees a message without its number as a gap, but takes one without its name for another.
+    fn message(&self, out: &mut BytesMut, number: u64, message: &Message) {
+        let payload = message.payload();
+        id(out, self.0.ids(), number);
+        match message.kind() {
+            Kind::Text if payload.contains(&b'\r') => {
+                event(out, b"json");
+                data(out, |out| write::json_string(out, payload));
+            }
+            Kind::Text => text_lines(out, payload),
+            Kind::Binary => {
+                event(out, b"binary");
+                data(out, |out| write::base64(out, payload));
+            }
+        }
+    }
+
+    fn heartbeat(&self, out: &mut BytesMut, sent: u64) {
+        event(out, b"heartbeat");
+        data(out, |out| write::decimal(out, sent));
+    }
+
+    fn lost(&self, out: &mut BytesMut, from: u64, to: u64) {
+        event(out, b"lost");
+        data(out, |out| write::lost_json(out, from, to));
+    }
+
+    fn close(&self, out: &mut BytesMut, number: u64, close: &Close) {
+        id(out, self.0.ids(), number);
+        event(out, b"close");
+        data(out, |out| write::close_json(out, close));
+    }
+
+    fn superseded(&self, out: &mut BytesMut) {
+        event(out, b"superseded");
+        data(out, |out| out.extend_from_slice(b"{\"superseded\":true}"));
+    }
+
+    fn reconnect(&self, out: &mut BytesMut, after_ms: u32) {
+        event(out, b"reconnect");
+        data(out, |out| write::reconnect_json(out, after_ms));
+    }
 }
 
 /// How long the browser waits before it reconnects, in milliseconds.
@@ -31,67 +102,7 @@ pub fn retry(out: &mut BytesMut, ms: u32) {
     end(out);
 }
 
-/// One message with its number. The number stands first here and in the close: a box that writes something before what
-/// we write spoils the first line, and a message without its number is a gap, while one without its name is another.
-pub fn message(out: &mut BytesMut, ids: Ids<'_>, number: u64, message: &Message) {
-    let payload = message.payload();
-    match message.kind() {
-        Kind::Text if payload.contains(&b'\r') => {
-            id(out, ids, number);
-            event(out, b"json");
-            data(out, |out| write::json_string(out, payload));
-        }
-        Kind::Text => {
-            id(out, ids, number);
-            text_lines(out, payload);
-        }
-        Kind::Binary => {
-            id(out, ids, number);
-            event(out, b"binary");
-            data(out, |out| write::base64(out, payload));
-        }
-    }
-}
-
-/// The opening event: `json` holds the facts of the session, `from` is the cursor that the stream starts behind.
-pub fn session(out: &mut BytesMut, ids: Ids<'_>, from: u64, json: &str) {
-    event(out, b"session");
-    id(out, ids, from);
-    json_lines(out, json);
-}
-
-/// A sign of life: `sent` is the last number sent.
-pub fn heartbeat(out: &mut BytesMut, sent: u64) {
-    event(out, b"heartbeat");
-    data(out, |out| write::decimal(out, sent));
-}
-
-/// The end of the session, the last item of the down channel.
-pub fn close(out: &mut BytesMut, ids: Ids<'_>, number: u64, close: &Close) {
-    id(out, ids, number);
-    event(out, b"close");
-    data(out, |out| write::close_json(out, close));
-}
-
-/// A newer attachment reads the session now.
-pub fn superseded(out: &mut BytesMut) {
-    event(out, b"superseded");
-    data(out, |out| out.extend_from_slice(b"{\"superseded\":true}"));
-}
-
-/// The messages `from` to `to` are gone.
-pub fn lost(out: &mut BytesMut, from: u64, to: u64) {
-    event(out, b"lost");
-    data(out, |out| write::lost_json(out, from, to));
-}
-
-/// This stream ends on purpose; come back after so many milliseconds.
-pub fn reconnect(out: &mut BytesMut, after_ms: u32) {
-    event(out, b"reconnect");
-    data(out, |out| write::reconnect_json(out, after_ms));
-}
-
-/// No session could be had; `json` is the error object of the protocol, section 3.3.
+/// No session could be opened; `json` is the error object of the protocol, section 3.3.
 pub fn unavailable(out: &mut BytesMut, json: &str) {
     event(out, b"unavailable");
     json_lines(out, json);
@@ -203,14 +214,14 @@ mod tests {
     /// The example of the protocol, section 4.1, to the byte.
     #[test]
     fn the_stream_of_the_protocol() {
+        let events = Events(Ids::Bare);
         let stream = written(|out| {
-            retry(out, 1000);
-            session(out, Ids::Bare, 0, r#"{"id":"x","from":0,"next":1}"#);
-            message(out, Ids::Bare, 17, &Message::text("a text message"));
-            message(out, Ids::Bare, 18, &Message::binary(vec![0, 1, 2, 255]));
-            message(out, Ids::Bare, 19, &Message::text("a text\r\nwith a carriage return"));
-            heartbeat(out, 19);
-            close(out, Ids::Bare, 20, &Close::clean(4001, "kicked"));
+            events.opening(out, 0, r#"{"id":"x","from":0,"next":1}"#);
+            events.message(out, 17, &Message::text("a text message"));
+            events.message(out, 18, &Message::binary(vec![0, 1, 2, 255]));
+            events.message(out, 19, &Message::text("a text\r\nwith a carriage return"));
+            events.heartbeat(out, 19);
+            events.close(out, 20, &Close::clean(4001, "kicked"));
         });
         let expected = concat!(
             "retry: 1000\n\n",
@@ -226,9 +237,10 @@ mod tests {
 
     #[test]
     fn the_events_beside_the_messages() {
-        assert_eq!(written(superseded), "event: superseded\ndata: {\"superseded\":true}\n\n");
-        assert_eq!(written(|out| lost(out, 3, 9)), "event: lost\ndata: {\"from\":3,\"to\":9}\n\n");
-        assert_eq!(written(|out| reconnect(out, 250)), "event: reconnect\ndata: {\"after_ms\":250}\n\n");
+        let events = Events(Ids::Bare);
+        assert_eq!(written(|out| events.superseded(out)), "event: superseded\ndata: {\"superseded\":true}\n\n");
+        assert_eq!(written(|out| events.lost(out, 3, 9)), "event: lost\ndata: {\"from\":3,\"to\":9}\n\n");
+        assert_eq!(written(|out| events.reconnect(out, 250)), "event: reconnect\ndata: {\"after_ms\":250}\n\n");
         let broken = written(|out| unavailable(out, "{\"error\":\r{}}"));
         assert_eq!(broken, "event: unavailable\ndata: {\"error\":\ndata: {}}\n\n");
     }
@@ -236,7 +248,7 @@ mod tests {
     #[test]
     fn ids_with_a_token() {
         let token = "n1-abcdefghijklmnopqrstuv";
-        let event = written(|out| message(out, Ids::Token(token), 7, &Message::text(" a\n\nb\n")));
+        let event = written(|out| Events(Ids::Token(token)).message(out, 7, &Message::text(" a\n\nb\n")));
         assert_eq!(event, format!("id: {token}.7\ndata:  a\ndata: \ndata: b\ndata: \n\n"));
         assert_eq!(parse_id(&format!("{token}.7")), Some((token, 7)));
     }

@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
-use crate::session::event::{Close, Kind, Message};
+use crate::session::{Close, Kind, Message};
 
 /// Decimal digits of `number`.
 pub(super) fn decimal(out: &mut BytesMut, number: u64) {

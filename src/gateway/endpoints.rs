@@ -18,17 +18,17 @@ use super::route::{Endpoint, Verb};
 use super::{BoxRequest, Gateway, Live, protect};
 use crate::client;
 use crate::codec::batch::Form;
+use crate::codec::progress;
 use crate::codec::request::{PollRequest, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
-use crate::codec::standing;
 use crate::http::body::{Body, response};
 use crate::http::incoming::IncomingBody;
 use crate::http::source::Source;
 use crate::listener::peer::Peer;
-use crate::registry::{Cell, Found, Reader};
+use crate::registry::{Found, LiveSession, Reader};
 use crate::session::Attach;
 use crate::terms::Transport;
-use crate::transport::facts::{self, Arrival};
+use crate::transport::greeting::{self, Arrival};
 use crate::transport::query::Query;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
@@ -106,9 +106,9 @@ impl Call<'_> {
     ///
     /// # Errors
     /// [`Fault::SessionClosed`] or [`Fault::UnknownSession`].
-    pub(super) fn find(&self, token: &str) -> Result<Arc<Cell>, Fault> {
+    pub(super) fn find(&self, token: &str) -> Result<Arc<LiveSession>, Fault> {
         match self.gateway.registry.find(token) {
-            Found::Here(cell) => Ok(cell),
+            Found::Here(session) => Ok(session),
             Found::Ended(close) => Err(Fault::SessionClosed(close)),
             Found::Unknown => Err(Fault::UnknownSession),
         }
@@ -122,43 +122,48 @@ impl Call<'_> {
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?;
-        let cell = match (self.find(token), verb) {
+        let session = match (self.find(token), verb) {
             (Err(Fault::SessionClosed(_)), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
             (Err(Fault::SessionClosed(close)), Verb::Close) => return Ok(json_response(send::closed(&close), nonce)),
             (found, _) => found?,
         };
         match verb {
-            Verb::Attach(Transport::Sse) => self.attach_sse(&cell, request.headers(), query),
+            Verb::Attach(Transport::Sse) => self.attach_sse(&session, request.headers(), query),
             Verb::Attach(Transport::Stream) => {
-                let reader = self.attach(&cell, Transport::Stream, query.number("after")?, query)?;
+                let reader = self.attach(&session, Transport::Stream, query.number("after")?, query)?;
                 Ok(self.streaming(stream::respond(reader, &self.live.config.prefix)))
             }
-            Verb::Attach(Transport::Poll) => self.poll(&cell, request.headers(), query, nonce),
-            Verb::Attach(Transport::Ws) => self.attach_ws(&cell, &request, query),
-            Verb::Send => Ok(json_response(self.send(&cell, request, query).await?, nonce)),
-            Verb::Ack => Ok(json_response(send::ack(&cell, query.number("after")?)?, nonce)),
+            Verb::Attach(Transport::Poll) => self.poll(&session, request.headers(), query, nonce),
+            Verb::Attach(Transport::Ws) => self.attach_ws(&session, &request, query),
+            Verb::Send => Ok(json_response(self.send(&session, request, query).await?, nonce)),
+            Verb::Ack => Ok(json_response(send::ack(&session, query.number("after")?)?, nonce)),
             Verb::Close => {
                 let close = decode_close(&Box::pin(self.small_body(request.into_body())).await?)?;
-                Ok(json_response(send::close(&cell, close), nonce))
+                Ok(json_response(send::close(&session, close), nonce))
             }
         }
     }
 
     fn attach(
         &self,
-        cell: &Arc<Cell>,
+        session: &Arc<LiveSession>,
         transport: Transport,
         after: Option<u64>,
         query: &Query<'_>,
     ) -> Result<Reader, Fault> {
-        let attach = Attach { after, acknowledging: true, holds: transport == Transport::Poll };
-        Ok(cell.attach(transport, attach, query.cause().as_deref())?)
+        let attach = Attach { after, acknowledging: true, is_poll: transport == Transport::Poll };
+        Ok(session.attach(transport, attach, query.cause().as_deref())?)
     }
 
-    fn attach_sse(&self, cell: &Arc<Cell>, headers: &HeaderMap, query: &Query<'_>) -> Result<Response<Body>, Fault> {
+    fn attach_sse(
+        &self,
+        session: &Arc<LiveSession>,
+        headers: &HeaderMap,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Fault> {
         // An EventSource repeats its URL for ever, so the header wins over an old `after`.
-        let after = query.number("after")?.max(last_event_id(headers, cell));
-        match self.attach(cell, Transport::Sse, after, query) {
+        let after = query.number("after")?.max(last_event_id(headers, session));
+        match self.attach(session, Transport::Sse, after, query) {
             Ok(reader) => {
                 Ok(self.streaming(sse::respond(reader, IdForm::Bare, Arrival::Known, &self.live.config.prefix)))
             }
@@ -169,16 +174,16 @@ impl Call<'_> {
 
     fn poll(
         &self,
-        cell: &Arc<Cell>,
+        session: &Arc<LiveSession>,
         headers: &HeaderMap,
         query: &Query<'_>,
         nonce: Option<&str>,
     ) -> Result<Response<Body>, Fault> {
-        let policy = cell.policy();
+        let policy = session.policy();
         let wait = query.wait()?.unwrap_or(policy.wait).min(policy.wait_max);
         let frames = wants_frames(headers, query)?;
-        let reader = self.attach(cell, Transport::Poll, query.number("after")?, query)?;
-        Ok(poll::respond(reader, poll::Asked { wait, frames, nonce: nonce.map(str::to_owned) }))
+        let reader = self.attach(session, Transport::Poll, query.number("after")?, query)?;
+        Ok(poll::respond(reader, poll::PollOptions { wait, frames, nonce: nonce.map(str::to_owned) }))
     }
 
     /// `POST poll`: one answer for several sessions. A fault of one of them is its part of the answer.
@@ -205,12 +210,12 @@ impl Call<'_> {
         query: &Query<'_>,
     ) -> Result<Box<dyn Source + Send>, Fault> {
         let reader = self.attach(&self.find(token)?, Transport::Poll, after, query)?;
-        Ok(poll::source(reader, poll::Asked { wait, frames: false, nonce: None }))
+        Ok(poll::source(reader, poll::PollOptions { wait, frames: false, nonce: None }))
     }
 
     fn attach_ws(
         &self,
-        cell: &Arc<Cell>,
+        session: &Arc<LiveSession>,
         request: &Request<IncomingBody>,
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
@@ -221,18 +226,18 @@ impl Call<'_> {
             return Err(Fault::BadRequest("a WebSocket handshake has no body".into()));
         }
         let handshake = ws::Handshake::check(request.headers())?;
-        let reader = self.attach(cell, Transport::Ws, query.number("after")?, query)?;
+        let reader = self.attach(session, Transport::Ws, query.number("after")?, query)?;
         Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: BoxRequest, query: &Query<'_>) -> Result<BytesMut, Fault> {
+    async fn send(&self, session: &LiveSession, request: BoxRequest, query: &Query<'_>) -> Result<BytesMut, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
         let form = Form::from_request(content_type, query.text("as"))?;
-        let limit = cell.policy().body;
+        let limit = session.policy().body;
         let body = send::read_body(request.into_body(), limit, self.live.config.client.body).await?;
-        send::send(cell, send::Sending { form, seq, after }, body).await
+        send::send(session, send::Sending { form, seq, after }, body).await
     }
 
     /// `GET client.js` and its kin.
@@ -242,7 +247,7 @@ impl Call<'_> {
 
     /// `GET info`.
     pub(super) fn info(&self) -> Response<Body> {
-        response(StatusCode::OK, JSON, facts::info(&self.live.session))
+        response(StatusCode::OK, JSON, greeting::info(&self.live.session))
     }
 
     pub(super) async fn small_body(&self, body: IncomingBody) -> Result<Bytes, Fault> {
@@ -260,7 +265,7 @@ impl Call<'_> {
 /// A response that is a JSON object, with the request's nonce in it.
 fn json_response(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
     if let Some(nonce) = nonce {
-        standing::echo(&mut object, nonce);
+        progress::echo(&mut object, nonce);
     }
     response(StatusCode::OK, JSON, object)
 }
@@ -276,9 +281,9 @@ fn wants_frames(headers: &HeaderMap, query: &Query<'_>) -> Result<bool, Fault> {
 }
 
 /// The cursor of a `Last-Event-ID` that is ours: a number, or the id of the one-request form for this session.
-fn last_event_id(headers: &HeaderMap, cell: &Cell) -> Option<u64> {
+fn last_event_id(headers: &HeaderMap, session: &LiveSession) -> Option<u64> {
     let id = headers.get(LAST_EVENT_ID)?.to_str().ok()?;
-    parse_number(id).or_else(|| parse_id(id).filter(|(token, _)| cell.token().is(token)).map(|(_, number)| number))
+    parse_number(id).or_else(|| parse_id(id).filter(|(token, _)| session.token().is(token)).map(|(_, number)| number))
 }
 
 fn preflight(request: &HeaderMap) -> Response<Body> {

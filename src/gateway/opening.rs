@@ -14,10 +14,10 @@ use super::{BoxRequest, forwarded};
 use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
 use crate::http::body::{Body, response};
-use crate::registry::{Cell, Opening};
+use crate::registry::{LiveSession, Opening};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
-use crate::transport::facts::{self, Arrival};
+use crate::transport::greeting::{self, Arrival};
 use crate::transport::sse::IdForm;
 use crate::transport::{Fault, sse};
 use crate::upstream::dial::fresh_key;
@@ -34,8 +34,8 @@ impl Call<'_> {
             check_nonce(&nonce)?;
             asked.nonce = Some(nonce);
         }
-        let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        Ok(response(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
+        let session = self.open_session(&head, target, query.as_deref(), asked, true).await?;
+        Ok(response(StatusCode::OK, JSON, greeting::of_session(&session, &self.live.config.prefix)))
     }
 
     /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
@@ -58,7 +58,7 @@ impl Call<'_> {
         let mut arrival = Arrival::Known;
         if let Some((token, after)) = resume_id(&head.headers, &ours)? {
             match self.find(&token) {
-                Ok(cell) => return self.stream_bare(cell, Some(after), arrival),
+                Ok(session) => return self.stream_bare(session, Some(after), arrival),
                 Err(Fault::UnknownSession) => {
                     self.gateway.metrics.resumed(Resume::Unknown);
                     arrival = Arrival::Forgotten;
@@ -66,14 +66,19 @@ impl Call<'_> {
                 Err(fault) => return Err(fault),
             }
         }
-        let cell = self.open_session(head, target, query.as_deref(), open_request(ours, arrival)?, false).await?;
-        self.stream_bare(cell, None, arrival)
+        let session = self.open_session(head, target, query.as_deref(), open_request(ours, arrival)?, false).await?;
+        self.stream_bare(session, None, arrival)
     }
 
-    fn stream_bare(&self, cell: Arc<Cell>, after: Option<u64>, arrival: Arrival) -> Result<Response<Body>, Fault> {
-        let attach = Attach { after, acknowledging: false, holds: false };
-        let reader = cell.attach(Transport::Sse, attach, None)?;
-        Ok(self.streaming(sse::respond(reader, IdForm::Token(cell), arrival, &self.live.config.prefix)))
+    fn stream_bare(
+        &self,
+        session: Arc<LiveSession>,
+        after: Option<u64>,
+        arrival: Arrival,
+    ) -> Result<Response<Body>, Fault> {
+        let attach = Attach { after, acknowledging: false, is_poll: false };
+        let reader = session.attach(Transport::Sse, attach, None)?;
+        Ok(self.streaming(sse::respond(reader, IdForm::Token(session), arrival, &self.live.config.prefix)))
     }
 
     async fn open_session(
@@ -83,7 +88,7 @@ impl Call<'_> {
         query: Option<&str>,
         asked: OpenRequest,
         acknowledging: bool,
-    ) -> Result<Arc<Cell>, Fault> {
+    ) -> Result<Arc<LiveSession>, Fault> {
         let bad = || Fault::BadRequest(format!("`{target}` is no target: it must be a path"));
         let target = route::target(target, query).ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));

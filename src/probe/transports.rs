@@ -18,7 +18,7 @@ use super::findings::Findings;
 use super::requests::{SessionRequests, nonce};
 use super::trial::Trial;
 use crate::codec::frames::{Frame, WsPayload};
-use crate::session::event::{Kind, Message};
+use crate::session::{Kind, Message};
 use crate::upstream::dial::Io;
 use crate::upstream::socket::{Socket, SocketEvent};
 

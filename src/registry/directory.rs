@@ -1,6 +1,6 @@
-//! Where a session lives: here, ended, or unknown. The one seam for "this session lives elsewhere".
+//! Whether a session is live, ended, or unknown. If sessions are ever found on other nodes, it is decided here.
 //!
-//! Enters: new cells, ends, presented tokens. Leaves: what is known of them. Must not touch: the inside of a session.
+//! Enters: new sessions, ends, presented tokens. Leaves: what is known of them. Must not touch: the state of a session.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::cell::Cell;
+use super::live_session::LiveSession;
 use super::token::{Token, id_of};
 use crate::session::Close;
 
 /// What is known of a presented token.
 pub enum Found {
-    /// Its session lives here.
-    Here(Arc<Cell>),
+    /// Its session is live.
+    Here(Arc<LiveSession>),
     /// Its session has ended, and how.
     Ended(Close),
-    /// Never heard of, forged, or forgotten.
+    /// It was never issued here, is forged, or is forgotten.
     Unknown,
 }
 
-/// All sessions of this process, by id; and the ends of those that were.
+/// All live sessions of this process by id, and how the ended ones ended.
 #[derive(Default)]
 pub(super) struct Directory {
     inner: Mutex<Inner>,
@@ -30,7 +30,7 @@ pub(super) struct Directory {
 
 #[derive(Default)]
 struct Inner {
-    live: HashMap<Box<str>, Arc<Cell>>,
+    live: HashMap<Box<str>, Arc<LiveSession>>,
     ended: HashMap<Box<str>, Tombstone>,
     /// Ids of ended sessions, oldest first.
     order: VecDeque<Box<str>>,
@@ -50,16 +50,16 @@ pub(super) struct Memory {
 }
 
 impl Directory {
-    pub(super) fn insert(&self, cell: &Arc<Cell>) {
-        self.lock().live.insert(cell.id().into(), Arc::clone(cell));
+    pub(super) fn insert(&self, session: &Arc<LiveSession>) {
+        self.lock().live.insert(session.id().into(), Arc::clone(session));
     }
 
     /// Compares the secret in constant time; an unknown id and a wrong secret give the same answer.
     pub(super) fn find(&self, presented: &str, memory: Memory) -> Found {
         let Some(id) = id_of(presented) else { return Found::Unknown };
         let inner = self.lock();
-        if let Some(cell) = inner.live.get(id) {
-            return if cell.token().is(presented) { Found::Here(Arc::clone(cell)) } else { Found::Unknown };
+        if let Some(session) = inner.live.get(id) {
+            return if session.token().is(presented) { Found::Here(Arc::clone(session)) } else { Found::Unknown };
         }
         match inner.ended.get(id) {
             Some(end) if end.token.is(presented) && end.since.elapsed() < memory.age => Found::Ended(end.close.clone()),
@@ -67,16 +67,18 @@ impl Directory {
         }
     }
 
-    /// Forgets a finished session, all but its end.
-    pub(super) fn retire(&self, cell: &Cell, close: Close, memory: Memory) {
+    /// Removes a finished session and remembers how it ended.
+    pub(super) fn retire(&self, session: &LiveSession, close: Close, memory: Memory) {
         let mut inner = self.lock();
-        inner.live.remove(cell.id());
-        inner.ended.insert(cell.id().into(), Tombstone { token: cell.token().clone(), close, since: Instant::now() });
-        inner.order.push_back(cell.id().into());
+        inner.live.remove(session.id());
+        inner
+            .ended
+            .insert(session.id().into(), Tombstone { token: session.token().clone(), close, since: Instant::now() });
+        inner.order.push_back(session.id().into());
         inner.sweep(memory);
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Cell>> {
+    pub(super) fn all(&self) -> Vec<Arc<LiveSession>> {
         self.lock().live.values().cloned().collect()
     }
 

@@ -1,7 +1,7 @@
-//! The task of one session: moves messages between the upstream socket and the cell, and lets time pass.
+//! The task of one session: moves messages between the upstream socket and the session, and keeps its deadlines.
 //!
-//! Enters: an open upstream WebSocket and its cell. Leaves: the session's end, once nobody will ask for it any more.
-//! Must not touch: the client's side. Not polling the socket is the pause.
+//! Enters: an open upstream WebSocket and its session. Leaves: how the session ended, once it is
+//! finished. Must not touch: the client's side. While the session is paused, the socket is not polled.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,52 +14,52 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
-use super::cell::Cell;
+use super::live_session::LiveSession;
 use crate::config;
 use crate::lifecycle::{Guard, What};
 use crate::session::Close;
 use crate::terms::Ending;
 use crate::upstream::socket::{Socket, SocketEvent};
 
-/// What is taken from the socket before the session is told, and other tasks get a turn, in bytes as bounds count them.
-/// As much as one read of the socket brings: a pause is heeded behind it.
-const TURN: usize = 16 * 1024;
-/// A session without any deadline looks again after this long; it has one as long as it lives, so this is arbitrary.
+/// How much is read from the socket before the messages go to the session and other tasks go on, in bytes of message cost.
+/// As much as one read of the socket brings; only after that does a pause take effect.
+const READ_BUDGET: usize = 16 * 1024;
+/// When a session without a deadline is looked at again. It always has one, so this is arbitrary.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Drives one session until it may be forgotten, and then forgets it. Written out and not `async`, which would keep room
-/// for it twice.
+/// Drives one session until it is finished, and then removes it. Not an `async fn`, whose future would have room for
+/// these fields twice.
 pub(super) struct Driver<S> {
-    cell: Arc<Cell>,
+    session: Arc<LiveSession>,
     registry: Arc<Registry>,
-    /// The session's place among those that may live at once.
+    /// One of the `session.max` seats, for as long as the session exists.
     _seat: OwnedSemaphorePermit,
     socket: Option<Socket<S>>,
     paused: bool,
-    /// The socket has a message of ours that it has not written yet.
+    /// The socket was given a message that it has not written yet.
     sending: bool,
-    /// The backend has closed: what is left to do is to write our answer, until then.
-    parting: Option<Instant>,
-    pulse: Pulse,
+    /// The backend is closed: until then our close frame may still be written.
+    closing: Option<Instant>,
+    pings: Pings,
     timer: Pin<Box<Sleep>>,
-    /// Time is to pass at once, without the timer: arming one for now would only wake this task once more.
+    /// Deadlines are to be looked at now. A timer that is set to now would wake this task once more for it.
     overdue: bool,
-    /// Held while the backend is connected: a process that stops waits for it.
+    /// Kept while the backend is connected: a process that stops waits for it.
     guard: Option<Guard>,
 }
 
-/// When the backend was last heard, and whether it owes us a pong.
-struct Pulse {
+/// When something last came from the backend, and since when a ping waits for its pong.
+struct Pings {
     every: Duration,
     patience: Duration,
     heard: Instant,
-    asked: Option<Instant>,
+    pinged: Option<Instant>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     pub(super) fn new(
         registry: Arc<Registry>,
-        cell: Arc<Cell>,
+        session: Arc<LiveSession>,
         socket: Socket<S>,
         backend: &config::Backend,
         seat: OwnedSemaphorePermit,
@@ -67,55 +67,55 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let now = Instant::now();
         let guard = registry.lifecycle.guard(What::Session);
         Self {
-            cell,
+            session,
             registry,
             _seat: seat,
             socket: Some(socket),
             paused: false,
             sending: false,
-            parting: None,
-            pulse: Pulse { every: backend.ping, patience: backend.pong, heard: now, asked: None },
+            closing: None,
+            pings: Pings { every: backend.ping, patience: backend.pong, heard: now, pinged: None },
             timer: Box::pin(sleep_until(now)),
             overdue: true,
             guard: Some(guard),
         }
     }
 
-    /// Carries out what the core wants; the close once the session is finished.
-    fn obey(&mut self, cx: &Context<'_>) -> Option<Close> {
-        let orders = self.cell.orders(cx);
+    /// Carries out the orders of the session; returns its close once it is finished.
+    fn carry_out(&mut self, cx: &Context<'_>) -> Option<Close> {
+        let orders = self.session.orders(cx);
         if self.paused && !orders.paused {
-            self.pulse.hear();
+            self.pings.hear();
         }
         self.paused = orders.paused;
         self.overdue |= orders.rearm;
         if let Some(socket) = &mut self.socket {
             if let Some(message) = orders.send {
-                // Refused only when the backend is closing, which is about to end the session anyway.
+                // Fails only when the backend is closing, which ends the session anyway.
                 self.sending = socket.send(&message).is_ok();
             }
             if let Some(close) = orders.close {
                 socket.close(close.code, &close.reason);
             }
         }
-        if orders.upstream_gone && self.parting.is_none() {
-            self.part();
+        if orders.upstream_gone && self.closing.is_none() {
+            self.finish_upstream();
         }
         orders.finished
     }
 
-    /// Writes what waits. True when the session may have the next message for it.
+    /// Writes what is pending. True when the session can give the next message.
     fn flush(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(socket) = &mut self.socket else { return false };
         let flushed = match socket.poll_flush(cx) {
             Poll::Ready(Ok(())) => true,
             Poll::Ready(Err(_)) => {
-                // A write that fails does not hide what can still be read: the end comes from there.
-                self.parting.is_some()
+                // After a failed write something can still be read, and the end of the session comes from there.
+                self.closing.is_some()
             }
             Poll::Pending => false,
         };
-        if self.parting.is_some() {
+        if self.closing.is_some() {
             if flushed {
                 self.socket = None;
             }
@@ -123,15 +123,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
         let took = flushed && std::mem::take(&mut self.sending);
         if took {
-            self.cell.upstream_took();
+            self.session.upstream_took();
         }
         took
     }
 
-    /// Reads a turn's worth, and hands it to the session in one go. True when there may be more to read, or more
-    /// than messages came: what follows from those, the session says by waking us.
+    /// Reads up to the budget and gives the messages to the session together. True when there may be more to read, or when
+    /// something else than messages came. If an order follows from the messages, the session wakes this task.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.paused || self.parting.is_some() {
+        if self.paused || self.closing.is_some() {
             return false;
         }
         let Some(socket) = &mut self.socket else { return false };
@@ -142,8 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Ready(SocketEvent::Message(message)) => {
                     bytes += message.cost();
                     messages.push(message);
-                    if bytes >= TURN {
-                        // Other tasks get their turn; the socket may have more.
+                    if bytes >= READ_BUDGET {
+                        // The socket may have more, but other tasks go first.
                         cx.waker().wake_by_ref();
                         break None;
                     }
@@ -152,49 +152,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
         };
         if !messages.is_empty() || other.is_some() {
-            self.pulse.hear();
+            self.pings.hear();
         }
         if !messages.is_empty() {
-            self.paused = self.cell.upstream_messages(messages);
+            self.paused = self.session.upstream_messages(messages);
         }
-        let Some(event) = other else { return bytes >= TURN };
-        self.hear(event);
+        let Some(event) = other else { return bytes >= READ_BUDGET };
+        self.handle(event);
         true
     }
 
-    fn hear(&mut self, event: SocketEvent) {
+    fn handle(&mut self, event: SocketEvent) {
         match event {
             SocketEvent::Message(_) | SocketEvent::Pong => {}
             SocketEvent::Closed(close) => self.closed(close, Ending::BackendClosed),
             SocketEvent::Failed(close) => self.closed(close, Ending::BackendLost),
             SocketEvent::TooLarge => {
-                let limit = self.cell.policy().message;
+                let limit = self.session.policy().message;
                 tracing::warn!(
-                    session = self.cell.id(),
+                    session = self.session.id(),
                     limit,
                     "the backend sent a message over the limit `session.message`"
                 );
-                self.cell.end(Close::clean(1009, "message too large"), Ending::TooLarge);
+                self.session.end(Close::clean(1009, "message too large"), Ending::TooLarge);
             }
         }
     }
 
     fn closed(&mut self, close: Close, ending: Ending) {
-        self.cell.upstream_closed(close, ending);
-        self.part();
+        self.session.upstream_closed(close, ending);
+        self.finish_upstream();
     }
 
-    /// The backend is done with: our last frames are still written, if it takes them soon.
-    fn part(&mut self) {
-        self.parting = Some(Instant::now() + self.cell.policy().close_wait);
+    /// The upstream socket is finished, except that our last frames are still written if the backend takes them soon.
+    fn finish_upstream(&mut self) {
+        self.closing = Some(Instant::now() + self.session.policy().close_wait);
         self.guard = None;
         self.report();
     }
 
     fn report(&self) {
-        let Some((close, ending, counts)) = self.cell.retire() else { return };
+        let Some((close, ending, counts)) = self.session.retire() else { return };
         tracing::info!(
-            session = self.cell.id(),
+            session = self.session.id(),
             cause = ending.as_str(),
             code = close.code,
             reason = close.reason,
@@ -204,52 +204,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         );
     }
 
-    /// Lets time pass when it is time. True when something may have come of it.
+    /// Does what is due. True when something may follow from it.
     fn tick(&mut self, cx: &mut Context<'_>) -> bool {
         if !std::mem::take(&mut self.overdue) && self.timer.as_mut().poll(cx).is_pending() {
             return false;
         }
         let now = Instant::now();
-        if self.parting.is_some_and(|until| until <= now) {
+        if self.closing.is_some_and(|until| until <= now) {
             self.socket = None;
         }
-        let mut due = self.cell.expire().unwrap_or(now + FAR);
-        if let Some(parting) = self.parting.filter(|_| self.socket.is_some()) {
-            due = due.min(parting);
+        let mut due = self.session.expire().unwrap_or(now + FAR);
+        if let Some(closing) = self.closing.filter(|_| self.socket.is_some()) {
+            due = due.min(closing);
         }
-        if let Some(pulse) = self.feel_pulse(now) {
-            due = due.min(pulse);
+        if let Some(next) = self.check_backend(now) {
+            due = due.min(next);
         }
         self.timer.as_mut().reset(due);
         true
     }
 
-    /// Pings a silent backend and gives up one that does not answer; when to look again.
-    fn feel_pulse(&mut self, now: Instant) -> Option<Instant> {
-        if self.paused || self.parting.is_some() || self.pulse.every.is_zero() {
-            return (!self.pulse.every.is_zero() && self.parting.is_none()).then(|| now + self.pulse.every);
+    /// Pings a silent backend and gives up one that sends no pong. Returns when to check again.
+    fn check_backend(&mut self, now: Instant) -> Option<Instant> {
+        if self.paused || self.closing.is_some() || self.pings.every.is_zero() {
+            return (!self.pings.every.is_zero() && self.closing.is_none()).then(|| now + self.pings.every);
         }
         let socket = self.socket.as_mut()?;
-        match self.pulse.asked {
-            Some(asked) if asked + self.pulse.patience <= now => {
+        match self.pings.pinged {
+            Some(pinged) if pinged + self.pings.patience <= now => {
                 self.closed(Close { reason: "backend does not answer".into(), ..Close::lost() }, Ending::BackendLost);
                 None
             }
-            Some(asked) => Some(asked + self.pulse.patience),
-            None if self.pulse.heard + self.pulse.every <= now => {
+            Some(pinged) => Some(pinged + self.pings.patience),
+            None if self.pings.heard + self.pings.every <= now => {
                 socket.ping();
-                self.pulse.asked = Some(now);
-                Some(now + self.pulse.patience)
+                self.pings.pinged = Some(now);
+                Some(now + self.pings.patience)
             }
-            None => Some(self.pulse.heard + self.pulse.every),
+            None => Some(self.pings.heard + self.pings.every),
         }
     }
 }
 
-impl Pulse {
+impl Pings {
     fn hear(&mut self) {
         self.heard = Instant::now();
-        self.asked = None;
+        self.pinged = None;
     }
 }
 
@@ -259,8 +259,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         loop {
-            if let Some(close) = this.obey(cx) {
-                this.registry.forget(&this.cell, close);
+            if let Some(close) = this.carry_out(cx) {
+                this.registry.retire(&this.session, close);
                 return Poll::Ready(());
             }
             if this.flush(cx) {

@@ -1,10 +1,10 @@
 //! Live sessions: where the pure core meets tokio.
 //!
-//! Enters: requests to open a session, tokens. Leaves: cells. Must not touch: HTTP towards the client.
+//! Enters: requests to open a session, tokens. Leaves: live sessions. Must not touch: HTTP towards the client.
 
-mod cell;
 mod directory;
 mod driver;
+mod live_session;
 mod nonces;
 mod reader;
 mod token;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-pub use self::cell::{Cell, Standing};
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
-use self::nonces::{NoPlace, Nonces, Place, Purpose};
+pub use self::live_session::{LiveSession, Progress};
+use self::nonces::{NonceError, Nonces, Purpose, Slot};
 pub use self::reader::Reader;
 use self::token::Token;
 use crate::config;
@@ -35,7 +35,7 @@ use crate::upstream::socket::Socket;
 pub struct Registry {
     node: String,
     epoch: Instant,
-    /// Seats for sessions, live or kept for their client.
+    /// A seat for each session, live or ended and kept for its client.
     seats: Arc<Semaphore>,
     max: usize,
     memory: Memory,
@@ -47,42 +47,35 @@ pub struct Registry {
 
 /// What is needed to open a session.
 pub struct Opening {
-    /// A repeated one returns the same session.
+    /// An open that repeats the nonce gets the same session.
     pub nonce: Option<String>,
     /// The handshake for the backend, complete.
     pub handshake: http::request::Parts,
     /// The subprotocols offered in it.
     pub protocols: Vec<String>,
-    /// The page's origin.
+    /// The origin of the page; a repeated open must have the same.
     pub origin: Option<String>,
     /// The client has promised to acknowledge.
     pub acknowledging: bool,
     /// The client's address, for the log.
     pub client: String,
-    /// Bounds and timers.
     pub policy: Arc<config::Session>,
     /// The deadlines and pings of the backend.
     pub backend: Arc<config::Backend>,
-    /// Who dials.
     pub dialer: Arc<Dialer>,
 }
 
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// All seats are taken.
+    /// All seats are taken, or so many nonces are remembered that no more can be.
     #[error("all {max} sessions are taken: try again later, or raise `session.max`")]
-    Full {
-        /// How many there are.
-        max: usize,
-    },
-    /// The process is stopping.
+    Full { max: usize },
     #[error("this server is stopping: try again in a moment")]
     Draining,
     /// The nonce was used for another target, other protocols or another origin.
     #[error("this nonce was used for another target, other protocols or another origin: take a new one for each open")]
     NonceReused,
-    /// The system has no randomness.
     #[error("no randomness for a token: {0}")]
     Randomness(getrandom::Error),
     /// The backend did not open a WebSocket.
@@ -91,7 +84,7 @@ pub enum OpenError {
 }
 
 impl Registry {
-    /// An empty registry. `session` gives the bounds of the process; a session's own come with its [`Opening`].
+    /// An empty registry. `session` gives the limits of the process; those of a session come with its [`Opening`].
     #[must_use]
     pub fn new(node: &str, session: &config::Session, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Self {
         Self {
@@ -113,42 +106,43 @@ impl Registry {
         self.directory.find(token, self.memory)
     }
 
-    /// Opens a session: dials the backend, then has the session driven until it is finished.
+    /// Opens a session: dials the backend, then spawns the task that drives the session until it is finished.
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left behind.
-    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
         let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
         let purpose = Purpose {
             target: opening.handshake.uri.to_string(),
             protocols: opening.protocols.clone(),
             origin: opening.origin.clone(),
         };
-        let place = self.nonces.place(&nonce, purpose, opening.policy.nonce, self.max.saturating_mul(2)).map_err(
-            |refused| match refused {
-                NoPlace::Reused => OpenError::NonceReused,
-                NoPlace::Full => OpenError::Full { max: self.max },
-            },
-        )?;
-        // In a task of its own, so that a client which is cut off while we dial finds at its next try what this one
-        // opened, and the backend sees one WebSocket.
+        let slot =
+            self.nonces.slot(&nonce, purpose, opening.policy.nonce, self.max.saturating_mul(2)).map_err(|refused| {
+                match refused {
+                    NonceError::Reused => OpenError::NonceReused,
+                    NonceError::Full => OpenError::Full { max: self.max },
+                }
+            })?;
+        // In a task of its own: a client that is cut off while we dial finds the session when it tries again, and the
+        // backend sees one WebSocket only.
         let registry = Arc::clone(self);
-        let opened = tokio::spawn(async move { registry.open_at(place, opening).await }).await;
+        let opened = tokio::spawn(async move { registry.open_at(slot, opening).await }).await;
         // The task is not aborted by anybody, so it can only have panicked: that goes on to this request.
         opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    async fn open_at(self: &Arc<Self>, place: Place, opening: Opening) -> Result<Arc<Cell>, OpenError> {
-        let mut place = place.lock().await;
-        if let Some(cell) = &*place {
-            return Ok(Arc::clone(cell));
+    async fn open_at(self: &Arc<Self>, slot: Slot, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
+        let mut slot = slot.lock().await;
+        if let Some(live) = &*slot {
+            return Ok(Arc::clone(live));
         }
-        let cell = self.open_new(opening).await?;
-        *place = Some(Arc::clone(&cell));
-        Ok(cell)
+        let live = self.open_new(opening).await?;
+        *slot = Some(Arc::clone(&live));
+        Ok(live)
     }
 
-    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Arc<Cell>, OpenError> {
+    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
@@ -157,45 +151,45 @@ impl Registry {
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let target = opening.handshake.uri.path().to_owned();
         let upgraded = opening.dialer.upgrade(opening.handshake).await?;
-        if let Some(what) = unasked(&upgraded.head, &opening.protocols) {
+        if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
             return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
         }
         let protocol = protocol_of(&upgraded.head);
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
-        let cell = Cell::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
-        let cell = Arc::new(cell);
+        let live = LiveSession::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
+        let live = Arc::new(live);
         tracing::info!(
-            session = cell.id(),
+            session = live.id(),
             client = opening.client,
             // Not `target`: every line has one of its own.
             path = target,
-            protocol = cell.protocol(),
+            protocol = live.protocol(),
             "session opened"
         );
-        self.directory.insert(&cell);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&cell), socket, &opening.backend, seat));
-        Ok(cell)
+        self.directory.insert(&live);
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, &opening.backend, seat));
+        Ok(live)
     }
 
-    /// Forgets a finished session, all but its end.
-    fn forget(&self, cell: &Cell, close: Close) {
-        self.directory.retire(cell, close, self.memory);
+    /// Removes a finished session and remembers how it ended.
+    fn retire(&self, live: &LiveSession, close: Close) {
+        self.directory.retire(live, close, self.memory);
     }
 
     /// Asks every client that is attached to leave, spread over `spread`.
     pub fn leave_all(&self, spread: Duration) {
         let now = Instant::now();
-        for (index, cell) in self.directory.all().into_iter().enumerate() {
-            cell.leave(now + leave_after(spread, index as u64));
+        for (index, live) in self.directory.all().into_iter().enumerate() {
+            live.leave(now + leave_after(spread, index as u64));
         }
     }
 
     /// Ends every session: 1001 to both sides.
     pub fn end_all(&self) {
-        for cell in self.directory.all() {
-            cell.end(Close::clean(1001, "server is stopping"), Ending::Drained);
+        for live in self.directory.all() {
+            live.end(Close::clean(1001, "server is stopping"), Ending::Drained);
         }
     }
 
@@ -210,8 +204,8 @@ fn protocol_of(head: &http::response::Parts) -> String {
     chosen.and_then(|value| value.to_str().ok()).unwrap_or_default().trim().to_owned()
 }
 
-/// What the backend has chosen without its being offered, which fails the handshake (RFC 6455 section 4.1).
-fn unasked(head: &http::response::Parts, offered: &[String]) -> Option<&'static str> {
+/// What the backend chose although it was not offered, which fails the handshake (RFC 6455 section 4.1).
+fn not_offered(head: &http::response::Parts, offered: &[String]) -> Option<&'static str> {
     let chosen = protocol_of(head);
     if head.headers.contains_key(http::header::SEC_WEBSOCKET_EXTENSIONS) {
         return Some("it has an extension, and none was offered");
@@ -224,7 +218,7 @@ fn limits(policy: &config::Session) -> Limits {
     Limits {
         buffer: policy.buffer,
         replay: policy.replay,
-        held: policy.held,
+        reorder_window: policy.held,
         queue: policy.queue,
         grace: policy.grace,
         pause: policy.pause,

@@ -1,6 +1,6 @@
-//! Nonces: an open that a box or a browser repeats returns the session of the first one (PROTOCOL 3.1).
+//! Nonces: an open that a proxy or a browser repeats gets the session of the first one (PROTOCOL 3.1).
 //!
-//! Enters: a nonce with what it was used for. Leaves: its place, held by one opener at a time. Must not touch: dialling.
+//! Enters: a nonce with what it was used for. Leaves: its slot, which one opener locks at a time. Must not touch: dialling.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use super::cell::Cell;
+use super::live_session::LiveSession;
 
-/// What a nonce was used for; another use is refused.
+/// What a nonce was used for; with anything else it is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Purpose {
     pub(super) target: String,
@@ -19,10 +19,10 @@ pub(super) struct Purpose {
     pub(super) origin: Option<String>,
 }
 
-/// The session of a nonce, once there is one. Held locked while one opener dials, so that a twin waits for it.
-pub(super) type Place = Arc<AsyncMutex<Option<Arc<Cell>>>>;
+/// The session of a nonce, once there is one. It is locked while one opener dials, so that a repeated open waits for it.
+pub(super) type Slot = Arc<AsyncMutex<Option<Arc<LiveSession>>>>;
 
-/// The nonces of the last minute.
+/// The nonces that were used of late.
 #[derive(Default)]
 pub(super) struct Nonces {
     inner: Mutex<Inner>,
@@ -30,20 +30,20 @@ pub(super) struct Nonces {
 
 #[derive(Default)]
 struct Inner {
-    places: HashMap<Box<str>, Entry>,
+    slots: HashMap<Box<str>, Entry>,
     /// Oldest first.
     order: VecDeque<Box<str>>,
 }
 
 struct Entry {
     purpose: Purpose,
-    place: Place,
+    slot: Slot,
     since: Instant,
 }
 
-/// Why a nonce gives no place.
+/// Why a nonce has no slot.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoPlace {
+pub(super) enum NonceError {
     /// It was used for something else.
     Reused,
     /// Too many nonces are remembered.
@@ -51,32 +51,32 @@ pub(super) enum NoPlace {
 }
 
 impl Nonces {
-    /// The place of this nonce, for at most `age`; at most `count` are remembered.
-    pub(super) fn place(&self, nonce: &str, purpose: Purpose, age: Duration, count: usize) -> Result<Place, NoPlace> {
+    /// The slot of this nonce, for at most `age`; at most `count` are remembered.
+    pub(super) fn slot(&self, nonce: &str, purpose: Purpose, age: Duration, count: usize) -> Result<Slot, NonceError> {
         // Every change is a single insert or remove, so a panic leaves nothing half done.
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.sweep(age);
-        if let Some(entry) = inner.places.get(nonce) {
-            return if entry.purpose == purpose { Ok(Arc::clone(&entry.place)) } else { Err(NoPlace::Reused) };
+        if let Some(entry) = inner.slots.get(nonce) {
+            return if entry.purpose == purpose { Ok(Arc::clone(&entry.slot)) } else { Err(NonceError::Reused) };
         }
-        if inner.places.len() >= count {
-            return Err(NoPlace::Full);
+        if inner.slots.len() >= count {
+            return Err(NonceError::Full);
         }
-        let place = Place::default();
-        let entry = Entry { purpose, place: Arc::clone(&place), since: Instant::now() };
-        inner.places.insert(nonce.into(), entry);
+        let slot = Slot::default();
+        let entry = Entry { purpose, slot: Arc::clone(&slot), since: Instant::now() };
+        inner.slots.insert(nonce.into(), entry);
         inner.order.push_back(nonce.into());
-        Ok(place)
+        Ok(slot)
     }
 }
 
 impl Inner {
     fn sweep(&mut self, age: Duration) {
         while let Some(nonce) = self.order.front() {
-            if self.places.get(nonce).is_some_and(|entry| entry.since.elapsed() < age) {
+            if self.slots.get(nonce).is_some_and(|entry| entry.since.elapsed() < age) {
                 return;
             }
-            self.places.remove(nonce);
+            self.slots.remove(nonce);
             self.order.pop_front();
         }
     }

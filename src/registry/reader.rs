@@ -1,6 +1,6 @@
-//! What a transport holds of a session: the right to read its down channel.
+//! A reader: the right to read the down channel of a session, as a transport has it.
 //!
-//! Enters: polls of a transport. Leaves: what the session has for it, wake-ups. Must not touch: sockets, HTTP.
+//! Enters: polls of a transport. Leaves: what comes next, wake-ups. Must not touch: sockets, HTTP.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::cell::{Cell, register};
+use super::live_session::{LiveSession, register};
 use crate::session::{Attach, AttachError, Attachment, Message, Pulled};
 use crate::terms::{Resume, Transport};
 
 /// The right to read a session's down channel; dropping it detaches.
 pub struct Reader {
-    cell: Arc<Cell>,
+    live: Arc<LiveSession>,
     attachment: Attachment,
     transport: Transport,
     from: u64,
     resumed: bool,
-    /// A client that came back, until its first read tells whether messages are gone.
+    /// The client came back; cleared by the first read, which shows whether messages are gone.
     comes_back: bool,
-    /// The last read left nothing, and whoever polled it will be woken.
+    /// The last read took all that there was, and its waker is registered.
     dry: bool,
-    /// The session's, see [`Reader::poll_due`].
+    /// The timer of the session, see [`Reader::poll_due`].
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Cell {
-    /// Attaches a transport; an older attachment is superseded. `cause` is the client's word on why it changed.
+impl LiveSession {
+    /// Attaches a transport; an older attachment is superseded. `cause` is why it changed, as the client says.
     ///
     /// # Errors
     /// See [`crate::session::Session::attach`].
@@ -51,16 +51,15 @@ impl Cell {
         })?;
         let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
-        let (cell, resumed) = (Arc::clone(self), newest.is_some());
-        Ok(Reader { cell, attachment, transport, from, resumed, comes_back, dry: false, timer })
+        let (live, resumed) = (Arc::clone(self), newest.is_some());
+        Ok(Reader { live, attachment, transport, from, resumed, comes_back, dry: false, timer })
     }
 }
 
 impl Reader {
-    /// The session.
     #[must_use]
-    pub fn cell(&self) -> &Arc<Cell> {
-        &self.cell
+    pub fn session(&self) -> &Arc<LiveSession> {
+        &self.live
     }
 
     /// The cursor at which reading started.
@@ -75,10 +74,10 @@ impl Reader {
         self.resumed
     }
 
-    /// What comes next. Messages are handed to `each` with their numbers: payloads up to `budget` bytes together, but at
+    /// What comes next. Messages are given to `each` with their numbers: payloads up to `budget` bytes together, but at
     /// least one message. `each` runs under the session's mutex. Pending registers the waker.
     pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
-        let (pulled, dry) = self.cell.act(|state, now| {
+        let (pulled, dry) = self.live.act(|state, now| {
             let pulled = state.session.pull(now, self.attachment, budget, each);
             let dry = match pulled {
                 Pulled::Wait => true,
@@ -93,7 +92,7 @@ impl Reader {
         self.dry = dry;
         if std::mem::take(&mut self.comes_back) {
             let lost = matches!(pulled, Pulled::Lost { .. });
-            self.cell.metrics.resumed(if lost { Resume::Lost } else { Resume::Resumed });
+            self.live.metrics.resumed(if lost { Resume::Lost } else { Resume::Resumed });
         }
         match pulled {
             Pulled::Wait => Poll::Pending,
@@ -104,14 +103,14 @@ impl Reader {
         }
     }
 
-    /// True when the last [`Reader::poll_pull`] took all that there was, and whoever polled will be woken for more.
+    /// True when the last [`Reader::poll_pull`] took all that there was and registered the waker.
     #[must_use]
     pub fn is_dry(&self) -> bool {
         self.dry
     }
 
-    /// Ready once it is `due`. A timer that fires too early costs less than one that is moved for every message, and less
-    /// than a new one for every poll: a session has one, which lies with the cell between two attachments.
+    /// Ready once it is `due`. A timer that fires too early costs less than to move it for every message, or to make a new
+    /// one for every poll: a session has one, which it keeps between two attachments.
     pub fn poll_due(&mut self, cx: &mut Context<'_>, now: Instant, due: Instant) -> Poll<()> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if timer.deadline() <= now || due < timer.deadline() {
@@ -122,24 +121,24 @@ impl Reader {
 
     fn count(&self, pulled: &Pulled) {
         let Pulled::Batch { count, bytes, arrived, .. } = pulled else { return };
-        self.cell.metrics.down(self.transport, *count, *bytes as u64);
+        self.live.metrics.down(self.transport, *count, *bytes as u64);
         if let Some(arrived) = arrived {
-            let delay = self.cell.moment(Instant::now()).since(*arrived);
-            self.cell.metrics.delivered(self.transport, delay);
+            let delay = self.live.moment(Instant::now()).since(*arrived);
+            self.live.metrics.delivered(self.transport, delay);
         }
     }
 
     /// The stream took a write that carried no message.
     pub fn wrote(&self) {
-        self.cell.act(|state, now| state.session.wrote(now, self.attachment));
+        self.live.act(|state, now| state.session.wrote(now, self.attachment));
     }
 
     /// When the process wants this client to leave, if it does.
     #[must_use]
     pub fn leave_at(&self) -> Option<Instant> {
-        match self.cell.leave.load(Ordering::Acquire) {
+        match self.live.leave.load(Ordering::Acquire) {
             0 => None,
-            at => Some(self.cell.epoch + Duration::from_micros(at)),
+            at => Some(self.live.epoch + Duration::from_micros(at)),
         }
     }
 }
@@ -147,16 +146,16 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let timer = self.timer.take();
-        self.cell.act(|state, now| {
+        self.live.act(|state, now| {
             state.timer = timer.or(state.timer.take());
             let current = state.session.is_current(self.attachment);
             state.session.detach(now, self.attachment);
             if current {
-                // Its task may be at something else by now, or over.
+                // Its task may do something else by now, or may have ended.
                 state.reader = None;
                 let left = state.attached.take();
                 if state.active {
-                    self.cell.metrics.moved(left, None);
+                    self.live.metrics.moved(left, None);
                 }
             }
         });
@@ -184,37 +183,37 @@ mod tests {
         }
     }
 
-    fn cell() -> Arc<Cell> {
+    fn session() -> Arc<LiveSession> {
         let policy = Arc::new(config::Session::default());
         let session = Session::new(Moment::default(), limits(&policy), true);
         let token = Token::random("n1").expect("randomness");
-        Arc::new(Cell::new(token, String::new(), policy, session, Instant::now(), Arc::new(Metrics::default())))
+        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), Arc::new(Metrics::default())))
     }
 
-    fn poll(cell: &Arc<Cell>) -> Reader {
-        let attach = Attach { after: None, acknowledging: true, holds: true };
-        cell.attach(Transport::Poll, attach, None).expect("a reader")
+    fn poll(session: &Arc<LiveSession>) -> Reader {
+        let attach = Attach { after: None, acknowledging: true, is_poll: true };
+        session.attach(Transport::Poll, attach, None).expect("a reader")
     }
 
     /// A reader that waits, and how often it was woken.
-    fn waiting(cell: &Arc<Cell>) -> (Reader, Arc<Count>) {
-        let (mut reader, count) = (poll(cell), Arc::new(Count::default()));
+    fn waiting(session: &Arc<LiveSession>) -> (Reader, Arc<Count>) {
+        let (mut reader, count) = (poll(session), Arc::new(Count::default()));
         let waker = Waker::from(Arc::clone(&count));
         assert!(reader.poll_pull(&Context::from_waker(&waker), 1, |_, _| {}).is_pending());
         (reader, count)
     }
 
     #[test]
-    fn who_waits_is_woken_and_who_left_is_not() {
-        let cell = cell();
-        let (superseded, woken) = waiting(&cell);
-        let (left, never) = waiting(&cell);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it is to learn that it was superseded");
+    fn a_waiting_reader_is_woken_and_one_that_left_is_not() {
+        let session = session();
+        let (superseded, woken) = waiting(&session);
+        let (left, never) = waiting(&session);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it learns that it was superseded");
         drop(superseded);
         drop(left);
         assert_eq!(Arc::strong_count(&never), 1, "its task can go");
-        let (_now, message) = waiting(&cell);
-        cell.upstream_messages(vec![Message::text("a")]);
+        let (_now, message) = waiting(&session);
+        session.upstream_messages(vec![Message::text("a")]);
         let counts = [woken, never, message].map(|count| count.0.load(Ordering::Relaxed));
         assert_eq!(counts, [1, 0, 1]);
     }

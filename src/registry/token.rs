@@ -1,6 +1,6 @@
 //! Tokens: the secret of a session, and its public id.
 //!
-//! Enters: a node name and random bytes, or what a stranger presents. Leaves: a token. Must not touch: the session.
+//! Enters: a node name and random bytes, or what a client presents. Leaves: a token. Must not touch: the session.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ impl Token {
     /// A new token from the system's generator.
     ///
     /// # Errors
-    /// When the system has no randomness to give.
+    /// When the system has no randomness.
     pub fn random(node: &str) -> Result<Self, getrandom::Error> {
         let mut bytes = [0; ID_BYTES + SECRET_BYTES];
         getrandom::fill(&mut bytes)?;
@@ -57,7 +57,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The id within what has the shape of a token.
+/// The id in a text that has the form of a token.
 pub(super) fn id_of(presented: &str) -> Option<&str> {
     let (_, random) = presented.split_once('-')?;
     (random.len() == CHARS && random.is_ascii()).then(|| &random[..ID_CHARS])
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_token_shape_has_no_id() {
+    fn a_text_that_is_no_token_has_no_id() {
         for text in ["", "n1", "n1-", "n1-short", "-", &format!("n1-{}", "é".repeat(22))] {
             assert_eq!(id_of(text), None, "{text}");
         }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::session::event::{Kind, Message};
+use crate::session::{Kind, Message};
 use crate::upstream::socket::{Socket, SocketEvent};
 
 /// How many messages are sent without a request, one a second.

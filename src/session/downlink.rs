@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Message, Moment};
+use super::types::{Message, Moment};
 
 /// The kept messages and the four cursors over them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,32 +20,32 @@ pub(super) struct Downlink {
     /// Number of the last message that is gone; `kept[0]` has the number `base + 1`.
     base: u64,
     kept: VecDeque<Kept>,
-    /// What the kept messages count against the bound.
+    /// Sum of the costs of all kept messages.
     kept_cost: usize,
-    /// What those above `read` count.
+    /// Sum of the costs of those above `read`.
     unread_cost: usize,
-    /// Where the newest reader stands.
+    /// Number of the last message that the newest reader was given.
     read: u64,
-    /// Highest number any reader was given; the close counts.
+    /// Highest number that any reader was given. The close has a number too.
     sent: u64,
     /// Highest cursor the client presented as received.
     acked: u64,
 }
 
-/// A message and when it came.
+/// A message and when it came from the backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     message: Message,
     arrived: Moment,
 }
 
-/// What [`Downlink::pull`] handed over.
+/// What [`Downlink::pull`] gave to the reader.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) first: u64,
     pub(super) count: u64,
     pub(super) bytes: usize,
-    /// When the first one came, unless a reader was given it before.
+    /// When the first one came from the backend; `None` when a reader was given it before.
     pub(super) arrived: Option<Moment>,
 }
 
@@ -83,14 +83,14 @@ impl Downlink {
         self.unread_cost
     }
 
-    /// Puts the reader at `cursor`; the caller has checked that it is not beyond `sent`.
+    /// Reading goes on behind `cursor`; the caller has checked that it is not beyond `sent`.
     pub(super) fn seek(&mut self, cursor: u64) {
         self.read = cursor;
         let read = self.index(cursor);
         self.unread_cost = self.kept.iter().skip(read).map(Kept::cost).sum();
     }
 
-    /// Takes the reader past messages that are gone: the first and the last lost number.
+    /// Skips messages that are gone and returns the first and the last lost number.
     pub(super) fn skip_lost(&mut self) -> Option<(u64, u64)> {
         if self.read >= self.base {
             return None;
@@ -100,7 +100,7 @@ impl Downlink {
         Some(lost)
     }
 
-    /// Hands the next messages to the reader: payloads up to `budget` bytes together, but at least one message.
+    /// Gives the next messages to the reader: payloads up to `budget` bytes together, but at least one message.
     pub(super) fn pull(&mut self, budget: usize, mut each: impl FnMut(u64, &Message)) -> Option<Batch> {
         let start = self.index(self.read);
         let arrived = self.kept.get(start)?.arrived;
@@ -123,7 +123,7 @@ impl Downlink {
         Some(Batch { first, count: number + 1 - first, bytes, arrived: fresh.then_some(arrived) })
     }
 
-    /// The reader was given the close, which takes the number after the last message.
+    /// The reader is given the close, whose number follows that of the last message.
     pub(super) fn pull_close(&mut self) -> u64 {
         let number = self.last() + 1;
         self.read = number;
@@ -131,15 +131,15 @@ impl Downlink {
         number
     }
 
-    /// Notes that the client has everything up to `cursor`. True when that is news.
+    /// Notes that the client has everything up to `cursor`. True when it had not acknowledged that much before.
     pub(super) fn acknowledge(&mut self, cursor: u64) -> bool {
-        let news = cursor > self.acked;
+        let advanced = cursor > self.acked;
         self.acked = self.acked.max(cursor);
-        news
+        advanced
     }
 
-    /// Lets go of what is acknowledged. What an attached reader has yet to read stays: frames are counted, so a reader
-    /// that has begun below must be given every number.
+    /// Frees what is acknowledged. While a reader is attached, messages that it has not read yet stay: clients count frames,
+    /// so a reader that has begun below must be given every number.
     pub(super) fn release(&mut self, attached: bool) {
         let end = if attached { self.acked.min(self.read) } else { self.acked };
         while self.base < end && self.drop_front() {}
@@ -148,7 +148,7 @@ impl Downlink {
         }
     }
 
-    /// Lets go of the oldest read messages beyond `window` bytes: the replay window of a bare session.
+    /// Frees the oldest read messages beyond `window` bytes: the replay window of a bare session.
     pub(super) fn trim(&mut self, window: usize) {
         while self.base < self.read && self.kept_cost - self.unread_cost > window && self.drop_front() {}
     }
@@ -171,7 +171,7 @@ impl Downlink {
         usize::try_from(cursor.saturating_sub(self.base)).unwrap_or(usize::MAX)
     }
 
-    /// What must always hold; the name of what does not.
+    /// Checks the invariants; the error names the one that is broken.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         let unread: usize = self.kept.iter().skip(self.index(self.read)).map(Kept::cost).sum();
         let kept: usize = self.kept.iter().map(Kept::cost).sum();

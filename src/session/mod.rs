@@ -1,7 +1,7 @@
 //! The core: one session as a pure state machine (std and bytes; no clock, no runtime, no randomness, no handles).
 //!
-//! Enters: what the backend did, what the client did, what the house did, each with the time at which it happened.
-//! Leaves: answers, and actions for the house. Must not touch: anything else. All of its state is plain data and can
+//! Enters: what the backend, the client and the server itself did, each with the time at which it happened.
+//! Leaves: results, and actions for the caller. Must not touch: anything else. All of its state is plain data and can
 //! be written out and read back (serde).
 //!
 //! Four kinds of method, in the manner of `quinn-proto`:
@@ -10,22 +10,22 @@
 //! |---|---|
 //! | the backend did | [`Session::upstream_message`] · [`Session::upstream_took`] · [`Session::upstream_closed`] |
 //! | the client did | [`Session::attach`] · [`Session::pull`] · [`Session::wrote`] · [`Session::detach`] · [`Session::ack`] · [`Session::push`] · [`Session::close`] |
-//! | the house did | [`Session::end`] · [`Session::expire`] |
+//! | the server did | [`Session::end`] · [`Session::expire`] |
 //! | what to do next | [`Session::poll_action`] · [`Session::next_deadline`] |
 //!
 //! **After every call that changes the session, take actions until there are none.**
 
-mod attach;
+mod actions;
 mod downlink;
-pub mod event;
-mod next;
+mod lease;
+mod types;
 mod uplink;
 
 use serde::{Deserialize, Serialize};
 
-use self::attach::Lease;
 use self::downlink::{Batch, Downlink};
-pub use self::event::{
+use self::lease::Lease;
+pub use self::types::{
     Action, Attach, AttachError, Attachment, Close, Counts, Kind, Limits, Message, Moment, Pulled, Pushed,
 };
 use self::uplink::{Taken, Uplink};
@@ -37,20 +37,21 @@ pub struct Session {
     down: Downlink,
     up: Uplink,
     lease: Lease,
-    /// The client acknowledges: what it has not acknowledged is kept. Otherwise the session is bare.
+    /// The client acknowledges, and what it has not acknowledged is kept. Otherwise the session is called bare.
     acknowledging: bool,
     upstream: Upstream,
     ended: Option<Ended>,
-    /// Since when the backend is not read, or since the client's last progress while it is not.
+    /// The backend is paused: since when, or since the client's last progress if that is later.
     paused: Option<Moment>,
-    told: Told,
+    outbox: Outbox,
 }
 
 /// The backend's side of the session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Upstream {
     Open,
-    /// We close, as soon as what the client sent before has been given; until the backend answers, or until then.
+    /// We close the WebSocket once all that the client sent before is written, and wait until `until` for the backend's
+    /// close frame.
     Closing {
         close: Close,
         until: Moment,
@@ -58,22 +59,23 @@ enum Upstream {
     Gone,
 }
 
-/// How the down channel ends, and since when its remainder is kept.
+/// How the down channel ends, and since when the messages that are left are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Ended {
     close: Close,
     since: Moment,
-    /// Nobody will ask for the remainder: all is acknowledged, or the grace is over.
+    /// What is left will not be read any more: all is acknowledged, or the grace is over.
     settled: bool,
 }
 
-/// What the house has been told, and what it is still to be told.
+/// Actions that are pending, and what the caller was already given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Told {
+struct Outbox {
     wake_reader: bool,
     wake_senders: bool,
+    /// The last of `Pause` and `Resume` that was given.
     paused: bool,
-    /// The socket takes a message.
+    /// The socket has written the last message, so it may be given the next one.
     upstream_free: bool,
     closed: bool,
     finished: bool,
@@ -92,25 +94,25 @@ impl Session {
             upstream: Upstream::Open,
             ended: None,
             paused: None,
-            told: Told { upstream_free: true, ..Told::default() },
+            outbox: Outbox { upstream_free: true, ..Outbox::default() },
         }
     }
 
     // === the backend did ===
 
-    /// A message came from the backend. After the end it is dropped: nobody may be told of it any more.
+    /// A message came from the backend. After the end it is dropped: the client was given the close already, or will be.
     pub fn upstream_message(&mut self, now: Moment, message: Message) {
         if self.ended.is_some() {
             return;
         }
         self.down.push(now, message);
-        self.told.wake_reader = true;
-        self.weigh(now, false);
+        self.outbox.wake_reader = true;
+        self.update_pause(now, false);
     }
 
-    /// The socket has taken the last message given to it.
+    /// The socket has written the last message given to it.
     pub fn upstream_took(&mut self) {
-        self.told.upstream_free = true;
+        self.outbox.upstream_free = true;
     }
 
     /// The backend closed, answered our close, or was lost.
@@ -121,17 +123,17 @@ impl Session {
             Upstream::Gone => return,
         };
         self.up.clear();
-        self.told.wake_senders |= self.up.take_starved();
+        self.outbox.wake_senders |= self.up.take_starved();
         self.finish_down(now, ours.unwrap_or(theirs));
     }
 
     // === the client did ===
 
-    /// Gives the right to read behind a cursor to a new attachment; an older one is superseded. Returns the attachment
+    /// Gives the right to read behind a cursor to a new attachment and supersedes an older one. Returns the attachment
     /// and the cursor at which it starts.
     ///
     /// # Errors
-    /// [`AttachError`]; nothing has changed, except that a cursor which counts the close settles the session.
+    /// [`AttachError`]; nothing has changed, except that a cursor which includes the close settles the session.
     pub fn attach(&mut self, now: Moment, attach: Attach) -> Result<(Attachment, u64), AttachError> {
         let start = attach.after.unwrap_or(self.down.acked());
         if start > self.down.sent() {
@@ -145,17 +147,17 @@ impl Session {
             self.acknowledge(now, start);
             return Err(AttachError::Ended(self.closing()));
         }
-        let attachment = self.lease.attach(now, attach.holds);
-        self.told.wake_reader = true;
+        let attachment = self.lease.attach(now, attach.is_poll);
+        self.outbox.wake_reader = true;
         self.down.seek(start);
         if self.acknowledging {
             self.acknowledge(now, start);
         }
-        self.weigh(now, false);
+        self.update_pause(now, false);
         Ok((attachment, start))
     }
 
-    /// What comes next for this attachment. Messages are handed to `each` with their numbers: payloads up to `budget`
+    /// What comes next for this attachment. Messages are given to `each` with their numbers: payloads up to `budget`
     /// bytes together, but at least one message.
     pub fn pull(
         &mut self,
@@ -182,18 +184,18 @@ impl Session {
         }
     }
 
-    /// The attachment's stream took a write. For a bare session that is a sign of life, since nothing better exists.
+    /// The client's socket took a write. For a bare session that counts as a sign of life, since it has no better one.
     pub fn wrote(&mut self, now: Moment, attachment: Attachment) {
         if !self.acknowledging && self.lease.is_current(attachment) {
             self.lease.hear(now);
         }
     }
 
-    /// The reader is gone.
+    /// The reader of this attachment is gone.
     pub fn detach(&mut self, now: Moment, attachment: Attachment) {
         if self.lease.detach(now, attachment) {
             self.down.release(false);
-            self.weigh(now, false);
+            self.update_pause(now, false);
         }
     }
 
@@ -217,17 +219,17 @@ impl Session {
             return Pushed::Ended(close);
         }
         self.lease.hear(now);
-        let taken = self.up.push(first, batch, self.limits.held, self.limits.queue);
+        let taken = self.up.push(first, batch, self.limits.reorder_window, self.limits.queue);
         let next = self.up.next();
         match taken {
             Taken::All => Pushed::Accepted { next },
-            Taken::Some(taken) => Pushed::Busy { taken, next },
+            Taken::Part(taken) => Pushed::Busy { taken, next },
             Taken::Gap => Pushed::Gap { next },
         }
     }
 
-    /// The client closes: what it sent before goes to the backend first. Returns the close that counts, which is the
-    /// first one's.
+    /// The client closes: what it sent before goes to the backend first. Returns the close that counts: that of the first
+    /// call.
     pub fn close(&mut self, now: Moment, close: Close) -> Close {
         if let Some(earlier) = self.closed_for_sending() {
             return earlier;
@@ -237,7 +239,7 @@ impl Session {
         close
     }
 
-    // === the house did ===
+    // === the server did ===
 
     /// Ends the session towards both sides at once; what is kept for the client stays until the grace is over.
     pub fn end(&mut self, now: Moment, close: Close) {
@@ -248,9 +250,9 @@ impl Session {
         self.finish_down(now, close);
     }
 
-    // === questions ===
+    // === state ===
 
-    /// True when an attachment that has read everything would have to wait.
+    /// True when there is nothing to read: the next pull would have to wait.
     #[must_use]
     pub fn is_dry(&self) -> bool {
         self.down.unread_cost() == 0 && self.ended.is_none()
@@ -275,7 +277,7 @@ impl Session {
         self.lease.is_current(attachment)
     }
 
-    /// True when the backend is closed or given up: its socket is to be dropped.
+    /// True when the backend is closed or given up: its socket can be dropped.
     #[must_use]
     pub fn is_upstream_gone(&self) -> bool {
         matches!(self.upstream, Upstream::Gone)
@@ -291,20 +293,20 @@ impl Session {
         }
     }
 
-    /// What must always hold, for simulators.
+    /// Checks the invariants, for simulators.
     ///
     /// # Errors
-    /// The name of what does not.
+    /// The name of the one that is broken.
     pub fn check(&self) -> Result<(), &'static str> {
         self.down.check()?;
-        self.up.check(self.limits.held)?;
+        self.up.check(self.limits.reorder_window)?;
         if !self.acknowledging && self.down.kept_cost() - self.down.unread_cost() > self.limits.replay {
             return Err("replay window");
         }
         Ok(())
     }
 
-    // === below: how ===
+    // === internals ===
 
     fn acknowledge(&mut self, now: Moment, cursor: u64) {
         let progress = self.down.acknowledge(cursor);
@@ -312,29 +314,29 @@ impl Session {
         if self.is_past_close(cursor) {
             self.settle();
         }
-        self.weigh(now, progress);
+        self.update_pause(now, progress);
     }
 
-    /// After a read: what needs no longer be kept goes.
+    /// After a read: frees what need not be kept any longer.
     fn settle_read(&mut self, now: Moment) {
         if self.acknowledging {
             self.down.release(true);
         } else {
             self.down.trim(self.limits.replay);
         }
-        self.weigh(now, !self.acknowledging);
+        self.update_pause(now, !self.acknowledging);
     }
 
-    /// Holds what is kept against the bound: pauses at the high mark, resumes at half of it. After the end nothing is
-    /// kept any more, and the backend must be read on: its answer to our close lies behind what it still sends.
-    fn weigh(&mut self, now: Moment, progress: bool) {
+    /// Compares what is buffered with the limit: pauses the backend at the limit, resumes at half of it. After the end
+    /// nothing more is kept, and the backend must be read on: its close frame comes behind what it still sends.
+    fn update_pause(&mut self, now: Moment, progress: bool) {
         if self.ended.is_some() {
             return;
         }
-        let weight = if self.acknowledging { self.down.kept_cost() } else { self.down.unread_cost() };
+        let buffered = if self.acknowledging { self.down.kept_cost() } else { self.down.unread_cost() };
         match self.paused {
-            None if weight >= self.limits.buffer => self.paused = Some(now),
-            Some(_) if weight <= self.limits.buffer / 2 => self.paused = None,
+            None if buffered >= self.limits.buffer => self.paused = Some(now),
+            Some(_) if buffered <= self.limits.buffer / 2 => self.paused = None,
             Some(_) if progress => self.paused = Some(now),
             _ => {}
         }
@@ -342,19 +344,19 @@ impl Session {
 
     fn close_upstream(&mut self, now: Moment, close: Close) {
         self.upstream = Upstream::Closing { close, until: now.after(self.limits.close_wait) };
-        self.told.wake_senders = true;
+        self.outbox.wake_senders = true;
     }
 
     fn finish_down(&mut self, now: Moment, close: Close) {
         if self.ended.is_none() {
             self.ended = Some(Ended { close, since: now, settled: false });
             self.paused = None;
-            self.told.wake_reader = true;
-            self.told.wake_senders = true;
+            self.outbox.wake_reader = true;
+            self.outbox.wake_senders = true;
         }
     }
 
-    /// A reader is catching up with the remainder: it is kept for one more grace.
+    /// A reader still reads what is left, so it is kept for one more grace.
     fn keep_ended(&mut self, now: Moment) {
         if let Some(ended) = &mut self.ended {
             ended.since = now;
@@ -371,7 +373,7 @@ impl Session {
         self.ended.is_some() && cursor > self.down.last()
     }
 
-    /// The close of a session that has one.
+    /// The close of a session that is known to have one.
     fn closing(&self) -> Close {
         self.closed_for_sending().unwrap_or_else(Close::lost)
     }

@@ -1,4 +1,4 @@
-//! Up: puts the client's messages in order, drops twins, holds what came early, and queues for the backend.
+//! Up: puts the client's messages in order, drops duplicates, keeps what came early, and queues for the backend.
 //!
 //! Enters: batches with the number of their first message, or none. Leaves: one message at a time. Must not touch:
 //! time, the down channel.
@@ -7,20 +7,21 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::Message;
+use super::types::Message;
 
-/// The queue towards the backend and what waits for a gap to be filled.
+/// The queue towards the backend, and the messages that wait until a gap before them is filled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Uplink {
     /// The number expected next.
     next: u64,
     ready: VecDeque<Message>,
     ready_cost: usize,
-    held: BTreeMap<u64, Message>,
-    held_cost: usize,
-    /// Messages given to the backend.
+    /// Messages that came before one with a lower number, by their number.
+    early: BTreeMap<u64, Message>,
+    early_cost: usize,
+    /// How many messages were given to the backend.
     given: u64,
-    /// Somebody was told that the queue is full.
+    /// A push was refused because the queue is full, so somebody may wait for room.
     starved: bool,
 }
 
@@ -28,8 +29,8 @@ pub(super) struct Uplink {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     All,
-    /// Only so many; the queue is full.
-    Some(usize),
+    /// Only the first so many; the queue is full.
+    Part(usize),
     /// None: the batch starts too far ahead.
     Gap,
 }
@@ -40,8 +41,8 @@ impl Uplink {
             next: 1,
             ready: VecDeque::new(),
             ready_cost: 0,
-            held: BTreeMap::new(),
-            held_cost: 0,
+            early: BTreeMap::new(),
+            early_cost: 0,
             given: 0,
             starved: false,
         }
@@ -60,13 +61,13 @@ impl Uplink {
     }
 
     /// Takes a batch whose first message has the number `first`; without one, messages take the next numbers.
-    /// `window` bounds the distance of what is held (in messages), `queue` all that waits, held messages included (in
-    /// bytes). When nothing waits for the backend the next message is taken whatever its size, and when nothing waits at
-    /// all an early batch is: else they could never be.
+    /// `window` limits how far ahead an early message may be (in messages), `queue` limits all that waits, early messages
+    /// included (in bytes). When nothing waits for the backend, the next message is taken whatever its size, and when
+    /// nothing waits at all an early batch is taken: otherwise one that is larger than the queue never could be.
     pub(super) fn push(&mut self, first: Option<u64>, batch: &[Message], window: u64, queue: usize) -> Taken {
         match first {
             _ if batch.is_empty() => Taken::All,
-            Some(first) if first > self.next => self.hold(first, batch, window, queue),
+            Some(first) if first > self.next => self.keep_early(first, batch, window, queue),
             _ => self.append(first, batch, queue),
         }
     }
@@ -79,7 +80,7 @@ impl Uplink {
             }
             if !self.ready.is_empty() && self.waiting_cost() + message.cost() > queue {
                 self.starved = true;
-                return Taken::Some(index);
+                return Taken::Part(index);
             }
             self.enqueue(message.clone());
             self.release();
@@ -87,25 +88,25 @@ impl Uplink {
         Taken::All
     }
 
-    fn hold(&mut self, first: u64, batch: &[Message], window: u64, queue: usize) -> Taken {
+    fn keep_early(&mut self, first: u64, batch: &[Message], window: u64, queue: usize) -> Taken {
         if first.saturating_add(batch.len() as u64) > self.next.saturating_add(window).saturating_add(1) {
             return Taken::Gap;
         }
-        // Twins of held messages cost nothing: a batch that is repeated is accepted even when the queue is full.
-        let fresh = || (first..).zip(batch).filter(|(number, _)| !self.held.contains_key(number));
+        // Duplicates of early messages cost nothing: a batch that is repeated is accepted even when the queue is full.
+        let fresh = || (first..).zip(batch).filter(|(number, _)| !self.early.contains_key(number));
         let cost: usize = fresh().map(|(_, message)| message.cost()).sum();
         if cost > 0 && self.waiting_cost() > 0 && self.waiting_cost() + cost > queue {
             self.starved = true;
-            return Taken::Some(0);
+            return Taken::Part(0);
         }
         let fresh: Vec<_> = fresh().map(|(number, message)| (number, message.clone())).collect();
-        self.held.extend(fresh);
-        self.held_cost += cost;
+        self.early.extend(fresh);
+        self.early_cost += cost;
         Taken::All
     }
 
     fn waiting_cost(&self) -> usize {
-        self.ready_cost + self.held_cost
+        self.ready_cost + self.early_cost
     }
 
     fn enqueue(&mut self, message: Message) {
@@ -114,10 +115,10 @@ impl Uplink {
         self.next += 1;
     }
 
-    /// Moves what the gap has held back. Held numbers lie above `next`, so none is passed over.
+    /// Queues the early messages whose gap is filled now. Their numbers lie above `next`, so none is skipped.
     fn release(&mut self) {
-        while let Some(message) = self.held.remove(&self.next) {
-            self.held_cost -= message.cost();
+        while let Some(message) = self.early.remove(&self.next) {
+            self.early_cost -= message.cost();
             self.enqueue(message);
         }
     }
@@ -133,30 +134,30 @@ impl Uplink {
         Some(message)
     }
 
-    /// True once after room was made for those who were told that the queue is full.
+    /// Whether a push was refused since the last call; asked when there is room again.
     pub(super) fn take_starved(&mut self) -> bool {
         std::mem::take(&mut self.starved)
     }
 
-    /// Forgets everything that waits: there is no backend any more.
+    /// Drops everything that waits: there is no backend any more.
     pub(super) fn clear(&mut self) {
         self.ready = VecDeque::new();
         self.ready_cost = 0;
-        self.held = BTreeMap::new();
-        self.held_cost = 0;
+        self.early = BTreeMap::new();
+        self.early_cost = 0;
     }
 
-    /// What must always hold; the name of what does not.
+    /// Checks the invariants; the error names the one that is broken.
     pub(super) fn check(&self, window: u64) -> Result<(), &'static str> {
         if self.ready.iter().map(Message::cost).sum::<usize>() != self.ready_cost {
             return Err("ready cost");
         }
-        if self.held.values().map(Message::cost).sum::<usize>() != self.held_cost {
-            return Err("held cost");
+        if self.early.values().map(Message::cost).sum::<usize>() != self.early_cost {
+            return Err("early cost");
         }
         let inside = |number: &u64| *number > self.next && *number <= self.next + window;
-        if !self.held.keys().all(inside) {
-            return Err("held outside the window");
+        if !self.early.keys().all(inside) {
+            return Err("early outside the window");
         }
         Ok(())
     }

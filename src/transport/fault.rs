@@ -7,7 +7,7 @@ use crate::codec::DecodeError;
 use crate::registry::OpenError;
 use crate::session::{AttachError, Close};
 
-/// Why a request was refused. The messages are for people: what, where, what to do.
+/// Why a request was refused. The messages say what happened, to what, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// A parameter or the body is malformed; nothing of it was accepted.
@@ -37,7 +37,6 @@ pub enum Fault {
         /// How far it got.
         next: u64,
     },
-    /// The session has ended.
     #[error("this session is closed ({}{}{}): open a new one", .0.code, if .0.reason.is_empty() { "" } else { ": " }, .0.reason)]
     SessionClosed(Close),
     /// The token is unknown, forged or forgotten.
@@ -48,9 +47,8 @@ pub enum Fault {
     /// A message or a body over its limit.
     #[error("{what} is over the limit of {limit} bytes: nothing was accepted, send smaller pieces")]
     TooLarge {
-        /// Which.
         what: String,
-        /// The limit, in bytes.
+        /// In bytes.
         limit: usize,
     },
     /// The request was a WebSocket handshake when it left the client.
@@ -58,7 +56,6 @@ pub enum Fault {
         "this WebSocket handshake lost its `Upgrade` or `Connection` header on the way: a proxy between does not let WebSockets pass, use sse, stream or poll"
     )]
     UpgradeLost,
-    /// No session was opened.
     #[error(transparent)]
     Open(#[from] OpenError),
 }

@@ -1,20 +1,19 @@
-//! How an HTTP exchange carries a session: one file each, thin.
+//! How an HTTP exchange carries a session: one file for each transport, with little in it.
 //!
-//! Enters: a session's cell and a request that was checked. Leaves: responses whose bodies pull from the session, or a
+//! Enters: a live session and a request that was checked. Leaves: responses whose bodies pull from the session, or a
 //! [`Fault`]. Must not touch: routes, origins, statuses of errors.
 //!
 //! | file | carries |
 //! |---|---|
-//! | `sse`, `stream` | down, as events or frames, for as long as the response lives; both are a `source` |
+//! | `sse`, `stream` | down, as events or frames, for as long as the response lives; both are a [`streaming`] source |
 //! | `poll` | down, one batch per request |
 //! | `multi` | the polls of several sessions in one request |
 //! | `ws` | both ways over a WebSocket of ours |
 //! | `send` | up, and acknowledgements, and the close |
-//! | `rewritten` | a proxied body that is changed on its way, no session |
 //! | `tunnel` | a WebSocket that is passed through, no session |
 
-pub mod facts;
 pub mod fault;
+pub mod greeting;
 pub mod multi;
 pub mod poll;
 pub mod query;

@@ -1,7 +1,7 @@
-//! `POST poll`: one answer for several sessions, so that a page needs one connection however many it has (PROTOCOL 4.3).
+//! `POST poll`: one response for several sessions, so that a page needs one connection however many it has (PROTOCOL 4.3).
 //!
-//! Enters: the polls of the sessions, and what is known of those that cannot be polled. Leaves: one answer, as soon as
-//! one of them has something to tell. Must not touch: what a poll says.
+//! Enters: the polls of the sessions, and what is known of those that cannot be polled. Leaves: one response, as soon
+//! as one of them has something to say. Must not touch: what a single poll says.
 
 use std::task::{Context, Poll};
 
@@ -15,28 +15,28 @@ use crate::http::source::{Chunk, Source};
 
 /// One session's part.
 pub enum Part {
-    /// A poll that waits; its answer is JSON.
+    /// A poll that waits; its response is JSON.
     Waiting(Box<dyn Source + Send>),
-    /// JSON that is there already: an error.
+    /// JSON that is known already: an error.
     Known(String),
 }
 
-struct Polling {
+struct MultiPoll {
     /// By token, which is URL-safe and needs no escaping.
     parts: Vec<(String, Part)>,
     nonce: Option<String>,
 }
 
-/// Answers `{"sessions":{token: answer, …},"n":…}` with those that have something to tell, once there are any; when the
-/// time of the polls is up they all answer.
+/// Responds `{"sessions":{token: response, …},"n":…}` with those that have something to say, once there are any. All of
+/// them do when the time of the polls is up.
 #[must_use]
 pub fn respond(parts: Vec<(String, Part)>, nonce: Option<String>) -> Response<Body> {
-    let mut response = Response::new(Body::Batch(Box::new(Polling { parts, nonce })));
+    let mut response = Response::new(Body::Batch(Box::new(MultiPoll { parts, nonce })));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-impl Source for Polling {
+impl Source for MultiPoll {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         let start = out.len();
         out.put_slice(b"{\"sessions\":{");
@@ -68,7 +68,7 @@ impl Source for Polling {
 }
 
 impl Part {
-    /// Appends the answer when there is one. A poll appends nothing before that.
+    /// Appends the response when there is one. A poll appends nothing before that.
     fn poll(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<()> {
         match self {
             Self::Waiting(source) => source.poll_chunk(cx, out).map(|_| ()),

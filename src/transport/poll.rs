@@ -1,7 +1,7 @@
 //! The `poll` transport: one batch per request (PROTOCOL 4.3). A pure read; the cursor of the next request acknowledges.
 //!
-//! Enters: a reader. Leaves: a response whose body is one batch, once there is something to tell or time is up. Must not
-//! touch: how batches are written.
+//! Enters: a reader. Leaves: a response whose body is one batch, once there is something to say or time is up. Must not
+//! touch: how batches are encoded.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,27 +12,27 @@ use http::{HeaderValue, Response};
 use tokio::time::Instant;
 
 use super::stream::OCTET_STREAM;
-use crate::codec::poll::PollAnswer;
+use crate::codec::poll::PollResponse;
 use crate::http::body::Body;
 use crate::http::source::{Chunk, Source};
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
 
-/// When a client that polls a stopping process should come back: its successor needs a moment.
-const COME_BACK_MS: u32 = 1000;
+/// After how many milliseconds a client comes back when this process stops: the next one needs a moment to start.
+const STOPPING_MS: u32 = 1000;
 
-/// What the request asked for.
-pub struct Asked {
+/// The options of one poll request.
+pub struct PollOptions {
     /// How long to wait for a first message.
     pub wait: Duration,
-    /// Frames instead of JSON.
+    /// The response is frames instead of JSON.
     pub frames: bool,
-    /// To be echoed.
+    /// The `n` of the request, which is echoed.
     pub nonce: Option<String>,
 }
 
 /// One waiting poll.
-struct Polling {
+struct WaitingPoll {
     reader: Reader,
     frames: bool,
     nonce: Option<String>,
@@ -40,7 +40,7 @@ struct Polling {
     gathered: Gathered,
 }
 
-/// What was gathered for the answer.
+/// What the response will hold.
 #[derive(Default)]
 struct Gathered {
     messages: Vec<Message>,
@@ -52,28 +52,28 @@ struct Gathered {
     after: u64,
 }
 
-/// Answers once there is something to tell, at the latest when the time that was asked for is up.
+/// Responds once there is something to say, at the latest after the time that the request asked for.
 #[must_use]
-pub fn respond(reader: Reader, asked: Asked) -> Response<Body> {
-    let content_type = if asked.frames { OCTET_STREAM } else { "application/json" };
-    let mut response = Response::new(Body::Batch(source(reader, asked)));
+pub fn respond(reader: Reader, options: PollOptions) -> Response<Body> {
+    let content_type = if options.frames { OCTET_STREAM } else { "application/json" };
+    let mut response = Response::new(Body::Batch(source(reader, options)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// The body of the answer, as a source of one chunk.
+/// The body of the response, as a source of one chunk.
 #[must_use]
-pub fn source(reader: Reader, asked: Asked) -> Box<dyn Source + Send> {
-    Box::new(Polling {
+pub fn source(reader: Reader, options: PollOptions) -> Box<dyn Source + Send> {
+    Box::new(WaitingPoll {
         gathered: Gathered { after: reader.from(), ..Gathered::default() },
         reader,
-        frames: asked.frames,
-        nonce: asked.nonce,
-        deadline: Instant::now() + asked.wait,
+        frames: options.frames,
+        nonce: options.nonce,
+        deadline: Instant::now() + options.wait,
     })
 }
 
-impl Source for Polling {
+impl Source for WaitingPoll {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         loop {
             let now = Instant::now();
@@ -87,10 +87,10 @@ impl Source for Polling {
     }
 }
 
-impl Polling {
-    /// Takes what the session has, up to the budget; true when there is something to tell.
+impl WaitingPoll {
+    /// Takes what the session has, up to the limit of a batch; true when there is something to say.
     fn pull(&mut self, cx: &Context<'_>) -> bool {
-        let budget = self.reader.cell().policy().batch;
+        let budget = self.reader.session().policy().batch;
         let gathered = &mut self.gathered;
         while gathered.size < budget {
             let messages = &mut gathered.messages;
@@ -106,7 +106,7 @@ impl Polling {
     /// Time is up, or the process wants the client to leave.
     fn is_over(&mut self, now: Instant) -> bool {
         if self.reader.leave_at().is_some_and(|leave| leave <= now) {
-            self.gathered.reconnect = Some(COME_BACK_MS);
+            self.gathered.reconnect = Some(STOPPING_MS);
             return true;
         }
         self.deadline <= now
@@ -114,21 +114,21 @@ impl Polling {
 
     fn encode(&self, out: &mut BytesMut) {
         let Gathered { messages, close, lost, superseded, reconnect, after, .. } = &self.gathered;
-        let answer = PollAnswer {
+        let response = PollResponse {
             from: self.reader.from(),
             after: *after,
             messages,
             close: close.as_ref(),
             lost: *lost,
-            next: self.reader.cell().standing().counts.next,
+            next: self.reader.session().progress().counts.next,
             nonce: self.nonce.as_deref(),
             superseded: *superseded,
             reconnect: *reconnect,
         };
         if self.frames {
-            answer.encode_frames(out);
+            response.encode_frames(out);
         } else {
-            answer.encode_json(out);
+            response.encode_json(out);
         }
     }
 }

@@ -8,22 +8,20 @@ use std::time::Duration;
 use super::fault::Fault;
 use crate::codec::sse::parse_number;
 
-/// Characters of a nonce `n` or a `cause` at most; arbitrary, it is echoed or logged.
+/// The most characters of a nonce `n` or a `cause`; arbitrary, they are echoed or logged.
 const MAX_WORD: usize = 128;
 
-/// The query of a `/s/` request; unknown parameters are ignored, of a repeated one the first counts.
+/// The query of a `/s/` request. Unknown parameters are ignored; of a repeated one the first counts.
 pub struct Query<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
 impl<'a> Query<'a> {
-    /// Takes a query apart.
     #[must_use]
     pub fn parse(query: Option<&'a str>) -> Self {
         Self { pairs: query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(decoded).collect() }
     }
 
-    /// A parameter's text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref())
@@ -63,7 +61,7 @@ impl<'a> Query<'a> {
         wait.map(Some).ok_or_else(wrong)
     }
 
-    /// The nonce `n`, which makes a URL unique and is echoed.
+    /// The nonce `n`, which makes a URL unique, against caches, and is echoed.
     ///
     /// # Errors
     /// When it is too long to echo.
@@ -76,7 +74,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// The client's word on why it changed transport, fit for a log line.
+    /// Why the client changed transport, as it says; shortened and cleaned for a log line.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
         let cause = self.text("cause")?;
@@ -84,7 +82,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// One parameter; most are written as they are meant.
+/// One parameter. Most need no decoding.
 fn decoded(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
     if pair.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return form_urlencoded::parse(pair.as_bytes()).next().unwrap_or_default();
@@ -93,7 +91,7 @@ fn decoded(pair: &str) -> (Cow<'_, str>, Cow<'_, str>) {
     (name.into(), value.into())
 }
 
-/// The start of a text that came from a stranger, safe to show.
+/// The start of a text that came from a client, escaped for an error message.
 fn shown(text: &str) -> String {
     text.chars().take(32).flat_map(char::escape_default).collect()
 }

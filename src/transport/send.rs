@@ -1,7 +1,7 @@
 //! Up: messages, acknowledgements and the close, by short requests (PROTOCOL 6, 7).
 //!
-//! Enters: a cell and a request's body. Leaves: the standing of the session as JSON. Must not touch: how bodies are
-//! written.
+//! Enters: a session and a request's body. Leaves: the progress of the session as JSON. Must not touch: how bodies are
+//! encoded.
 
 use std::time::Duration;
 
@@ -13,15 +13,14 @@ use tokio::time::timeout;
 
 use super::fault::Fault;
 use crate::codec::batch::Form;
-use crate::codec::standing;
+use crate::codec::progress;
 use crate::http::incoming::IncomingBody;
-use crate::registry::{Cell, Standing};
+use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
 
-/// How a body is to be read, and what it numbers and acknowledges.
+/// What the query and headers of a `send` say of its body.
 pub struct Sending {
-    /// The form of the body.
     pub form: Form,
     /// The number of the first message.
     pub seq: Option<u64>,
@@ -29,19 +28,19 @@ pub struct Sending {
     pub after: Option<u64>,
 }
 
-/// Sends messages up; the answer says how far all is on its way.
+/// Sends messages up; the response is the progress of the session.
 ///
 /// # Errors
-/// [`Fault`]; what it says of numbers tells what was accepted.
-pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
-    let messages = sending.form.decode(body, cell.policy().message)?;
+/// [`Fault`]; the number in it says what was accepted.
+pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
+    let messages = sending.form.decode(body, session.policy().message)?;
     if let Some(after) = sending.after {
-        cell.ack(after)?;
+        session.ack(after)?;
     }
-    match cell.push(sending.seq, &messages).await {
+    match session.push(sending.seq, &messages).await {
         Pushed::Accepted { .. } => {
-            count(cell, &messages);
-            Ok(standing(cell))
+            count(session, &messages);
+            Ok(progress(session))
         }
         Pushed::Gap { next } => Err(Fault::Gap { next }),
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
@@ -49,23 +48,23 @@ pub async fn send(cell: &Cell, sending: Sending, body: Bytes) -> Result<BytesMut
     }
 }
 
-/// Acknowledges.
+/// Acknowledges everything down up to `after`.
 ///
 /// # Errors
 /// [`Fault::BadCursor`] when so much was not sent; [`Fault::BadRequest`] without a cursor.
-pub fn ack(cell: &Cell, after: Option<u64>) -> Result<BytesMut, Fault> {
+pub fn ack(session: &LiveSession, after: Option<u64>) -> Result<BytesMut, Fault> {
     let after = after.ok_or_else(|| Fault::BadRequest("`after` is missing: it is what an ack acknowledges".into()))?;
-    cell.ack(after)?;
-    Ok(standing(cell))
+    session.ack(after)?;
+    Ok(progress(session))
 }
 
 /// Closes the session for the client.
 #[must_use]
-pub fn close(cell: &Cell, close: Close) -> BytesMut {
-    closed(&cell.close(close))
+pub fn close(session: &LiveSession, close: Close) -> BytesMut {
+    closed(&session.close(close))
 }
 
-/// The answer to a close.
+/// The response to a close.
 #[must_use]
 pub fn closed(close: &Close) -> BytesMut {
     json!({ "close": close }).to_string().as_bytes().into()
@@ -78,7 +77,7 @@ pub fn closed(close: &Close) -> BytesMut {
 pub async fn read_body(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
     match body {
         IncomingBody::Buffered(whole) if whole.len() <= limit => Ok(whole),
-        // Boxed: the way of a short message has no room for the wait.
+        // Boxed, so that the future of a short message, which is the usual case, does not have room for this wait.
         body => Box::pin(read_pieces(body, limit, patience)).await,
     }
 }
@@ -108,13 +107,13 @@ async fn next_frame(body: &mut IncomingBody, patience: Duration) -> Result<Optio
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
 }
 
-fn standing(cell: &Cell) -> BytesMut {
-    let Standing { counts, attached } = cell.standing();
+fn progress(session: &LiveSession) -> BytesMut {
+    let Progress { counts, attached } = session.progress();
     let (next, sent, unacked) = (counts.next, counts.sent, counts.sent - counts.acked);
-    standing::encode(next, attached.map(Transport::as_str), sent, unacked)
+    progress::encode(next, attached.map(Transport::as_str), sent, unacked)
 }
 
-fn count(cell: &Cell, messages: &[Message]) {
+fn count(session: &LiveSession, messages: &[Message]) {
     let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-    cell.metrics().up(messages.len() as u64, bytes as u64);
+    session.metrics().up(messages.len() as u64, bytes as u64);
 }

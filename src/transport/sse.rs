@@ -1,6 +1,6 @@
 //! The `sse` transport: server-sent events (PROTOCOL 4.1).
 //!
-//! Enters: a reader. Leaves: a response that never ends by itself. Must not touch: how events are written.
+//! Enters: a reader. Leaves: a response that never ends by itself. Must not touch: how events are encoded.
 
 use std::sync::Arc;
 
@@ -8,18 +8,15 @@ use bytes::BytesMut;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
-use super::facts::{self, Arrival};
-use super::streaming::{Encoding, Streaming};
-use crate::codec::sse::{self, Ids};
+use super::greeting::{self, Arrival};
+use super::streaming::Streaming;
+use crate::codec::sse::{self, EventIds, Events, Ids};
 use crate::http::body::Body;
-use crate::registry::{Cell, Reader};
-use crate::session::{Close, Message};
+use crate::registry::{LiveSession, Reader};
 
 /// Exactly this, without parameters: some boxes recognise nothing else.
 pub const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-/// What a browser's `EventSource` waits before it comes back.
-const RETRY_MS: u32 = 1000;
-/// The same when there is no session to be had.
+/// What a browser's `EventSource` waits before it comes back when no session could be opened.
 const RETRY_UNAVAILABLE_MS: u32 = 5000;
 
 /// The form of the event ids.
@@ -27,22 +24,20 @@ const RETRY_UNAVAILABLE_MS: u32 = 5000;
 pub enum IdForm {
     /// The bare number.
     Bare,
-    /// With the token, so that a bare `EventSource` resumes by itself.
-    Token(Arc<Cell>),
+    /// With the token, so that an `EventSource` without our script resumes by itself.
+    Token(Arc<LiveSession>),
 }
-
-struct Events(IdForm);
 
 /// Streams the session.
 #[must_use]
 pub fn respond(reader: Reader, ids: IdForm, arrival: Arrival, prefix: &str) -> Response<Body> {
-    let next = reader.cell().standing().counts.next;
-    let facts = facts::of_attachment(&reader, prefix, arrival, next);
-    let source = Streaming::new(reader, Events(ids), facts);
+    let next = reader.session().progress().counts.next;
+    let greeting = greeting::of_attachment(&reader, prefix, arrival, next);
+    let source = Streaming::new(reader, Events(ids), greeting);
     event_stream(Body::Stream(Box::new(source)))
 }
 
-/// The answer to a one-request open that cannot be served now: 200, so that the `EventSource` comes back.
+/// The response to a one-request open that cannot be served now: 200, so that the `EventSource` comes back.
 #[must_use]
 pub fn unavailable(error: &str) -> Response<Body> {
     let mut out = BytesMut::new();
@@ -57,42 +52,11 @@ fn event_stream(body: Body) -> Response<Body> {
     response
 }
 
-impl Events {
+impl EventIds for IdForm {
     fn ids(&self) -> Ids<'_> {
-        match &self.0 {
-            IdForm::Bare => Ids::Bare,
-            IdForm::Token(cell) => Ids::Token(cell.token().as_str()),
+        match self {
+            Self::Bare => Ids::Bare,
+            Self::Token(session) => Ids::Token(session.token().as_str()),
         }
-    }
-}
-
-impl Encoding for Events {
-    fn opening(&self, out: &mut BytesMut, from: u64, facts: &str) {
-        sse::retry(out, RETRY_MS);
-        sse::session(out, self.ids(), from, facts);
-    }
-
-    fn message(&self, out: &mut BytesMut, number: u64, message: &Message) {
-        sse::message(out, self.ids(), number, message);
-    }
-
-    fn heartbeat(&self, out: &mut BytesMut, sent: u64) {
-        sse::heartbeat(out, sent);
-    }
-
-    fn lost(&self, out: &mut BytesMut, from: u64, to: u64) {
-        sse::lost(out, from, to);
-    }
-
-    fn close(&self, out: &mut BytesMut, number: u64, close: &Close) {
-        sse::close(out, self.ids(), number, close);
-    }
-
-    fn superseded(&self, out: &mut BytesMut) {
-        sse::superseded(out);
-    }
-
-    fn reconnect(&self, out: &mut BytesMut, after_ms: u32) {
-        sse::reconnect(out, after_ms);
     }
 }

@@ -1,7 +1,7 @@
-//! A streaming transport as one source of bytes: pulls from the session, encodes, beats, and ends in good order.
+//! A streaming transport as one source of bytes: pulls from the session, encodes, sends heartbeats, and says why it ends.
 //!
-//! Enters: a reader, an encoding, the timers. Leaves: chunks, each to be written with one write. Must not touch: hyper;
-//! a `Body` drives it, or the listener on a bare socket.
+//! Enters: a reader, an encoding, the timers. Leaves: chunks, each for one write. Must not touch: hyper; a `Body` polls
+//! it, or the listener does on a plain socket.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -9,41 +9,24 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use crate::codec::encoding::Encoding;
 use crate::http::source::{Chunk, Source};
 use crate::registry::Reader;
-use crate::session::{Close, Message, Pulled};
+use crate::session::Pulled;
 
-/// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message goes alone.
+/// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message is a chunk of its own.
 const CHUNK: usize = 16 * 1024;
-/// When a client that was recycled should come back: at once.
-const COME_BACK: u32 = 0;
-/// When a client that was asked to leave a stopping process should come back: its successor needs a moment.
-const COME_BACK_LATER: u32 = 1000;
-
-/// How the items of a stream are written.
-pub trait Encoding {
-    /// The first bytes: the facts of the session, as JSON.
-    fn opening(&self, out: &mut BytesMut, from: u64, facts: &str);
-    /// A message and its number.
-    fn message(&self, out: &mut BytesMut, number: u64, message: &Message);
-    /// Nothing happened; the last number sent.
-    fn heartbeat(&self, out: &mut BytesMut, sent: u64);
-    /// These numbers are gone.
-    fn lost(&self, out: &mut BytesMut, from: u64, to: u64);
-    /// The end of the session and its number.
-    fn close(&self, out: &mut BytesMut, number: u64, close: &Close);
-    /// A newer attachment reads now.
-    fn superseded(&self, out: &mut BytesMut);
-    /// Come back after so many milliseconds.
-    fn reconnect(&self, out: &mut BytesMut, after_ms: u32);
-}
+/// After how many milliseconds a client comes back whose stream was recycled: at once.
+const RECYCLED_MS: u32 = 0;
+/// The same when this process stops: the next one needs a moment to start.
+const STOPPING_MS: u32 = 1000;
 
 /// The source of the `sse` and `stream` transports.
 pub struct Streaming<E> {
     reader: Reader,
     encoding: E,
-    facts: Option<String>,
-    /// The last number written here.
+    greeting: Option<String>,
+    /// The last number written to this stream.
     sent: u64,
     /// When the next heartbeat is due unless something is written before; the first one is the probe.
     beat: Instant,
@@ -51,22 +34,23 @@ pub struct Streaming<E> {
 }
 
 impl<E: Encoding> Streaming<E> {
-    /// Begins with `facts`; the first heartbeat follows as the probe.
-    pub fn new(reader: Reader, encoding: E, facts: String) -> Self {
+    /// Begins with `greeting`. The first heartbeat comes early, as the probe by which a client sees whether its network lets
+    /// a stream through.
+    pub fn new(reader: Reader, encoding: E, greeting: String) -> Self {
         let now = Instant::now();
-        let policy = reader.cell().policy();
+        let policy = reader.session().policy();
         let (beat, recycle) = (now + policy.probe.min(policy.heartbeat), policy.recycle);
         Self {
             sent: reader.from(),
             reader,
             encoding,
-            facts: Some(facts),
+            greeting: Some(greeting),
             beat,
             recycle: (!recycle.is_zero()).then(|| now + recycle),
         }
     }
 
-    /// Takes what the session has until `out` is `full`; true when the stream is to end behind it.
+    /// Encodes what the session has until `out` has `full` bytes; true when the stream ends behind it.
     fn pull(&mut self, cx: &Context<'_>, out: &mut BytesMut, full: usize) -> bool {
         while out.len() < full {
             let encoding = &self.encoding;
@@ -95,14 +79,14 @@ impl<E: Encoding> Streaming<E> {
         false
     }
 
-    /// What time demands; true when the stream is to end behind it.
+    /// Writes what is due at `now`; true when the stream ends behind it.
     fn tick(&mut self, now: Instant, out: &mut BytesMut) -> bool {
         if self.reader.leave_at().is_some_and(|at| at <= now) {
-            self.encoding.reconnect(out, COME_BACK_LATER);
+            self.encoding.reconnect(out, STOPPING_MS);
             return true;
         }
         if self.recycle.is_some_and(|at| at <= now) {
-            self.encoding.reconnect(out, COME_BACK);
+            self.encoding.reconnect(out, RECYCLED_MS);
             return true;
         }
         if self.beat <= now {
@@ -117,16 +101,17 @@ impl<E: Encoding> Streaming<E> {
     }
 
     fn heartbeat(&self) -> Duration {
-        self.reader.cell().policy().heartbeat
+        self.reader.session().policy().heartbeat
     }
 }
 
 impl<E: Encoding> Source for Streaming<E> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
-        if let Some(facts) = self.facts.take() {
-            // Alone and at once. Boxes that wait for a first byte must not wait for a message; and one that gives each write
-            // when the next one comes must not seem sound because a message came with the opening, and then the probe.
-            self.encoding.opening(out, self.sent, &facts);
+        if let Some(greeting) = self.greeting.take() {
+            // Alone and at once. A box that waits for a first byte must not have to wait for a message. And a box that passes
+            // on each write only when the next one comes must be found out: it would not be if a message came together with
+            // the opening, because then the probe pushes both through.
+            self.encoding.opening(out, self.sent, &greeting);
             return Poll::Ready(Chunk::More);
         }
         let start = out.len();

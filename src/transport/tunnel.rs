@@ -1,9 +1,9 @@
-//! A WebSocket that passes through: bytes both ways, unchanged, so that extensions survive.
+//! A WebSocket that is passed through: bytes both ways, unchanged, so that extensions work.
 //!
 //! Enters: two connected streams behind a 101, with what was read behind it. Leaves: the same bytes on the other side;
-//! on drain or when idle a close frame of ours to both. Must not touch: payloads, sessions, HTTP.
+//! when the process stops or nothing moves, a close frame of ours to both sides. Must not touch: payloads, sessions, HTTP.
 //!
-//! This file has the bounds and the end of a tunnel; `lane` moves the bytes of one direction.
+//! This file has the limits and the end of a tunnel; `lane` moves the bytes of one direction.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -15,37 +15,36 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::transport::tunnel::lane::{Lane, Phase, Stop};
+use crate::transport::tunnel::lane::{Lane, LanePhase, Stop};
 use crate::upstream::frame::close_frame;
 
 mod lane;
 
-/// How long the peers may take to answer our close frames, and to finish the frames that are on their way before.
+/// How long the peers may take to send their close frames after ours, and before that to finish their current frames.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// What bounds a tunnel.
+/// The limits of a tunnel.
 #[derive(Debug)]
 pub struct SpliceOptions<D> {
-    /// Ends a tunnel in which nothing moved for so long; `None` lets it live.
+    /// Ends a tunnel in which nothing moved for so long; `None`: never.
     pub idle: Option<Duration>,
     /// How long a receiver may take nothing while something waits for it.
     pub write: Duration,
-    /// Completes when the tunnel is to be closed: "service restart".
+    /// Completes when the process stops; the tunnel is then closed with "service restart".
     pub drain: D,
 }
 
-/// What became of a tunnel.
+/// The result of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spliced {
     /// Bytes from the client for the backend.
     pub up: u64,
     /// Bytes from the backend for the client.
     pub down: u64,
-    /// What ended it.
     pub end: TunnelEnd,
 }
 
-/// What ended a tunnel: what came first.
+/// What ended a tunnel; if several things did, the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TunnelEnd {
     /// The client ended its direction.
@@ -56,7 +55,7 @@ pub enum TunnelEnd {
     Idle,
     /// A receiver took nothing for the write time.
     Stalled(Side),
-    /// We were asked to close.
+    /// The process stops.
     Drained,
     /// A connection broke.
     Failed(Side, io::ErrorKind),
@@ -65,13 +64,11 @@ pub enum TunnelEnd {
 /// One end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Who connected to us.
     Client,
-    /// Whom we connected to.
     Backend,
 }
 
-/// Moves bytes both ways until both directions have ended, or one of the bounds in `options` is reached. The end of
+/// Moves bytes both ways until both directions have ended, or one of the limits in `options` is reached. The end of
 /// one direction is passed on, and the other goes on. On return both streams are dropped.
 pub async fn splice<C, B, D>(
     client: C,
@@ -100,7 +97,7 @@ where
     // The lanes have copies; these may keep a larger block alive.
     drop((client_unread, backend_unread));
     let mut drain = pin!(options.drain);
-    // Not registered with the timer before its first poll, which needs a bound that applies.
+    // It is registered with the timer at its first poll, so a tunnel to which no limit applies costs no timer.
     let mut timer = pin!(sleep_until(now));
     poll_fn(|cx| {
         if tunnel.closing.is_none() && drain.as_mut().poll(cx).is_ready() {
@@ -111,7 +108,7 @@ where
     .await
 }
 
-/// Both lanes and the bounds.
+/// Both lanes and the limits.
 struct Tunnel<C, B> {
     up: Lane,
     down: Lane,
@@ -119,9 +116,9 @@ struct Tunnel<C, B> {
     backend: B,
     idle: Option<Duration>,
     write: Duration,
-    /// When a byte last moved; kept only for the idle bound.
+    /// When a byte last moved; known only if there is an idle limit.
     moved: Instant,
-    /// Until when a close of ours may take.
+    /// We have sent close frames; the tunnel ends at this time at the latest.
     closing: Option<Instant>,
     end: Option<TunnelEnd>,
 }
@@ -137,11 +134,11 @@ where
             if self.timed_out() {
                 return Poll::Ready(self.result());
             }
-            if self.up.phase == Phase::Done && self.down.phase == Phase::Done {
+            if self.up.phase == LanePhase::Done && self.down.phase == LanePhase::Done {
                 return Poll::Ready(self.result());
             }
             let Some(deadline) = self.deadline() else { return Poll::Pending };
-            // An earlier date is left alone: moving it at every block would cost more than waking up once for nothing.
+            // An earlier deadline stays: moving the timer for every block would cost more than one needless wake-up.
             if timer.deadline() > deadline || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
@@ -156,8 +153,8 @@ where
         let before = (self.up.bytes, self.down.bytes);
         self.up.run(cx, &mut self.client, &mut self.backend);
         self.down.run(cx, &mut self.backend, &mut self.client);
-        // A client that is gone cannot be written to, and its lane may wait for the backend for ever; likewise the
-        // backend. What is still to be read from a side that takes no more is read to its end.
+        // A side that cannot be read cannot be written to either, and the lane towards it could wait for ever. A side that
+        // cannot be written to may still be read to its end.
         if matches!(self.up.stop, Some(Stop::Unreadable(_))) {
             self.down.abandon();
         }
@@ -172,8 +169,8 @@ where
         }
     }
 
-    /// Whether a stream has given up a write by itself, after a limit of its own. Its reading side may go on for ever, and
-    /// the lane that was abandoned is read no more, so nothing else would end the tunnel.
+    /// Whether a write failed by the timeout of the stream itself. Its reading side may go on for ever, and an abandoned
+    /// lane is not read any more, so nothing else would end the tunnel.
     fn timed_out(&mut self) -> bool {
         let gave_up = |lane: &Lane| lane.stop == Some(Stop::Unwritable(io::ErrorKind::TimedOut));
         let receiver = match (gave_up(&self.up), gave_up(&self.down)) {
@@ -185,7 +182,7 @@ where
         true
     }
 
-    /// The earliest date at which something has to be done although nothing moves.
+    /// The next time at which something is due even if nothing moves.
     fn deadline(&self) -> Option<Instant> {
         let stalled = [self.up.stalled, self.down.stalled].into_iter().flatten().min().map(|since| since + self.write);
         let idle = self.idle.map(|idle| self.moved + idle);
@@ -210,11 +207,11 @@ where
         false
     }
 
-    /// Has both sides told, each at the next frame boundary of its lane.
+    /// Sends a close frame to both sides, each at the next frame boundary of its lane.
     fn begin_close(&mut self, end: TunnelEnd) {
         let (code, reason) = if end == TunnelEnd::Drained { (1012, "service restart") } else { (1001, "idle") };
         let mut mask = [0; 4];
-        // The key hides nothing here, the payload is ours and known: zeros would do as well.
+        // The masking key need not be random here, since the payload is no secret: zeros would do as well.
         let _ = getrandom::fill(&mut mask);
         self.closing = Some(Instant::now() + CLOSE_WAIT);
         self.end.get_or_insert(end);
@@ -224,7 +221,7 @@ where
 
     fn result(&self) -> Spliced {
         let (up, down) = (self.up.bytes, self.down.bytes);
-        // Both lanes ended, or a bound was hit: each of them sets `end`.
+        // Both lanes ended or a limit was reached, and each of these sets `end`.
         Spliced { up, down, end: self.end.unwrap_or(TunnelEnd::BackendClosed) }
     }
 }

@@ -1,7 +1,7 @@
-//! The `ws` transport: a session over a WebSocket of ours, one frame per message (PROTOCOL 4.4).
+//! The `ws` transport: a session over a WebSocket that ends here, one frame per message (PROTOCOL 4.4).
 //!
 //! Enters: an upgraded connection and a reader. Leaves: frames both ways until either side ends the attachment. Must
-//! not touch: how frames are written, what the session does with them.
+//! not touch: how frames are encoded, what the session does with them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,12 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::facts::{self, Arrival};
 use super::fault::Fault;
+use super::greeting::{self, Arrival};
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
 use crate::http::body::Body;
 use crate::http::fields::has_token;
-use crate::registry::{Cell, Reader};
+use crate::registry::{LiveSession, Reader};
 use crate::session::{Close, Kind, Message, Pulled, Pushed};
 use crate::upstream::socket::{Socket, SocketEvent};
 
@@ -31,18 +31,18 @@ pub const SUBPROTOCOL: &str = "underpass.v1";
 const CHUNK: usize = 16 * 1024;
 /// Room for our own frames when messages are configured very small.
 const LEAST_LIMIT: usize = 8 * 1024;
-/// How long the client may take to answer a close.
+/// How long the client may take to send its close frame after ours.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// When a client that was asked to leave a stopping process should come back.
-const COME_BACK_MS: u32 = 1000;
+/// After how many milliseconds a client comes back when this process stops: the next one needs a moment to start.
+const STOPPING_MS: u32 = 1000;
 
-/// A checked handshake, not answered yet.
+/// A checked handshake without a response yet.
 pub struct Handshake {
     accept: HeaderValue,
 }
 
 impl Handshake {
-    /// Checks a handshake that has its `Upgrade` still.
+    /// Checks a handshake whose `Upgrade` field was not lost on the way.
     ///
     /// # Errors
     /// [`Fault::BadRequest`] naming what is missing.
@@ -59,14 +59,14 @@ impl Handshake {
         Ok(Self { accept: HeaderValue::from_str(&accept).map_err(|_| missing("Sec-WebSocket-Key"))? })
     }
 
-    /// Answers 101; behind it the connection carries the session.
+    /// Responds 101; behind it the connection carries the session.
     #[must_use]
     pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
-        let next = reader.cell().standing().counts.next;
-        let facts = facts::of_attachment(&reader, prefix, Arrival::Known, next);
+        let next = reader.session().progress().counts.next;
+        let greeting = greeting::of_attachment(&reader, prefix, Arrival::Known, next);
         let mut response = Response::new(Body::upgrade(move |connection| {
-            let limit = reader.cell().policy().message.max(LEAST_LIMIT) + 1;
-            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, facts, next)
+            let limit = reader.session().policy().message.max(LEAST_LIMIT) + 1;
+            Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, greeting, next)
         }));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -78,43 +78,43 @@ impl Handshake {
     }
 }
 
-/// A push under way; while there is one the client is not read.
+/// A push that waits for room. While there is one, the client is not read.
 type Pushing = Pin<Box<dyn Future<Output = Pushed> + Send>>;
 
-/// Carries one attachment.
+/// The WebSocket of one attachment.
 struct Carrier<S> {
     socket: Socket<S>,
     reader: Reader,
     pushing: Option<Pushing>,
-    /// The number of the client's next message, counted from the facts. What a transport before brings late takes
-    /// numbers too, so the session's own count would make twins.
+    /// The number of the client's next message, counted from the greeting. Messages that the
+    /// transport before this one brings late take numbers too, so the session's own count would number some twice.
     next: u64,
-    /// Everything below is told to the client to be safe.
+    /// The client was told that every up message below this number is safe.
     safe: u64,
-    /// The client acknowledged: it is told again, which shows it that both directions work.
-    asked: bool,
-    /// The last number written.
+    /// The client acknowledged: it gets an acknowledgement too, which shows it that both directions work.
+    ack_due: bool,
+    /// The last down number written.
     sent: u64,
     beat: Instant,
-    /// Our close frame is on its way; until then the client may answer it.
-    parting: Option<Instant>,
+    /// Our close frame is sent; until then the client may send its own.
+    closing: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
-    fn new(socket: Socket<S>, reader: Reader, facts: String, next: u64) -> Self {
-        let policy = reader.cell().policy();
+    fn new(socket: Socket<S>, reader: Reader, greeting: String, next: u64) -> Self {
+        let policy = reader.session().policy();
         let beat = Instant::now() + policy.probe.min(policy.heartbeat);
         let sent = reader.from();
         let timer = Box::pin(sleep_until(beat));
         let mut carrier =
-            Self { socket, reader, pushing: None, next, safe: next, asked: false, sent, beat, parting: None, timer };
-        carrier.write(&Frame::Facts(facts));
+            Self { socket, reader, pushing: None, next, safe: next, ack_due: false, sent, beat, closing: None, timer };
+        carrier.write(&Frame::Facts(greeting));
         carrier
     }
 
-    fn cell(&self) -> &Arc<Cell> {
-        self.reader.cell()
+    fn session(&self) -> &Arc<LiveSession> {
+        self.reader.session()
     }
 
     fn write(&mut self, frame: &Frame) {
@@ -122,9 +122,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     }
 
     /// Ends the attachment, not the session.
-    fn part(&mut self, code: u16, reason: &str) {
+    fn detach(&mut self, code: u16, reason: &str) {
         self.socket.close(code, reason);
-        self.parting = Some(Instant::now() + CLOSE_WAIT);
+        self.closing = Some(Instant::now() + CLOSE_WAIT);
     }
 
     /// Reads the client, one message at a time, while the session takes it. True when the attachment is over.
@@ -136,10 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             }
             let Poll::Ready(event) = self.socket.poll_next(cx) else { return false };
             match event {
-                SocketEvent::Message(_) if self.parting.is_some() => {}
+                SocketEvent::Message(_) if self.closing.is_some() => {}
                 SocketEvent::Message(message) => self.receive(&message),
                 SocketEvent::Pong => {}
-                SocketEvent::TooLarge => self.part(1009, "message too large"),
+                SocketEvent::TooLarge => self.detach(1009, "message too large"),
                 SocketEvent::Closed(_) | SocketEvent::Failed(_) => return true,
             }
         }
@@ -153,25 +153,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         };
         match frame.and_then(ClientFrame::try_from) {
             Ok(ClientFrame::Message(message)) => self.push(message),
-            Ok(ClientFrame::Ack(cursor)) => match self.cell().ack(cursor) {
-                Ok(()) => self.asked = true,
-                Err(_) => self.part(1002, "the cursor is beyond what was sent"),
+            Ok(ClientFrame::Ack(cursor)) => match self.session().ack(cursor) {
+                Ok(()) => self.ack_due = true,
+                Err(_) => self.detach(1002, "the cursor is beyond what was sent"),
             },
             Ok(ClientFrame::Close(close)) => self.close(close),
-            Err(error) => self.part(1002, &error.to_string()),
+            Err(error) => self.detach(1002, &error.to_string()),
         }
     }
 
     fn push(&mut self, message: Message) {
-        if message.payload().len() > self.cell().policy().message {
-            return self.part(1009, "message too large");
+        if message.payload().len() > self.session().policy().message {
+            return self.detach(1009, "message too large");
         }
-        let (cell, number) = (Arc::clone(self.cell()), self.next);
+        let (session, number) = (Arc::clone(self.session()), self.next);
         self.next += 1;
-        cell.metrics().up(1, message.payload().len() as u64);
+        session.metrics().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
-                match cell.push(Some(number), std::slice::from_ref(&message)).await {
+                match session.push(Some(number), std::slice::from_ref(&message)).await {
                     Pushed::Busy { .. } => {}
                     pushed => return pushed,
                 }
@@ -181,24 +181,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
 
     fn close(&mut self, close: Close) {
         if Close::is_allowed_from_client(close.code) && close.reason.len() <= Close::MAX_REASON {
-            self.cell().close(close);
+            self.session().close(close);
         } else {
-            self.part(1002, "a client may close with 1000 or 3000 to 4999 only");
+            self.detach(1002, "a client may close with 1000 or 3000 to 4999 only");
         }
     }
 
-    /// Tells the client what it need not keep any more, when that is news or it acknowledged. True when there was something.
-    fn reassure(&mut self) -> bool {
+    /// Acknowledges up messages when more of them are safe or the client acknowledged. True when something was written.
+    fn acknowledge(&mut self) -> bool {
         let safe = self.next - u64::from(self.pushing.is_some());
-        let news = safe > self.safe || std::mem::take(&mut self.asked);
-        if news {
+        let due = safe > self.safe || std::mem::take(&mut self.ack_due);
+        if due {
             self.safe = safe;
             self.write(&Frame::Ack(safe));
         }
-        news
+        due
     }
 
-    /// Writes what the session has, as fast as the socket takes it. True when there was something.
+    /// Writes what the session has. True when something was written.
     fn down(&mut self, cx: &Context<'_>) -> bool {
         let socket = &mut self.socket;
         let each = |_, message: &Message| write(socket, &Frame::Message(message.clone()));
@@ -211,30 +211,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             }
             Poll::Ready(Pulled::Ended { close, .. }) => {
                 self.write(&Frame::Close(close));
-                self.part(1000, "");
+                self.detach(1000, "");
             }
             Poll::Ready(Pulled::Superseded | Pulled::Wait) => {
                 self.write(&Frame::Superseded);
-                self.part(1000, "superseded");
+                self.detach(1000, "superseded");
             }
         }
-        self.beat = Instant::now() + self.cell().policy().heartbeat;
+        self.beat = Instant::now() + self.session().policy().heartbeat;
         true
     }
 
-    /// What time demands.
+    /// Writes what is due at `now`.
     fn tick(&mut self, now: Instant) {
         if self.reader.leave_at().is_some_and(|at| at <= now) {
-            self.write(&Frame::Reconnect(COME_BACK_MS));
-            self.part(1012, "server is stopping");
+            self.write(&Frame::Reconnect(STOPPING_MS));
+            self.detach(1012, "server is stopping");
         } else if self.beat <= now {
             self.write(&Frame::Heartbeat(self.sent));
-            self.beat = now + self.cell().policy().heartbeat;
+            self.beat = now + self.session().policy().heartbeat;
         }
     }
 
     fn due(&self) -> Instant {
-        self.parting.unwrap_or_else(|| self.reader.leave_at().map_or(self.beat, |at| at.min(self.beat)))
+        self.closing.unwrap_or_else(|| self.reader.leave_at().map_or(self.beat, |at| at.min(self.beat)))
     }
 }
 
@@ -243,7 +243,7 @@ fn write<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<S>, frame: &Fram
         WsPayload::Text(text) => Message::text(text),
         WsPayload::Binary(payload) => Message::binary(payload),
     };
-    // Refused only when a close has begun; what is not delivered stays with the session.
+    // Fails only after our close frame; what is not delivered stays with the session.
     let _ = socket.send(&message);
 }
 
@@ -258,7 +258,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {
                 return Poll::Ready(());
             }
             let now = Instant::now();
-            match this.parting {
+            match this.closing {
                 Some(until) if until <= now => return Poll::Ready(()),
                 Some(_) => {}
                 None if now >= this.due() => this.tick(now),
@@ -269,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Carrier<S> {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => false,
             };
-            if flushed && this.parting.is_none() && (this.reassure() | this.down(cx)) {
+            if flushed && this.closing.is_none() && (this.acknowledge() | this.down(cx)) {
                 continue;
             }
             let due = this.due();

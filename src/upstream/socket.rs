@@ -15,7 +15,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{Frame, Utf8Bytes};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
-use crate::session::event::{Close, Kind, Message};
+use crate::session::{Close, Kind, Message};
 use crate::upstream::frame::{TEXT, cut};
 use crate::upstream::wire::{Delivered, Wire, WireState};
 

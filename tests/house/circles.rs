@@ -33,7 +33,7 @@ struct House<'a> {
     files: Vec<&'a Source>,
     /// `registry::cell` → its file.
     modules: BTreeMap<String, usize>,
-    /// `registry::Cell` → `registry::cell::Cell`, where `registry` has `pub use self::cell::Cell`.
+    /// `registry::Reader` → `registry::reader::Reader`, where `registry` has `pub use self::reader::Reader`.
     exports: BTreeMap<String, String>,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Source {
     pub(crate) tests: Vec<Range<usize>>,
 }
 
-/// A path from the crate's root, such as `registry::Cell`, and where it stands.
+/// A path from the crate's root, such as `registry::Reader`, and where it stands.
 pub(crate) struct HousePath {
     pub(crate) at: usize,
     pub(crate) path: String,

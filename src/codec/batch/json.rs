@@ -1,6 +1,6 @@
 //! The JSON of `send`, read in one pass without a tree.
 //!
-//! Enters: text of a stranger. Leaves: messages, or an error with the index of the message. Must not touch: anything
+//! Enters: text of a client. Leaves: messages, or an error with the index of the message. Must not touch: anything
 //! else. Payloads are copied once, out of the text into their message.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::DecodeError;
-use crate::session::event::Message;
+use crate::session::Message;
 
 /// `{"messages":[…]}`; nothing at all is no messages.
 pub(super) fn object(text: &str, max_message: usize) -> Result<Vec<Message>, DecodeError> {
@@ -28,7 +28,7 @@ pub(super) fn object_or_array(text: &str, max_message: usize) -> Result<Vec<Mess
     object(text, max_message)
 }
 
-/// What was read so far, and where reading is: what an error has to say.
+/// What was read so far, and the place, which errors name.
 struct Reading {
     max_message: usize,
     messages: Vec<Message>,
@@ -62,19 +62,19 @@ impl Reading {
         }
     }
 
-    /// An error when a payload is too long; which one is told by [`Reading::run`].
+    /// An error when a payload is too long; [`Reading::run`] adds which one.
     fn check<E: Error>(&mut self, length: usize) -> Result<(), E> {
         self.too_large = length > self.max_message;
         if self.too_large { Err(E::custom("too large")) } else { Ok(()) }
     }
 }
 
-/// What serde_json says of half a surrogate pair does not name it.
+/// serde_json's error for half a surrogate pair does not say that it is one.
 fn surrogate_hint(error: &str) -> &'static str {
     if error.contains("hex escape") { " (a lone surrogate such as \\ud800 is not text; send it as base64)" } else { "" }
 }
 
-/// The whole body; fields that are not `messages` are passed over.
+/// The whole body; fields that are not `messages` are ignored.
 struct Object<'a>(&'a mut Reading);
 
 impl<'de> Visitor<'de> for Object<'_> {

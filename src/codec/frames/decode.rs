@@ -1,4 +1,4 @@
-//! Reading frames that strangers sent.
+//! Reading frames that clients sent.
 //!
 //! Enters: a body of `send`, or one message of the `ws` transport. Leaves: frames, messages, or an error that names the
 //! frame and its byte. Must not touch: anything else; it never panics, whatever enters.
@@ -7,9 +7,9 @@ use bytes::{Buf, Bytes};
 
 use super::super::DecodeError;
 use super::{BodyError, CLOSE_HEAD, Frame, FrameError, FrameKind, HEAD};
-use crate::session::event::{Close, Message};
+use crate::session::{Close, Message};
 
-/// What a client may say on the `ws` transport.
+/// What a client may send on the `ws` transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientFrame {
     /// The next message up.
@@ -30,8 +30,8 @@ pub fn decode_all(body: Bytes) -> Result<Vec<Frame>, BodyError> {
 
 /// The messages of a `send` body, which holds kinds 1 and 2 only.
 ///
-/// A small message is copied out of the body rather than kept as a part of it: else one held byte could keep a whole
-/// body in memory, which no bound would see.
+/// A small message is copied out of the body rather than kept as a part of it: otherwise one kept byte could keep a whole
+/// body in memory, which no limit would count.
 ///
 /// # Errors
 /// The first frame that is malformed, of another kind, or over `max_message` bytes.
@@ -109,7 +109,7 @@ impl TryFrom<Frame> for ClientFrame {
             Frame::Close(close) if close.reason.len() > Close::MAX_REASON => {
                 Err(FrameError::Reason(close.reason.len()))
             }
-            // What a client asks for is a closing handshake, whatever it says of it.
+            // A client can only ask for a closing handshake, whatever its `clean` says.
             Frame::Close(close) => Ok(Self::Close(Close { clean: true, ..close })),
             other => Err(FrameError::NotForClients(other.kind())),
         }
@@ -136,7 +136,7 @@ fn read_text(kind: FrameKind, payload: &[u8]) -> Result<String, FrameError> {
     Ok(text.to_owned())
 }
 
-/// A frame whose payload was not looked at, and where it stands.
+/// A frame whose payload is not decoded yet, and its place in the body.
 struct RawFrame {
     kind: FrameKind,
     payload: Bytes,
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_may_say_on_a_websocket() {
+    fn what_clients_may_send_on_a_websocket() {
         let client = |bytes: &'static [u8]| ClientFrame::try_from(Frame::from_ws_binary(Bytes::from_static(bytes))?);
         assert_eq!(client(&[2, 5]), Ok(ClientFrame::Message(Message::binary(vec![5]))));
         assert_eq!(client(&[10, 0, 0, 0, 0, 0, 0, 0, 7]), Ok(ClientFrame::Ack(7)));

@@ -1,10 +1,10 @@
 //! What can be wrong with frames.
 //!
-//! Enters: the place and the fault. Leaves: a sentence for people. Must not touch: anything else.
+//! Enters: the place and the error. Leaves: a sentence for people. Must not touch: anything else.
 
 use super::super::DecodeError;
 use super::FrameKind;
-use crate::session::event::Close;
+use crate::session::Close;
 
 /// What is wrong with one frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum FrameError {
         /// Position in the payload.
         at: usize,
     },
-    /// The byte that tells whether a close was clean is neither 0 nor 1.
+    /// The byte that says whether a close was clean is neither 0 nor 1.
     #[error("the third byte of a close says whether it was clean, 0 or 1, and is {0}")]
     Clean(u8),
     /// A WebSocket text message that does not begin with `1`.

@@ -1,10 +1,10 @@
 //! One direction of a tunnel.
 //!
-//! Enters: the bytes of the sender, the wish to close. Leaves: the same bytes at the receiver, then perhaps a close
+//! Enters: the bytes of the sender, a close frame to send. Leaves: the same bytes at the receiver, then perhaps the close
 //! frame. Must not touch: payloads, timers (it only notes since when the receiver takes nothing).
 //!
-//! A lane reads when everything read before is written, so that it never holds more than one block, and a waiting one
-//! holds nothing. Frame headers are followed, for a close frame may only stand between frames.
+//! A lane reads when everything that it has read before is written, so it never keeps more than one block, and a waiting
+//! one keeps nothing. It follows frame headers, because a close frame may only come between frames.
 
 use std::io;
 use std::pin::Pin;
@@ -17,60 +17,56 @@ use crate::http::block::with_block;
 use crate::transport::tunnel::{Side, TunnelEnd};
 use crate::upstream::frame::FrameTracker;
 
-/// Blocks that one lane may move before the other lane and other tasks get their turn.
-const TURN: usize = 16;
+/// Blocks that one lane may move in one poll; then the other lane and other tasks go on.
+const BLOCKS_PER_POLL: usize = 16;
 
-/// How far a lane has come.
+/// What a lane does with the bytes of its sender.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Everything goes through.
+pub(super) enum LanePhase {
+    /// All are passed on.
     Flow,
-    /// The open frame goes through, then this close frame, and nothing more.
+    /// The rest of the current frame is passed on, then this close frame, and nothing more.
     Finish(Vec<u8>),
-    /// The receiver was told; the sender is read for its close frame only.
+    /// The close frame is sent; the sender is read only for its own close frame.
     Await,
-    /// What is held goes out, then the end is passed on.
+    /// What is pending is written, then the receiver is shut down.
     Shut,
-    /// Over.
     Done,
 }
 
-/// Why a lane ended, when not by a close of ours.
+/// Why a lane ended, unless it was closed by us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     /// The sender ended it.
     Eof,
-    /// Reading failed.
     Unreadable(io::ErrorKind),
-    /// Writing failed.
     Unwritable(io::ErrorKind),
 }
 
-/// One direction.
 pub(super) struct Lane {
     sender: Side,
     tracker: FrameTracker,
     /// Read and not yet written; the first `written` bytes are.
-    held: Vec<u8>,
+    pending: Vec<u8>,
     written: usize,
     /// Something was written since the last flush.
     dirty: bool,
-    pub(super) phase: Phase,
+    pub(super) phase: LanePhase,
     pub(super) stop: Option<Stop>,
-    /// Since when the receiver takes nothing.
+    /// Since when the receiver takes nothing although something is pending.
     pub(super) stalled: Option<Instant>,
-    /// Bytes of the sender that were let through.
+    /// Bytes of the sender that were passed on.
     pub(super) bytes: u64,
 }
 
 impl Lane {
-    /// A lane from `sender`, with what was read of it before.
+    /// A lane from `sender`; `unread` was read from it before.
     pub(super) fn new(sender: Side, unread: &[u8]) -> Self {
         let mut tracker = FrameTracker::default();
         tracker.follow(unread);
-        let (held, bytes) = (unread.to_vec(), unread.len() as u64);
-        let (phase, stop, stalled) = (Phase::Flow, None, None);
-        Self { sender, tracker, held, written: 0, dirty: false, phase, stop, stalled, bytes }
+        let (pending, bytes) = (unread.to_vec(), unread.len() as u64);
+        let (phase, stop, stalled) = (LanePhase::Flow, None, None);
+        Self { sender, tracker, pending, written: 0, dirty: false, phase, stop, stalled, bytes }
     }
 
     /// Moves what can be moved now.
@@ -79,8 +75,8 @@ impl Lane {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        for _ in 0..TURN {
-            if self.phase == Phase::Done {
+        for _ in 0..BLOCKS_PER_POLL {
+            if self.phase == LanePhase::Done {
                 return;
             }
             match self.poll_step(cx, from, to) {
@@ -95,7 +91,7 @@ impl Lane {
         cx.waker().wake_by_ref();
     }
 
-    /// What this lane's end means for the tunnel; none while it runs or was closed by us.
+    /// What the end of this lane means for the tunnel; `None` while it runs, and when it was closed by us.
     pub(super) fn end(&self) -> Option<TunnelEnd> {
         Some(match (self.stop?, self.sender) {
             (Stop::Eof, Side::Client) => TunnelEnd::ClientClosed,
@@ -106,57 +102,57 @@ impl Lane {
         })
     }
 
-    /// Has `frame` follow the open frame, and nothing more of the sender's.
+    /// Sends the close frame `frame` behind the current frame, and after that nothing more of the sender's.
     pub(super) fn begin_close(&mut self, frame: Vec<u8>) {
-        if self.phase == Phase::Flow {
-            self.phase = Phase::Finish(frame);
+        if self.phase == LanePhase::Flow {
+            self.phase = LanePhase::Finish(frame);
             self.finish_at_boundary();
         }
     }
 
-    /// Puts the close frame behind what is held, if the last frame is complete.
+    /// Puts the close frame behind what is pending, if the last frame is complete.
     fn finish_at_boundary(&mut self) {
         if !self.tracker.at_boundary() {
             return;
         }
-        if let Phase::Finish(frame) = &mut self.phase {
+        if let LanePhase::Finish(frame) = &mut self.phase {
             if self.tracker.saw_close() {
-                // The sender's own close frame was the open one: nothing may follow it.
-                self.phase = Phase::Shut;
+                // That frame was the sender's own close frame: nothing may follow it.
+                self.phase = LanePhase::Shut;
             } else {
-                self.held.append(frame);
-                self.phase = Phase::Await;
+                self.pending.append(frame);
+                self.phase = LanePhase::Await;
             }
         }
     }
 
-    /// Gives up the receiver.
+    /// Ends the lane at once: the receiver takes no more.
     pub(super) fn abandon(&mut self) {
-        self.phase = Phase::Done;
-        (self.held, self.written, self.stalled) = (Vec::new(), 0, None);
+        self.phase = LanePhase::Done;
+        (self.pending, self.written, self.stalled) = (Vec::new(), 0, None);
     }
 
-    /// Writes what is held, then reads one block and writes it, or passes on the end. Errors are the receiver's.
+    /// Writes what is pending, then reads one block and writes it, or shuts the receiver down. Errors are the receiver's.
     fn poll_step<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        ready!(self.poll_held(cx, to))?;
-        if self.phase == Phase::Shut {
+        ready!(self.poll_pending(cx, to))?;
+        if self.phase == LanePhase::Shut {
             ready!(watch(&mut self.stalled, Pin::new(to).poll_shutdown(cx)))?;
-            self.phase = Phase::Done;
+            self.phase = LanePhase::Done;
             return Poll::Ready(Ok(()));
         }
         let moved = self.poll_block(cx, from, to);
         if moved.is_pending() {
-            ready!(self.poll_clean(cx, to))?;
+            ready!(self.poll_flush(cx, to))?;
         }
         moved
     }
 
-    /// Reads a block and writes it at once; the receiver's refusal leaves the rest in `held`. An error is the
-    /// receiver's; the sender's ends the lane.
+    /// Reads a block and writes it at once; what the receiver does not take stays in `pending`. An error is the
+    /// receiver's; an error of the sender ends the lane.
     fn poll_block<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -171,35 +167,35 @@ impl Lane {
                 Ok(()) => None,
             };
             if stop.is_some() {
-                (self.stop, self.phase) = (stop, Phase::Shut);
+                (self.stop, self.phase) = (stop, LanePhase::Shut);
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(self.take_block(cx, to, block.filled()))
         })
     }
 
-    /// Passes on what this phase lets through, and follows the frames of all of it.
+    /// Passes on what this phase allows, and follows the frames of the whole block.
     fn take_block<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W, block: &[u8]) -> io::Result<()> {
         let passing = match self.phase {
-            Phase::Flow => {
+            LanePhase::Flow => {
                 self.tracker.follow(block);
                 block.len()
             }
-            Phase::Finish(_) => self.tracker.advance(block),
-            Phase::Await | Phase::Shut | Phase::Done => 0,
+            LanePhase::Finish(_) => self.tracker.advance(block),
+            LanePhase::Await | LanePhase::Shut | LanePhase::Done => 0,
         };
         let (passing, rest) = block.split_at(passing);
         self.bytes += passing.len() as u64;
         self.write_through(cx, to, passing)?;
         self.finish_at_boundary();
         self.tracker.follow(rest);
-        if self.phase == Phase::Await && self.tracker.saw_close() && self.tracker.at_boundary() {
-            self.phase = Phase::Shut;
+        if self.phase == LanePhase::Await && self.tracker.saw_close() && self.tracker.at_boundary() {
+            self.phase = LanePhase::Shut;
         }
         Ok(())
     }
 
-    /// Writes `bytes`, nothing being held before them; keeps what the receiver does not take.
+    /// Writes `bytes`, when nothing is pending before them; keeps what the receiver does not take.
     fn write_through<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -211,7 +207,7 @@ impl Lane {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(count) => bytes = &bytes[count?..],
                 Poll::Pending => {
-                    self.held.extend_from_slice(bytes);
+                    self.pending.extend_from_slice(bytes);
                     return Ok(());
                 }
             }
@@ -220,23 +216,23 @@ impl Lane {
         Ok(())
     }
 
-    /// Writes what is held, and lets go of the buffer.
-    fn poll_held<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
-        while self.written < self.held.len() {
-            let held = &self.held[self.written..];
-            let count = ready!(watch(&mut self.stalled, Pin::new(&mut *to).poll_write(cx, held)))?;
+    /// Writes what is pending, and frees the buffer.
+    fn poll_pending<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+        while self.written < self.pending.len() {
+            let rest = &self.pending[self.written..];
+            let count = ready!(watch(&mut self.stalled, Pin::new(&mut *to).poll_write(cx, rest)))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += count;
             self.dirty = true;
         }
-        (self.held, self.written) = (Vec::new(), 0);
+        (self.pending, self.written) = (Vec::new(), 0);
         Poll::Ready(Ok(()))
     }
 
-    /// Flushes a receiver that buffers, TLS for one, before the lane waits for the sender.
-    fn poll_clean<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    /// Flushes a receiver that buffers, such as TLS, before the lane waits for the sender.
+    fn poll_flush<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
         if self.dirty {
             ready!(watch(&mut self.stalled, Pin::new(to).poll_flush(cx)))?;
             self.dirty = false;

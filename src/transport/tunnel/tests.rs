@@ -1,4 +1,4 @@
-//! The tunnel between two ends that the test holds.
+//! The tunnel, with both ends in the hands of the test.
 
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -57,7 +57,7 @@ async fn read_to_end(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
 }
 
 /// A close frame for the client, as the tunnel makes it.
-fn told(code: u16, reason: &str) -> Vec<u8> {
+fn client_close(code: u16, reason: &str) -> Vec<u8> {
     close_frame(code, reason, None)
 }
 
@@ -120,11 +120,11 @@ async fn a_reset_client_ends_the_tunnel() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_tells_both_sides_and_waits_for_their_answers() {
+async fn drain_closes_both_sides_and_waits_for_their_close_frames() {
     let mut rig = in_memory(1024, None);
     let began = Instant::now();
     rig.drain.send(()).expect("the tunnel runs");
-    assert_eq!(read(&mut rig.client, 19).await, told(1012, "service restart"));
+    assert_eq!(read(&mut rig.client, 19).await, client_close(1012, "service restart"));
     assert_eq!(read_masked_close(&mut rig.backend).await, b"\x03\xe9service restart");
     // What still comes before the answers is not passed on.
     rig.client.write_all(b"\x81\x81abcdx\x88\x82abcd\x62\x96").await.expect("open");
@@ -169,7 +169,7 @@ async fn an_idle_tunnel_is_closed_and_a_busy_one_is_not() {
         rig.client.write_all(b"\x8a\x80abcd").await.expect("open");
         read(&mut rig.backend, 6).await;
     }
-    assert_eq!(read(&mut rig.client, 8).await, told(1001, "idle"));
+    assert_eq!(read(&mut rig.client, 8).await, client_close(1001, "idle"));
     assert_eq!(began.elapsed().as_secs(), 590 + 60);
     drop((rig.client, rig.backend));
     assert_eq!(rig.tunnel.await.expect("no panic"), Spliced { up: 60, down: 0, end: TunnelEnd::Idle });
@@ -210,7 +210,7 @@ async fn drained_at(stream: &[u8], cut: usize, room: usize) -> Vec<u8> {
         read_masked_close(&mut from).await;
         to.write_all(b"\x88\x02\x03\xe9").await.expect("read until the answer");
     };
-    let end = told(1012, "service restart");
+    let end = client_close(1012, "service restart");
     let hear = async {
         while !got.ends_with(&end) {
             got.extend(read(&mut client, 1).await);
@@ -244,7 +244,7 @@ proptest! {
         }
         let cut = place.index(stream.len() + 1);
         let boundary = ends.into_iter().find(|end| *end >= cut).expect("the last end is the length");
-        let expected = [&stream[..boundary], &told(1012, "service restart")].concat();
+        let expected = [&stream[..boundary], &client_close(1012, "service restart")].concat();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         prop_assert_eq!(runtime.block_on(drained_at(&stream, cut, room)), expected);
     }

@@ -9,12 +9,13 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use underpass::codec::encoding::Encoding as _;
 use underpass::codec::frames::{ClientFrame, Frame, WsPayload};
-use underpass::codec::poll::PollAnswer;
+use underpass::codec::poll::PollResponse;
 use underpass::codec::request::{OpenRequest, decode_close};
-use underpass::codec::sse::{self, Ids};
+use underpass::codec::sse::{self, Events, Ids};
 use underpass::codec::{DecodeError, batch, frames};
-use underpass::session::event::{Close, Message};
+use underpass::session::{Close, Message};
 
 use self::oracle::*;
 
@@ -120,15 +121,14 @@ fn events_of(stream: &[u8], cuts: &[usize]) -> EventSource {
 }
 
 fn one_event_each(messages: &[Message], ids: Ids<'_>, first: u64, cuts: &[usize]) -> Result<(), TestCaseError> {
-    let mut out = BytesMut::new();
-    sse::retry(&mut out, 1000);
-    sse::session(&mut out, ids, first - 1, "{\"from\":0}");
+    let (mut out, events) = (BytesMut::new(), Events(ids));
+    events.opening(&mut out, first - 1, "{\"from\":0}");
     for (number, message) in (first..).zip(messages) {
-        sse::message(&mut out, ids, number, message);
-        sse::heartbeat(&mut out, number);
+        events.message(&mut out, number, message);
+        events.heartbeat(&mut out, number);
     }
     let last = first + messages.len() as u64;
-    sse::close(&mut out, ids, last, &Close::clean(4001, "a\r\nb"));
+    events.close(&mut out, last, &Close::clean(4001, "a\r\nb"));
     let source = events_of(&out, cuts);
     prop_assert_eq!(source.retry, Some(1000));
     prop_assert_eq!(source.events.len(), messages.len() * 2 + 2);
@@ -293,7 +293,7 @@ proptest! {
         }
         let close = close.as_ref();
         let nonce = nonce.as_deref();
-        let answer = PollAnswer { from, after, messages: &messages, close, lost, next, nonce, superseded, reconnect };
+        let answer = PollResponse { from, after, messages: &messages, close, lost, next, nonce, superseded, reconnect };
         let mut body = BytesMut::new();
         answer.encode_json(&mut body);
         let body: Value = serde_json::from_slice(&body).expect("a poll is JSON");

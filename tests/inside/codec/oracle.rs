@@ -3,7 +3,7 @@
 //! Enters: bytes. Leaves: what they mean. Must not touch: the codecs under test.
 
 use serde_json::{Value, json};
-use underpass::session::event::{Kind, Message};
+use underpass::session::{Kind, Message};
 
 /// One event as a script sees it.
 #[derive(Debug, PartialEq)]

@@ -25,12 +25,12 @@ pub(crate) enum Numbering {
 /// One response body, from the pull to the client's script.
 struct Reader {
     attachment: Attachment,
-    holds: bool,
+    is_poll: bool,
     /// Pulled, but not yet with the client.
     pipe: VecDeque<Item>,
-    /// The client will see nothing more of it, whatever the house writes.
+    /// The client will see nothing more of it, whatever the server writes.
     cut: bool,
-    /// The house has ended it.
+    /// The server has ended it.
     done: bool,
 }
 
@@ -77,13 +77,13 @@ impl Client {
 
     // === down ===
 
-    pub(crate) fn attach(&mut self, world: &mut World, holds: bool) -> Result<(), AttachError> {
+    pub(crate) fn attach(&mut self, world: &mut World, is_poll: bool) -> Result<(), AttachError> {
         let unsaid = world.model.acknowledging && world.chance.one_in(12);
         let after = (!unsaid).then_some(self.cursor);
-        let attach = Attach { after, acknowledging: self.acknowledging, holds };
+        let attach = Attach { after, acknowledging: self.acknowledging, is_poll };
         self.asked.push(attach);
         let (attachment, _) = world.attach(attach)?;
-        self.readers.push(Reader { attachment, holds, pipe: VecDeque::new(), cut: false, done: false });
+        self.readers.push(Reader { attachment, is_poll, pipe: VecDeque::new(), cut: false, done: false });
         if self.readers.len() > READERS {
             let oldest = self.readers.remove(0);
             world.detach(oldest.attachment);
@@ -101,7 +101,7 @@ impl Client {
         if let Ok((attachment, _)) = world.attach(attach) {
             self.readers.push(Reader {
                 attachment,
-                holds: attach.holds,
+                is_poll: attach.is_poll,
                 pipe: VecDeque::new(),
                 cut: true,
                 done: false,
@@ -112,11 +112,11 @@ impl Client {
     /// A cursor that nobody can have.
     pub(crate) fn attach_beyond(&mut self, world: &mut World) {
         let after = Some(world.model.sent + world.chance.between(1, 3));
-        let answer = world.attach(Attach { after, acknowledging: self.acknowledging, holds: false });
+        let answer = world.attach(Attach { after, acknowledging: self.acknowledging, is_poll: false });
         assert!(matches!(answer, Err(AttachError::Beyond { .. })));
     }
 
-    /// The house asks for more on behalf of some reader, mostly the newest.
+    /// The server asks for more on behalf of some reader, mostly the newest.
     pub(crate) fn pull_some(&mut self, world: &mut World) {
         let Some(newest) = self.readers.len().checked_sub(1) else { return };
         let index = if world.chance.one_in(4) { world.chance.below(newest as u64 + 1) as usize } else { newest };
@@ -129,7 +129,7 @@ impl Client {
         if reader.done {
             return;
         }
-        let mut answered = reader.holds;
+        let mut answered = reader.is_poll;
         let (pulled, messages) = world.pull(reader.attachment, budget);
         match pulled {
             Pulled::Batch { first, .. } => {
@@ -200,7 +200,7 @@ impl Client {
         }
     }
 
-    /// A reader's connection ends and the house notices.
+    /// A reader's connection ends and the server notices.
     pub(crate) fn drop_some(&mut self, world: &mut World) {
         if self.readers.is_empty() {
             return;
@@ -214,7 +214,7 @@ impl Client {
     pub(crate) fn vanish(&mut self, world: &mut World) {
         for reader in &mut self.readers {
             reader.cut = true;
-            if reader.holds || world.chance.one_in(2) {
+            if reader.is_poll || world.chance.one_in(2) {
                 reader.done = true;
                 world.detach(reader.attachment);
             }
@@ -256,11 +256,11 @@ impl Client {
             return self.push_unnumbered(world);
         }
         let next = world.model.next();
-        let held = world.model.limits.held;
+        let window = world.model.limits.reorder_window;
         let first = match world.chance.below(12) {
             0 => next.saturating_sub(world.chance.between(1, 5)).max(1),
-            1 => next + held + world.chance.between(1, 3),
-            2..=4 => next + world.chance.below(held + 1),
+            1 => next + window + world.chance.between(1, 3),
+            2..=4 => next + world.chance.below(window + 1),
             _ => next,
         };
         let count = world.chance.pick(&[0, 1, 1, 1, 2, 3, 5, 9]);
@@ -299,14 +299,14 @@ impl Client {
         if self.closed.is_some() || world.model.finished {
             return true;
         }
-        let holds = world.chance.one_in(2);
-        if self.attach(world, holds).is_ok() {
+        let is_poll = world.chance.one_in(2);
+        if self.attach(world, is_poll).is_ok() {
             let newest = self.readers.len() - 1;
             for _ in 0..4 {
                 self.pull(world, newest, 700);
             }
             self.receive(world, newest, u64::MAX);
-            if !self.readers[newest].done && holds {
+            if !self.readers[newest].done && is_poll {
                 world.detach(self.readers[newest].attachment);
                 self.readers[newest].done = true;
             }
@@ -326,7 +326,7 @@ impl Client {
     /// Asks again for a close that has been received: it must be told again.
     pub(crate) fn ask_again(&mut self, world: &mut World) {
         let after = Some(world.model.last().min(self.cursor));
-        let attach = Attach { after, acknowledging: self.acknowledging, holds: true };
+        let attach = Attach { after, acknowledging: self.acknowledging, is_poll: true };
         let (attachment, _) = world.attach(attach).expect("the close was not acknowledged");
         let (again, _) = world.pull(attachment, 1);
         let expected = self.closed.clone().map(|close| Pulled::Ended { number: world.model.last() + 1, close });
@@ -337,7 +337,7 @@ impl Client {
 
     /// Presents a cursor, past the close when that has come.
     pub(crate) fn present(&self, world: &mut World) {
-        let attach = Attach { after: Some(self.cursor), acknowledging: self.acknowledging, holds: false };
+        let attach = Attach { after: Some(self.cursor), acknowledging: self.acknowledging, is_poll: false };
         let answer = world.attach(attach);
         assert!(matches!(answer, Err(AttachError::Ended(_))), "a cursor past the close was answered {answer:?}");
     }

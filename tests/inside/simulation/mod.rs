@@ -1,5 +1,5 @@
 //! The core under seeded random days: a talkative backend, a client with bad luck, boxes that repeat, a clock that
-//! leaps. Every call is held against a plain model and all invariants.
+//! leaps. Every call is checked against a plain model and all invariants.
 //!
 //! Enters: `UNDERPASS_SEEDS` (how many), `UNDERPASS_SEED` (just this one, with its last steps printed). Leaves: a
 //! verdict, and on failure the seed and its last steps. Must not touch: a runtime, the wall clock.
@@ -44,8 +44,8 @@ const MUST_HAPPEN: &[(&str, u64)] = &[
     ("ended by cursor", 200),
     ("finished", SEEDS),
     ("gap", 1000),
-    ("held", 2000),
-    ("house ends", 200),
+    ("early", 2000),
+    ("server ends", 200),
     ("lost", 200),
     ("patience rewarded", 1000),
     ("pause", 2000),

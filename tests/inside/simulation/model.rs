@@ -37,7 +37,7 @@ pub(crate) struct Model {
     pub(crate) paused: Option<Moment>,
     /// What the backend must get, in order.
     pub(crate) accepted: Vec<Message>,
-    pub(crate) held: BTreeMap<u64, Message>,
+    pub(crate) early: BTreeMap<u64, Message>,
     pub(crate) given: usize,
     biggest_batch: usize,
     biggest_up: usize,
@@ -68,7 +68,7 @@ impl Model {
             heard: now,
             paused: None,
             accepted: Vec::new(),
-            held: BTreeMap::new(),
+            early: BTreeMap::new(),
             given: 0,
             biggest_batch: 0,
             biggest_up: 0,
@@ -136,7 +136,7 @@ impl Model {
 
     fn waiting(&self) -> usize {
         let ready: usize = self.accepted[self.given..].iter().map(Message::cost).sum();
-        ready + self.held.values().map(Message::cost).sum::<usize>()
+        ready + self.early.values().map(Message::cost).sum::<usize>()
     }
 
     /// What a push must be answered; what it accepts is taken into the model.
@@ -154,15 +154,15 @@ impl Model {
 
     fn hold(&mut self, first: u64, batch: &[Message]) -> Pushed {
         let next = self.next();
-        if first + batch.len() as u64 - 1 > next + self.limits.held {
+        if first + batch.len() as u64 - 1 > next + self.limits.reorder_window {
             return Pushed::Gap { next };
         }
-        let fresh: Vec<_> = (first..).zip(batch).filter(|(number, _)| !self.held.contains_key(number)).collect();
+        let fresh: Vec<_> = (first..).zip(batch).filter(|(number, _)| !self.early.contains_key(number)).collect();
         let cost: usize = fresh.iter().map(|(_, message)| message.cost()).sum();
         if cost > 0 && self.waiting() > 0 && self.waiting() + cost > self.limits.queue {
             return Pushed::Busy { taken: 0, next };
         }
-        self.held.extend(fresh.into_iter().map(|(number, message)| (number, message.clone())));
+        self.early.extend(fresh.into_iter().map(|(number, message)| (number, message.clone())));
         Pushed::Accepted { next }
     }
 
@@ -175,9 +175,9 @@ impl Model {
             if queued && self.waiting() + message.cost() > self.limits.queue {
                 return Pushed::Busy { taken, next: self.next() };
             }
-            self.held.remove(&self.next());
+            self.early.remove(&self.next());
             self.accepted.push(message.clone());
-            while let Some(message) = self.held.remove(&self.next()) {
+            while let Some(message) = self.early.remove(&self.next()) {
                 self.accepted.push(message);
             }
         }
@@ -204,7 +204,7 @@ impl Model {
             self.ended.get_or_insert(now);
             self.upstream = Upstream::Gone;
             self.paused = None;
-            self.held.clear();
+            self.early.clear();
         }
     }
 
@@ -237,7 +237,7 @@ impl Model {
     }
 
     fn grace_deadline(&self) -> Option<Moment> {
-        let polled = self.current.is_some_and(|(_, holds)| holds);
+        let polled = self.current.is_some_and(|(_, is_poll)| is_poll);
         (self.upstream == Upstream::Open && !polled).then(|| self.heard.after(self.limits.grace))
     }
 

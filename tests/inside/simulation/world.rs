@@ -1,4 +1,4 @@
-//! The session under test and its house: every call is made here, is held against the model, and is followed by its
+//! The session under test and its caller: every call is made here, is compared with the model, and is followed by its
 //! actions, all invariants and, now and then, a round trip of the whole state through JSON.
 //!
 //! Enters: what backend, client and clock do. Leaves: the session's answers. Must not touch: decisions of what to do.
@@ -119,7 +119,7 @@ impl World {
         if attach.acknowledging && !self.model.acknowledging {
             self.cover("bare became acknowledging");
         }
-        self.model.current = Some((attachment, attach.holds));
+        self.model.current = Some((attachment, attach.is_poll));
         self.model.heard = self.now;
         self.model.read = start;
         self.model.acknowledging |= attach.acknowledging;
@@ -190,7 +190,7 @@ impl World {
     }
 
     fn pulled_batch(&mut self, first: u64, messages: &[Message], arrived: Option<Moment>, budget: usize) {
-        assert_eq!(first, self.model.read + 1, "a hole or a twin");
+        assert_eq!(first, self.model.read + 1, "a hole or a duplicate");
         let original = &self.model.messages[self.model.read as usize..];
         assert!(original.len() >= messages.len(), "messages that never came");
         assert!(original.iter().zip(messages).all(|((one, _), other)| one == other), "another content than was sent");
@@ -228,7 +228,7 @@ impl World {
         self.waiting.remove(&attachment.0);
         self.session.detach(self.now, attachment);
         if self.model.is_current(attachment) {
-            if self.model.current.is_some_and(|(_, holds)| holds) {
+            if self.model.current.is_some_and(|(_, is_poll)| is_poll) {
                 self.model.heard = self.now;
             }
             self.model.current = None;
@@ -273,7 +273,7 @@ impl World {
                 self.cover("busy");
             }
             Pushed::Gap { .. } => self.cover("gap"),
-            Pushed::Accepted { .. } if !self.model.held.is_empty() => self.cover("held"),
+            Pushed::Accepted { .. } if !self.model.early.is_empty() => self.cover("early"),
             Pushed::Accepted { .. } => self.cover("accepted"),
             Pushed::Ended(_) => self.cover("push after close"),
         }
@@ -293,13 +293,13 @@ impl World {
         self.settle();
     }
 
-    // === the house did ===
+    // === the server did ===
 
     pub(crate) fn end(&mut self, close: Close) {
-        self.note(|| format!("house ends {close:?}"));
+        self.note(|| format!("server ends {close:?}"));
         self.session.end(self.now, close.clone());
         if self.model.closing.is_none() {
-            self.cover("house ends");
+            self.cover("server ends");
         }
         self.model.end(self.now, &close);
         self.settle();
@@ -379,7 +379,7 @@ impl World {
         assert!(!self.waiting.iter().any(slept), "a reader was not woken: {:?}", self.waiting);
         assert!(!self.owes_wake, "a sender was not woken although there is room");
         assert!(!(self.sender_waits && self.model.closing.is_some()), "a sender was not woken at the close");
-        let empty = self.model.held.is_empty() && self.model.given == self.model.accepted.len();
+        let empty = self.model.early.is_empty() && self.model.given == self.model.accepted.len();
         assert!(!(self.sender_waits && empty), "a sender waits for an empty queue");
     }
 }

@@ -1,17 +1,17 @@
-//! What to do next: actions for the house, and the time at which waiting is over.
+//! What the caller is to do next: actions, and the time of the next deadline.
 //!
 //! Enters: the state. Leaves: one [`Action`] at a time, the next deadline. Must not touch: messages down.
 
-use super::event::{Action, Close, Moment};
+use super::types::{Action, Close, Moment};
 use super::{Session, Upstream};
 
-/// What a client that went away is closed with.
+/// The close of a session whose client went away.
 const CLIENT_GONE: (u16, &str) = (1001, "client gone");
-/// What a client that does not keep up is closed with.
+/// The close of a session whose client reads too slowly.
 const CLIENT_TOO_SLOW: (u16, &str) = (1013, "client too slow");
 
 impl Session {
-    /// Time has passed.
+    /// Does what is due at `now`.
     pub fn expire(&mut self, now: Moment) {
         if let Upstream::Closing { close, until } = &self.upstream
             && *until <= now
@@ -30,24 +30,24 @@ impl Session {
         }
     }
 
-    /// The next thing to do, until there is none.
+    /// The next thing that the caller must do; `None` when there is none.
     pub fn poll_action(&mut self) -> Option<Action> {
-        if self.told.finished {
+        if self.outbox.finished {
             return None;
         }
-        if std::mem::take(&mut self.told.wake_reader) && self.lease.is_attached() {
+        if std::mem::take(&mut self.outbox.wake_reader) && self.lease.is_attached() {
             return Some(Action::WakeReader);
         }
-        if std::mem::take(&mut self.told.wake_senders) {
+        if std::mem::take(&mut self.outbox.wake_senders) {
             return Some(Action::WakeSenders);
         }
         self.upstream_action().or_else(|| self.finish_action())
     }
 
-    /// When [`Session::expire`] has something to do, if nothing happens before.
+    /// When [`Session::expire`] must be called next, unless another call changes that.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        if self.told.finished {
+        if self.outbox.finished {
             return None;
         }
         let closing = match self.upstream {
@@ -78,16 +78,16 @@ impl Session {
         if matches!(self.upstream, Upstream::Gone) {
             return None;
         }
-        if self.told.upstream_free
+        if self.outbox.upstream_free
             && let Some(message) = self.up.take()
         {
-            self.told.upstream_free = false;
-            self.told.wake_senders |= self.up.take_starved();
+            self.outbox.upstream_free = false;
+            self.outbox.wake_senders |= self.up.take_starved();
             return Some(Action::SendUp(message));
         }
         let pause = self.paused.is_some();
-        if pause != self.told.paused {
-            self.told.paused = pause;
+        if pause != self.outbox.paused {
+            self.outbox.paused = pause;
             return Some(if pause { Action::Pause } else { Action::Resume });
         }
         self.close_action()
@@ -95,10 +95,10 @@ impl Session {
 
     fn close_action(&mut self) -> Option<Action> {
         let Upstream::Closing { close, .. } = &self.upstream else { return None };
-        if self.told.closed || !self.up.is_empty() {
+        if self.outbox.closed || !self.up.is_empty() {
             return None;
         }
-        self.told.closed = true;
+        self.outbox.closed = true;
         Some(Action::CloseUpstream(close.clone()))
     }
 
@@ -107,7 +107,7 @@ impl Session {
         if !matches!(self.upstream, Upstream::Gone) {
             return None;
         }
-        self.told.finished = true;
+        self.outbox.finished = true;
         Some(Action::Finished(ended.close.clone()))
     }
 }

@@ -1,6 +1,6 @@
-//! The facts of a session, as clients are told them (PROTOCOL 3.1, 3.4, 4.1).
+//! The greeting of a session, and the response to `info` (PROTOCOL 3.1, 3.4, 4.1).
 //!
-//! Enters: a cell, the limits. Leaves: JSON text. Must not touch: the session's state.
+//! Enters: a session, the limits. Leaves: JSON text. Must not touch: the session's state.
 
 use std::time::Duration;
 
@@ -8,36 +8,36 @@ use bytes::BytesMut;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
-use crate::codec::facts::{self, Attached, Facts};
+use crate::codec::greeting::{self, Attached, Greeting};
 use crate::config;
-use crate::registry::{Cell, Reader};
+use crate::registry::{LiveSession, Reader};
 use crate::terms::Transport;
 
-/// What a client is told when its session is opened: an object with the facts as `session`.
+/// What a client gets when its session is opened: an object with the greeting as `session`.
 #[must_use]
-pub fn of_session(cell: &Cell, prefix: &str) -> String {
+pub fn of_session(session: &LiveSession, prefix: &str) -> String {
     let mut out = BytesMut::from(r#"{"session":"#);
-    facts::encode(&mut out, &of(cell, prefix, None));
+    greeting::encode(&mut out, &of(session, prefix, None));
     out.extend_from_slice(b"}");
     text(out)
 }
 
-/// What a client is told when a stream of its session begins. `next` is the up number expected.
+/// What a stream of a session begins with. `next` is the up number expected.
 #[must_use]
 pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival, next: u64) -> String {
     let lost = arrival == Arrival::Forgotten;
     let attached = Attached { resumed: reader.resumed() && !lost, from: reader.from(), next, lost };
     let mut out = BytesMut::new();
-    facts::encode(&mut out, &of(reader.cell(), prefix, Some(attached)));
+    greeting::encode(&mut out, &of(reader.session(), prefix, Some(attached)));
     text(out)
 }
 
-fn of<'a>(cell: &'a Cell, prefix: &'a str, attachment: Option<Attached>) -> Facts<'a> {
-    let policy = cell.policy();
-    Facts {
-        id: cell.id(),
-        token: cell.token().as_str(),
-        protocol: cell.protocol(),
+fn of<'a>(session: &'a LiveSession, prefix: &'a str, attachment: Option<Attached>) -> Greeting<'a> {
+    let policy = session.policy();
+    Greeting {
+        id: session.id(),
+        token: session.token().as_str(),
+        protocol: session.protocol(),
         prefix,
         bytes: [policy.message, policy.batch, policy.ack_bytes],
         timers: [policy.heartbeat, policy.wait, policy.grace, policy.recycle],
@@ -50,7 +50,7 @@ fn text(json: BytesMut) -> String {
     String::from_utf8(json.into()).expect("JSON made of texts is text")
 }
 
-/// How the client of a stream came to its session.
+/// Whether the stream is of the session that its client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// It knew the session, or opened it.
@@ -59,7 +59,7 @@ pub enum Arrival {
     Forgotten,
 }
 
-/// The answer to `info`.
+/// The response to `info`.
 #[must_use]
 pub fn info(session: &config::Session) -> String {
     json!({

@@ -1,7 +1,7 @@
-//! The answer to what a client sends up (`docs/PROTOCOL.md`, section 6): how far the session is.
+//! The response to what a client sends up (`docs/PROTOCOL.md`, section 6): how far the session is.
 //!
 //! Enters: cursors, what is attached. Leaves: a JSON object. Must not touch: the session they came from. By hand, since
-//! it is the answer to every message up.
+//! it is the response to every message up.
 
 use bytes::BytesMut;
 
@@ -27,9 +27,9 @@ pub fn encode(next: u64, attached: Option<&str>, sent: u64, unacked: u64) -> Byt
     out
 }
 
-/// The same object with the request's nonce in it.
+/// Adds the request's nonce to the object.
 pub fn echo(object: &mut BytesMut, nonce: &str) {
-    debug_assert!(object.ends_with(b"}"), "what is echoed into is an object");
+    debug_assert!(object.ends_with(b"}"), "the nonce goes into an object");
     object.truncate(object.len() - 1);
     object.extend_from_slice(b",\"n\":");
     write::json_string(object, nonce.as_bytes());
@@ -42,7 +42,7 @@ mod tests {
 
     /// The example of the protocol, section 6.
     #[test]
-    fn the_standing_of_a_session_and_its_echo() {
+    fn the_progress_of_a_session_and_its_echo() {
         let mut object = encode(5, Some("sse"), 19, 2);
         assert_eq!(object, r#"{"next":5,"attached":"sse","sent":19,"unacked":2}"#);
         echo(&mut object, "a\"b");

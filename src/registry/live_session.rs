@@ -1,9 +1,9 @@
-//! One live session: the pure core under a mutex, with the wakers of those who wait for it.
+//! One live session: the pure core under a mutex, with the wakers of the tasks that wait for it.
 //!
-//! Enters: what transports and the driver report. Leaves: answers, wake-ups, orders for the driver. Must not touch:
+//! Enters: what transports and the driver report. Leaves: results, wake-ups, orders for the driver. Must not touch:
 //! sockets, HTTP.
 //!
-//! The rule: the mutex is never held across an await, and nobody is woken under it.
+//! The rule: the mutex is never held across an await, and no task is woken while it is held.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +21,13 @@ use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Pushed
 use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
-pub struct Cell {
+pub struct LiveSession {
     token: Token,
     protocol: String,
     policy: Arc<config::Session>,
     pub(super) epoch: Instant,
     pub(super) metrics: Arc<Metrics>,
-    /// When streams are asked to leave, as microseconds of the epoch; zero is not at all.
+    /// When streams are asked to leave, in microseconds since `epoch`; zero: not at all.
     pub(super) leave: AtomicU64,
     room: Notify,
     state: Mutex<State>,
@@ -43,18 +43,18 @@ pub(super) struct State {
     pub(super) attached: Option<Transport>,
     /// The transport of the newest attachment, current or not.
     pub(super) newest: Option<Transport>,
-    /// Why the session ended, by whoever saw it first.
+    /// Why the session ends: the first cause that was seen.
     ending: Option<Ending>,
     /// Counted among the active sessions.
     pub(super) active: bool,
-    /// When the driver lets time pass next.
+    /// When the driver wakes up by its timer.
     armed: Moment,
-    /// What readers wait by, while there is none.
+    /// The timer by which readers wait; a reader has it while there is one.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl State {
-    /// Notes why the session ends, unless it ends already: a backend that answers our close has not closed itself.
+    /// Notes why the session ends, unless it ends already: a backend that answers our close frame is not the cause.
     fn note_ending(&mut self, ending: Ending) {
         if self.session.closed_for_sending().is_none() {
             self.ending = Some(ending);
@@ -74,7 +74,7 @@ pub(super) struct Orders {
     pub(super) rearm: bool,
 }
 
-/// Who is to be woken once the mutex is free.
+/// The tasks to wake once the mutex is free.
 #[derive(Default)]
 struct Wakes {
     reader: Option<Waker>,
@@ -82,16 +82,14 @@ struct Wakes {
     senders: bool,
 }
 
-/// What a `send` or an `ack` is told.
+/// What the response to a `send` or an `ack` says.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
-    /// Cursors and counters.
+pub struct Progress {
     pub counts: Counts,
-    /// The transport that is attached.
     pub attached: Option<Transport>,
 }
 
-impl Cell {
+impl LiveSession {
     pub(super) fn new(
         token: Token,
         protocol: String,
@@ -117,13 +115,12 @@ impl Cell {
         Self { token, protocol, policy, epoch, metrics, leave, room, state: Mutex::new(state) }
     }
 
-    /// The session's public name.
+    /// The public name of the session, for logs.
     #[must_use]
     pub fn id(&self) -> &str {
         self.token.id()
     }
 
-    /// The session's secret.
     #[must_use]
     pub fn token(&self) -> &Token {
         &self.token
@@ -135,13 +132,12 @@ impl Cell {
         &self.protocol
     }
 
-    /// The bounds and timers under which the session was opened.
+    /// The limits and timers with which the session was opened; a reload does not change them.
     #[must_use]
     pub fn policy(&self) -> &config::Session {
         &self.policy
     }
 
-    /// The counters of the process.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -160,7 +156,7 @@ impl Cell {
         Box::pin(self.push_rest(first.map(|first| first + taken as u64), &batch[taken..])).await
     }
 
-    /// What found no room at once.
+    /// Pushes what found no room at once.
     async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
         let deadline = Instant::now() + self.policy.busy;
         loop {
@@ -203,12 +199,12 @@ impl Cell {
 
     /// Cursors, counters and what is attached.
     #[must_use]
-    pub fn standing(&self) -> Standing {
+    pub fn progress(&self) -> Progress {
         let state = self.lock();
-        Standing { counts: state.session.counts(), attached: state.attached }
+        Progress { counts: state.session.counts(), attached: state.attached }
     }
 
-    /// Asks whatever is attached, now or later, to leave at `at`.
+    /// Asks the client to leave at `at`, whether it is attached now or later.
     pub(super) fn leave(&self, at: Instant) {
         self.leave.store(self.moment(at).0.max(1), Ordering::Release);
         let reader = self.lock().reader.take();
@@ -219,7 +215,7 @@ impl Cell {
 
     // === for the driver ===
 
-    /// Messages came; returns whether the backend is to be left unread now.
+    /// Messages came; returns whether the backend is paused now.
     pub(super) fn upstream_messages(&self, messages: Vec<Message>) -> bool {
         let push = |state: &mut State, now| {
             for message in messages {
@@ -240,7 +236,7 @@ impl Cell {
         });
     }
 
-    /// Lets time pass; returns when it has something to do next.
+    /// Does what is due; returns when to call it next.
     pub(super) fn expire(&self) -> Option<Instant> {
         let deadline = self.act(|state, now| {
             state.session.expire(now);
@@ -251,7 +247,7 @@ impl Cell {
         deadline.map(|deadline| self.epoch + Duration::from_micros(deadline.0))
     }
 
-    /// Takes the orders that have come up and registers to be woken for the next ones.
+    /// Takes the orders that are pending and registers the waker for the next ones.
     pub(super) fn orders(&self, cx: &Context<'_>) -> Orders {
         let mut state = self.lock();
         register(&mut state.driver, cx);
@@ -275,27 +271,27 @@ impl Cell {
         None
     }
 
-    // === below: how ===
+    // === internals ===
 
     pub(super) fn moment(&self, at: Instant) -> Moment {
         Moment(u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves plain data behind; the session goes on rather than poison every request.
+        // A panic under the lock leaves plain data behind; the session goes on instead of failing every later request.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reports an event to the core and carries out what follows from it.
+    /// Reports an event to the core, takes its actions, and wakes the tasks that they concern.
     pub(super) fn act<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> R {
         self.step(event).0
     }
 
-    /// The same, and whether the backend is to be left unread now.
+    /// As [`LiveSession::act`]; also returns whether the backend is paused now.
     fn step<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> (R, bool) {
         let now = self.moment(Instant::now());
         let mut state = self.lock();
-        let answer = event(&mut state, now);
+        let result = event(&mut state, now);
         let wakes = settle(&mut state, &self.metrics);
         let paused = state.orders.paused;
         drop(state);
@@ -308,11 +304,11 @@ impl Cell {
         if wakes.senders {
             self.room.notify_waiters();
         }
-        (answer, paused)
+        (result, paused)
     }
 }
 
-/// Takes all actions of the core: some wake, the others become orders for the driver.
+/// Takes all actions of the core: some wake tasks, the others become orders for the driver.
 fn settle(state: &mut State, metrics: &Metrics) -> Wakes {
     let mut wakes = Wakes::default();
     let mut ordered = false;

@@ -1,4 +1,4 @@
-//! The words of the core: what happened to a session, and what is to be done next.
+//! The values that go into the core and come out of it.
 //!
 //! Enters and leaves: plain values. Must not touch: a clock, a runtime, a codec.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A point in time: microseconds since an origin that the house chose. The core only compares and adds.
+/// A point in time: microseconds since an origin that the caller chose. The core only compares and adds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment(pub u64);
 
@@ -77,14 +77,14 @@ impl Message {
         &self.payload
     }
 
-    /// What the message counts against a bound: its payload and [`Message::OVERHEAD`], so that empty messages are
-    /// bounded as well.
+    /// What the message counts against a limit: its payload and [`Message::OVERHEAD`], so that the number of empty
+    /// messages is limited as well.
     #[must_use]
     pub fn cost(&self) -> usize {
         self.payload.len() + Self::OVERHEAD
     }
 
-    /// Bytes that a kept message takes beside its payload: its place in the queue and the payload's allocation.
+    /// Bytes that a kept message takes beside its payload: its entry in the queue and the overhead of an allocation.
     pub const OVERHEAD: usize = 64;
 }
 
@@ -92,9 +92,9 @@ impl Message {
 /// took place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {
-    /// The close code; 1005 and 1006 mean what they mean in RFC 6455 and are never put on a wire.
+    /// The close code. 1005 and 1006 mean what they mean in RFC 6455 and are never sent in a close frame.
     pub code: u16,
-    /// For people.
+    /// For people; may be empty.
     pub reason: String,
     /// False when the connection was lost without a close frame.
     pub clean: bool,
@@ -113,7 +113,7 @@ impl Close {
         Self { code: 1006, reason: String::new(), clean: false }
     }
 
-    /// True for the codes that a client may ask for: 1000 and 3000 to 4999 (HTML standard, `WebSocket.close`).
+    /// True for the codes that a client may close with: 1000 and 3000 to 4999 (HTML standard, `WebSocket.close`).
     #[must_use]
     pub fn is_allowed_from_client(code: u16) -> bool {
         code == 1000 || (3000..=4999).contains(&code)
@@ -123,20 +123,20 @@ impl Close {
     pub const MAX_REASON: usize = 123;
 }
 
-/// The bounds and waits of one session. Sizes are bytes.
+/// The limits and deadlines of one session. Sizes are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// High mark of what is kept for the client, unacknowledged plus unsent. The low mark is half of it.
+    /// The backend is paused when so much is kept for the client, unacknowledged and unsent, and resumed at half of it.
     pub buffer: usize,
-    /// What a bare session keeps of written messages, for a resume.
+    /// How much a bare session keeps of written messages, for a client that comes back.
     pub replay: usize,
-    /// How many up messages ahead of the expected one are kept.
-    pub held: u64,
-    /// What may wait for the backend, held messages included.
+    /// How many numbers ahead of the expected one an up message may be; it is kept until the gap is filled.
+    pub reorder_window: u64,
+    /// How much may wait for the backend, early messages included.
     pub queue: usize,
-    /// How long a session lives without a sign of life from its client, and how long its end is kept for it.
+    /// How long a session lives without a sign of life from its client, and how long an ended one is kept for it.
     pub grace: Duration,
-    /// How long the backend may stay unread without progress.
+    /// How long the backend may stay paused while the client makes no progress.
     pub pause: Duration,
     /// How long the backend may take to answer a close.
     pub close_wait: Duration,
@@ -146,15 +146,15 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment(pub u64);
 
-/// How a session is attached.
+/// What a client says when it attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// The cursor presented; `None` reads from what is acknowledged.
     pub after: Option<u64>,
     /// True under `/s/`: the client has promised to acknowledge, and its cursor is an acknowledgement.
     pub acknowledging: bool,
-    /// True for a poll: it counts as a sign of life until it is detached.
-    pub holds: bool,
+    /// A waiting poll is a sign of life until it is detached; a stream is none.
+    pub is_poll: bool,
 }
 
 /// Why an attachment was refused.
@@ -170,7 +170,7 @@ pub enum AttachError {
         /// The acknowledged cursor.
         acked: u64,
     },
-    /// The session has ended and the cursor counts its close.
+    /// The session has ended and the cursor includes its close.
     Ended(Close),
 }
 
@@ -192,7 +192,7 @@ pub enum Pulled {
     Wait,
     /// A newer attachment reads now.
     Superseded,
-    /// Messages that are gone, told once; reading goes on behind them.
+    /// Messages that are gone. This is said once; reading goes on behind them.
     Lost {
         /// First lost number.
         from: u64,
@@ -211,7 +211,7 @@ pub enum Pulled {
 /// What became of messages up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// All accepted, delivered before, or held.
+    /// All are queued, kept until a gap is filled, or duplicates.
     Accepted {
         /// The number expected next.
         next: u64,
@@ -232,12 +232,12 @@ pub enum Pushed {
     Ended(Close),
 }
 
-/// What the house must do. Taken with `poll_action` after every call that changes the session, until there is none.
+/// What the caller must do. Take them with `poll_action` after every call that changes the session, until there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Wake the reader.
     WakeReader,
-    /// Wake those who wait for room in the up queue.
+    /// Wake the senders that wait for room in the up queue.
     WakeSenders,
     /// Give this to the backend, then report `upstream_took`.
     SendUp(Message),
@@ -247,7 +247,7 @@ pub enum Action {
     Resume,
     /// Begin the closing handshake with the backend.
     CloseUpstream(Close),
-    /// The session may be forgotten, all but the fact that it ended so.
+    /// The session may be dropped; only how it ended needs to be remembered.
     Finished(Close),
 }
 
@@ -264,6 +264,6 @@ pub struct Counts {
     pub down: u64,
     /// Up messages that were given to the backend.
     pub up: u64,
-    /// What is kept for the client counts so much against the bound, in bytes.
+    /// Cost of what is kept for the client, in bytes (see [`Message::cost`]).
     pub kept: usize,
 }

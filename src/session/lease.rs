@@ -1,35 +1,35 @@
 //! Who may read the down channel, and when the client was last heard of.
 //!
-//! Enters: attachments, signs of life. Leaves: whether a reader is current, when the grace is over. Must not touch:
+//! Enters: attachments, signs of life. Leaves: whether a reader is the current one, when the grace is over. Must not touch:
 //! messages.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Attachment, Moment};
+use super::types::{Attachment, Moment};
 
 /// The one attachment and the client's last sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
     current: Option<Attachment>,
-    /// The current attachment is itself a sign of life (a waiting poll).
-    holds: bool,
+    /// The current attachment is a waiting poll, which is itself a sign of life.
+    is_poll: bool,
     issued: u64,
     heard: Moment,
 }
 
 impl Lease {
     pub(super) fn new(now: Moment) -> Self {
-        Self { current: None, holds: false, issued: 0, heard: now }
+        Self { current: None, is_poll: false, issued: 0, heard: now }
     }
 
     /// Issues a new attachment; the older one is superseded.
-    pub(super) fn attach(&mut self, now: Moment, holds: bool) -> Attachment {
+    pub(super) fn attach(&mut self, now: Moment, is_poll: bool) -> Attachment {
         self.issued += 1;
         let attachment = Attachment(self.issued);
         self.current = Some(attachment);
-        self.holds = holds;
+        self.is_poll = is_poll;
         self.heard = now;
         attachment
     }
@@ -38,11 +38,11 @@ impl Lease {
     pub(super) fn detach(&mut self, now: Moment, attachment: Attachment) -> bool {
         let current = self.is_current(attachment);
         if current {
-            if self.holds {
+            if self.is_poll {
                 self.heard = now;
             }
             self.current = None;
-            self.holds = false;
+            self.is_poll = false;
         }
         current
     }
@@ -63,8 +63,8 @@ impl Lease {
         self.heard
     }
 
-    /// When the client counts as gone; `None` while a poll waits.
+    /// When the grace is over and the client counts as gone; `None` while a poll waits.
     pub(super) fn deadline(&self, grace: Duration) -> Option<Moment> {
-        (!(self.is_attached() && self.holds)).then(|| self.heard.after(grace))
+        (!(self.is_attached() && self.is_poll)).then(|| self.heard.after(grace))
     }
 }

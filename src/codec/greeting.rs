@@ -1,4 +1,5 @@
-//! The facts of a session as a client is told them, as JSON (PROTOCOL 3.1, 3.4, 4.1).
+//! The greeting: what a client learns of its session when it opens or attaches to it, as JSON (PROTOCOL 3.1, 3.4, 4.1,
+//! where it is called the facts of the session).
 //!
 //! Enters: names, limits, timers. Leaves: one JSON object at the end of a buffer. Must not touch: the session. By hand,
 //! since every opening writes it: serde's flattening took five times as long.
@@ -9,16 +10,16 @@ use bytes::{BufMut, BytesMut};
 
 use super::write::{decimal, json_string};
 
-/// What a client is told of its session.
+/// What a client learns of its session.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct Greeting<'a> {
     /// The session's public name.
     pub id: &'a str,
     /// Its secret.
     pub token: &'a str,
     /// The subprotocol that the backend chose; empty when none.
     pub protocol: &'a str,
-    /// The path under which everything of ours stands.
+    /// The path under which all of our endpoints are.
     pub prefix: &'a str,
     /// The largest message, the largest batch, and after how much to acknowledge, in bytes.
     pub bytes: [usize; 3],
@@ -30,7 +31,7 @@ pub struct Facts<'a> {
     pub attachment: Option<Attached>,
 }
 
-/// How a stream begins.
+/// What a greeting says of an attachment.
 #[derive(Clone, Copy, Debug)]
 pub struct Attached {
     /// The session was attached before.
@@ -44,35 +45,37 @@ pub struct Attached {
 }
 
 /// Appends the object.
-pub fn encode(out: &mut BytesMut, facts: &Facts<'_>) {
+pub fn encode(out: &mut BytesMut, greeting: &Greeting<'_>) {
     out.reserve(512);
-    for (name, text) in [("{\"id\":", facts.id), (",\"token\":", facts.token), (",\"protocol\":", facts.protocol)] {
+    for (name, text) in
+        [("{\"id\":", greeting.id), (",\"token\":", greeting.token), (",\"protocol\":", greeting.protocol)]
+    {
         out.extend_from_slice(name.as_bytes());
         json_string(out, text.as_bytes());
     }
     out.extend_from_slice(b",\"url\":");
     // The prefix's closing quote gives way to the rest, which is URL-safe.
-    json_string(out, facts.prefix.as_bytes());
+    json_string(out, greeting.prefix.as_bytes());
     out.truncate(out.len() - 1);
     out.extend_from_slice(b"/s/");
-    out.extend_from_slice(facts.token.as_bytes());
+    out.extend_from_slice(greeting.token.as_bytes());
     out.put_u8(b'"');
-    for (name, number) in [",\"max_message\":", ",\"max_batch\":", ",\"ack_bytes\":"].into_iter().zip(facts.bytes) {
+    for (name, number) in [",\"max_message\":", ",\"max_batch\":", ",\"ack_bytes\":"].into_iter().zip(greeting.bytes) {
         out.extend_from_slice(name.as_bytes());
         decimal(out, number as u64);
     }
     let names = [",\"heartbeat\":", ",\"wait\":", ",\"grace\":", ",\"recycle\":"];
-    for (name, time) in names.into_iter().zip(facts.timers) {
+    for (name, time) in names.into_iter().zip(greeting.timers) {
         out.extend_from_slice(name.as_bytes());
         seconds(out, time);
     }
     out.extend_from_slice(b",\"transports\":");
-    for (place, name) in facts.transports.iter().enumerate() {
+    for (place, name) in greeting.transports.iter().enumerate() {
         out.put_u8(if place == 0 { b'[' } else { b',' });
         json_string(out, name.as_bytes());
     }
     out.put_u8(b']');
-    if let Some(attached) = &facts.attachment {
+    if let Some(attached) = &greeting.attachment {
         attachment(out, attached);
     }
     out.put_u8(b'}');
@@ -104,8 +107,8 @@ mod tests {
 
     use super::*;
 
-    fn facts(attachment: Option<Attached>) -> Facts<'static> {
-        Facts {
+    fn greeting(attachment: Option<Attached>) -> Greeting<'static> {
+        Greeting {
             id: "abc",
             token: "n1-abcdef",
             protocol: "a\"b",
@@ -117,26 +120,26 @@ mod tests {
         }
     }
 
-    fn encoded(facts: &Facts<'_>) -> Value {
+    fn encoded(greeting: &Greeting<'_>) -> Value {
         let mut out = BytesMut::new();
-        encode(&mut out, facts);
-        serde_json::from_slice(&out).expect("facts are JSON")
+        encode(&mut out, greeting);
+        serde_json::from_slice(&out).expect("a greeting is JSON")
     }
 
     #[test]
-    fn facts_are_told_by_their_names() {
+    fn a_greeting_has_its_values_by_name() {
         let mut expected = json!({
             "id": "abc", "token": "n1-abcdef", "protocol": "a\"b", "url": "/_under\"pass/s/n1-abcdef",
             "max_message": 1, "max_batch": 1_000_000, "ack_bytes": usize::MAX,
             "heartbeat": 15, "wait": 25.5, "grace": 60, "recycle": 0, "transports": ["ws", "sse"],
         });
-        assert_eq!(encoded(&facts(None)), expected);
+        assert_eq!(encoded(&greeting(None)), expected);
         for (name, value) in [("resumed", json!(true)), ("from", json!(7)), ("next", json!(u64::MAX))] {
             expected[name] = value;
         }
         let attached = Attached { resumed: true, from: 7, next: u64::MAX, lost: false };
-        assert_eq!(encoded(&facts(Some(attached))), expected);
+        assert_eq!(encoded(&greeting(Some(attached))), expected);
         (expected["resumed"], expected["lost"]) = (json!(false), json!(true));
-        assert_eq!(encoded(&facts(Some(Attached { resumed: false, lost: true, ..attached }))), expected);
+        assert_eq!(encoded(&greeting(Some(Attached { resumed: false, lost: true, ..attached }))), expected);
     }
 }
