@@ -2,7 +2,7 @@
 //!
 //! Enters: requests from connections. Leaves: responses. Must not touch: bytes on the wire, the inside of a session.
 //!
-//! A request is routed once, from its head ([`Gateway::route`]), and answered once ([`Gateway::respond`]); the order of
+//! A request is routed once, from its head (`Router::route`), and answered once (`Gateway::respond`); the order of
 //! the steps there is the policy. What is about *every* request is a layer around both (see `app`).
 
 mod beside;

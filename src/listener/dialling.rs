@@ -1,7 +1,7 @@
 //! How many requests that dial a backend are under way at once.
 //!
 //! Enters: a request whose response waits for a backend to be dialled. Leaves: a permit, at the latest after
-//! [`MAX_WAIT`]. Must not touch: backends; how many dials one of them takes is the dialler's own bound.
+//! `MAX_WAIT`. Must not touch: backends; how many dials one of them takes is the dialler's own bound.
 //!
 //! A request that dials takes some 10 KiB for a moment. When thousands of clients come back at once, most of them wait
 //! here, where a connection keeps nothing of its request but its bytes.
