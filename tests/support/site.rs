@@ -97,7 +97,7 @@ impl Backend {
 
 async fn handshake(socket: TcpStream) -> Option<BackendSocket> {
     let (mut path, mut headers) = (String::new(), HeaderMap::new());
-    #[allow(clippy::result_large_err, reason = "tungstenite's signature")]
+    #[expect(clippy::result_large_err, reason = "tungstenite's signature")]
     let callback = |request: &Request, mut response: Response| {
         path = request.uri().to_string();
         headers = request.headers().clone();
