@@ -19,14 +19,14 @@ use crate::upstream::io::Io;
 
 /// The body of a request on its way to the backend.
 pub(crate) type Outgoing = Either<Empty<Bytes>, UnsyncBoxBody<Bytes, BoxError>>;
-/// The near end of a connection of hyper's.
+/// Our end of a connection of hyper's.
 pub(crate) type Sender = SendRequest<Outgoing>;
 
 /// A connection on which nothing is under way.
 pub(crate) enum Connection {
-    /// Only read by hand so far; owns no buffer.
+    /// hyper had no part in it; owns no buffer.
     Bare(Io),
-    /// Once it was hyper's it stays so.
+    /// hyper's, once and for all.
     Hyper(Sender),
 }
 

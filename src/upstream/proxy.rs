@@ -4,13 +4,14 @@
 //! the gateway's 502 and 504. Must not touch: where to dial (a target's scheme and authority only become `Host`),
 //! bodies (never collected, never cut to look whole), sessions.
 //!
-//! A short GET whose answer is short as well goes by hand (`by_hand`, `answer`); for the rest hyper decides:
+//! A short GET whose response is short as well is exchanged on a bare connection (`http1_exchange`). For the rest hyper
+//! decides:
 //! - `Expect: 100-continue` ends here: hyper's server says 100 to the client when the body is first asked for, that is
 //!   once the backend is connected, and the backend gets the body as it comes.
 //! - Informational responses (103 …) end here as well: hyper's client passes none on, and its server cannot send any but
 //!   100 and 101.
 //! - A body that fails is never ended: towards the backend the connection is cut, towards the client the body yields an
-//!   error, and whoever writes the answer cuts its connection or resets its stream.
+//!   error, and the writer of the response cuts its connection or resets its stream.
 //! - Trailers go on where both sides can carry them: chunked, announced by `Trailer`, and wished for by `TE`.
 //!
 //! The pool is our own because hyper-util's legacy client dials in the background and needs a scheme and authority in
@@ -88,11 +89,11 @@ pub struct Proxy {
     response: Duration,
 }
 
-/// An exchange that came to nothing.
+/// Why an exchange has no response.
 enum ExchangeError {
-    /// Nothing of it was written; it can go another way.
+    /// Nothing of the request was written; it can be sent on another connection.
     Unsent(Box<Request<Outgoing>>, hyper::Error),
-    /// It may have had an effect.
+    /// The request may have had an effect.
     Final(ProxyError),
 }
 
@@ -200,7 +201,7 @@ impl Proxy {
         }
     }
 
-    /// Sends the request by hand. The connection goes back to the pool, or on to hyper.
+    /// Exchanges on a bare connection, which goes back to the pool, or on to hyper.
     async fn exchange_short(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay<Io>>, ProxyError> {
         let asked = timeout(self.response, exchange(io, text, read_short)).await.map_err(|_| self.too_late())?;
         Ok(asked.map(|(io, response)| {
@@ -252,13 +253,13 @@ impl Proxy {
     }
 }
 
-/// Whether the answer to it can be told by its head alone, and the head is all there is to write.
+/// Whether the request is all head, and the framing of its response does not depend on more than the response's head.
 fn is_short_exchange(request: &Request<Outgoing>) -> bool {
     *request.method() == Method::GET && matches!(request.body(), Either::Left(_)) && !request.headers().contains_key(TE)
 }
 
-/// What the body is known to be goes, not what a field says: two differing lengths must never reach a backend, which
-/// might believe the other one (request smuggling).
+/// Sends the length that the body is known to have, not what a field says: a backend that got both could believe the
+/// wrong one (request smuggling).
 fn reconcile_length(headers: &mut HeaderMap, length: Option<u64>) {
     let said = headers.remove(CONTENT_LENGTH).is_some();
     if let (true, Some(length)) = (said, length) {
@@ -266,7 +267,7 @@ fn reconcile_length(headers: &mut HeaderMap, length: Option<u64>) {
     }
 }
 
-/// A body on its way, and its pace. What has no body needs neither.
+/// The body for the backend, and its pace; without a body there is no pace.
 fn outgoing<B>(body: B) -> (Outgoing, Option<Arc<Pace>>)
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -279,7 +280,7 @@ where
     (Either::Right(UnsyncBoxBody::new(Paced { body, pace: pace.clone() })), Some(pace))
 }
 
-/// Ends when the backend has held us up for `limit`, from now on.
+/// Ends when the backend has been slow for `limit`, from now on.
 async fn stalled(pace: Option<&Pace>, limit: Duration) {
     match pace {
         None => sleep(limit).await,
@@ -290,7 +291,7 @@ async fn stalled(pace: Option<&Pace>, limit: Duration) {
     }
 }
 
-/// Who holds up a request, and since when: a long upload is no slow backend.
+/// Who is waited for, and since when: a long upload is no slow backend.
 struct Pace(Mutex<(Instant, bool)>);
 
 impl Default for Pace {
@@ -300,12 +301,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Something moved, or the client is waited for.
+    /// A piece of the body has moved, or the client is waited for.
     fn note(&self, waits_for_client: bool) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), waits_for_client);
     }
 
-    /// Ends when the backend has held us up for `limit`.
+    /// Ends when the backend was waited for as long as `limit`.
     async fn stalled(&self, limit: Duration) {
         loop {
             let (since, waits_for_client) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
