@@ -10,16 +10,20 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
+use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
-use crate::config::{self, Address, Config, Drain, Mistakes};
-use crate::gateway::{Gateway, Service};
+use crate::config::{Address, Config, Drain, Mistakes};
+use crate::gateway::layers::{WriteRefusals, catch_panic};
+use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
 use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
-use crate::listener;
+use crate::listener::dialling::DialQueue;
+use crate::listener::handler::{Handler, Stack};
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
+use crate::listener::{self, ListenerContext};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::upstream::tls::UpstreamTlsError;
@@ -49,6 +53,7 @@ pub struct App {
     /// Where the admin endpoints are, if anywhere.
     pub admin: Option<Address>,
     gateway: Arc<Gateway>,
+    dials: Arc<DialQueue>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
     certificates: Vec<Arc<TlsSource>>,
@@ -81,23 +86,24 @@ impl App {
         let (gateway, shared) = (Arc::clone(&registry), (Arc::clone(&metrics), lifecycle.clone()));
         let gateway = Arc::new(Gateway::new(Arc::clone(&config), gateway, shared.0, shared.1)?);
 
-        let mut doors = Vec::new();
+        let mut listening = Vec::new();
         for listener in &config.listeners {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
             let spread = !matches!(listener.address, Address::Activated(_));
-            let door = |bound| Door { bound, spread, tls: tls.clone() };
-            doors.extend(sockets.bind(&listener.address)?.into_iter().map(door));
+            let listen = |bound| Listening { bound, spread, tls: tls.clone() };
+            listening.extend(sockets.bind(&listener.address)?.into_iter().map(listen));
         }
         let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
         for name in sockets.untaken() {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
 
-        let addresses = doors.iter().map(|door| door.bound.local_addr()).collect::<Result<_, _>>()?;
+        let addresses = listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
-        let certificates = doors.iter().filter_map(|door| door.tls.clone()).collect();
-        let app = Self { config, addresses, admin: admin_address, gateway, metrics, lifecycle, certificates };
-        app.open_doors(doors)?;
+        let certificates = listening.iter().filter_map(|listening| listening.tls.clone()).collect();
+        let dials = Arc::new(DialQueue::new(&config.backend, Arc::clone(&metrics)));
+        let app = Self { config, addresses, admin: admin_address, gateway, dials, metrics, lifecycle, certificates };
+        app.serve(listening)?;
         app.open_admin(admin);
         app.follow_drain(registry);
         Ok(app)
@@ -139,34 +145,37 @@ impl App {
             for what in needs_restart(&self.config, &config) {
                 tracing::warn!(what, "this change takes effect at the next restart");
             }
-            Ok(self.gateway.reload(Arc::new(config))?)
+            let config = Arc::new(config);
+            self.gateway.reload(Arc::clone(&config))?;
+            self.dials.resize(&config.backend);
+            Ok(())
         });
         self.metrics.reloaded(applied.is_ok());
         applied
     }
 
-    /// Serves the doors on this runtime and on those of the other workers.
-    fn open_doors(&self, doors: Vec<Door>) -> Result<(), StartError> {
-        let client = Arc::new(self.config.client.clone());
-        let house = House {
-            permits: Arc::new(Semaphore::new(client.connections)),
-            client,
-            service: Service(Arc::clone(&self.gateway)),
+    /// Serves the listening sockets on this runtime and on those of the other workers.
+    fn serve(&self, listening: Vec<Listening>) -> Result<(), StartError> {
+        let context = ListenerContext {
+            handler: handler(&self.gateway, &self.metrics),
+            client: Arc::new(self.config.client.clone()),
+            connections: Arc::new(Semaphore::new(self.config.client.connections)),
+            dials: Arc::clone(&self.dials),
             lifecycle: self.lifecycle.clone(),
             metrics: Arc::clone(&self.metrics),
         };
         for worker in 1..workers(&self.config) {
-            let spare = |door: &Door| Ok((door.bound.another(door.spread)?, door.tls.clone()));
-            let spares = doors.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
-            let house = house.clone();
+            let spare = |from: &Listening| Ok((from.bound.another(from.spread)?, from.tls.clone()));
+            let spares = listening.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
+            let context = context.clone();
             let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
-            thread.spawn(move || house.work(spares))?;
+            thread.spawn(move || work(&context, spares))?;
         }
-        for tls in doors.iter().filter_map(|door| door.tls.clone()) {
+        for tls in listening.iter().filter_map(|listening| listening.tls.clone()) {
             tokio::spawn(tls.watch(LOOK_EVERY));
         }
-        for Door { bound, tls, .. } in doors {
-            house.open(bound, tls);
+        for Listening { bound, tls, .. } in listening {
+            tokio::spawn(listener::serve(bound, tls, context.clone()));
         }
         Ok(())
     }
@@ -205,52 +214,48 @@ impl App {
     }
 }
 
-/// A listening socket, and what is spoken behind it.
-struct Door {
+/// A listening socket, and what is spoken on it.
+struct Listening {
     bound: BoundListener,
     /// Each worker may have a queue of its own.
     spread: bool,
     tls: Option<Arc<TlsSource>>,
 }
 
-/// What all workers share.
-#[derive(Clone)]
-struct House {
-    service: Service,
-    client: Arc<config::Client>,
-    permits: Arc<Semaphore>,
-    lifecycle: Lifecycle,
-    metrics: Arc<Metrics>,
+/// What every request passes, from the outside in. The listener has the router decide first, because what a request is for
+/// also says how its connection waits.
+fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
+    let (panics, refusals) = (Arc::clone(metrics), Arc::clone(metrics));
+    let service = ServiceBuilder::new()
+        // Outermost, so that a panic in any step below ends one request and not its connection.
+        .map_future(move |response| catch_panic(response, Arc::clone(&panics)))
+        // Above every step that refuses, so that each refusal is counted, logged and written in one place.
+        .layer_fn(move |inner| WriteRefusals::new(inner, Arc::clone(&refusals)))
+        // What limits or logs requests belongs here: behind the router, so that it knows who asks and for what, and
+        // below the refusals, so that it can refuse.
+        .service(GatewayService(Arc::clone(gateway)));
+    Stack { router: Router(Arc::clone(gateway)), service }
 }
 
-impl House {
-    /// Serves one door on the present runtime.
-    fn open(&self, bound: BoundListener, tls: Option<Arc<TlsSource>>) {
-        let (client, permits) = (Arc::clone(&self.client), Arc::clone(&self.permits));
-        let watched = (self.lifecycle.clone(), Arc::clone(&self.metrics));
-        tokio::spawn(listener::serve(bound, tls, self.service.clone(), client, permits, watched));
-    }
-
-    /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core.
-    /// It ends with the process's last phase.
-    fn work(self, spares: Vec<(SpareListener, Option<Arc<TlsSource>>)>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
-        };
-        runtime.block_on(async {
-            for (spare, tls) in spares {
-                match spare.adopt() {
-                    Ok(bound) => self.open(bound, tls),
-                    Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
-                }
+/// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core. It ends
+/// with the process's last phase.
+fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Option<Arc<TlsSource>>)>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
+    };
+    runtime.block_on(async {
+        for (spare, tls) in spares {
+            match spare.adopt() {
+                Ok(bound) => drop(tokio::spawn(listener::serve(bound, tls, context.clone()))),
+                Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
             }
-            self.lifecycle.reached(Phase::Closing).await;
-            // What is ended now still says so to its other side. Twice the drain's own wait, so that what does not end is
-            // still there to be named.
-            let _ = timeout(CLOSE_WAIT * 2, self.lifecycle.emptied()).await;
-        });
-    }
+        }
+        context.lifecycle.reached(Phase::Closing).await;
+        // What is ended now still says so to its peer. Twice the drain's own wait, so that what does not end is still
+        // there to be named.
+        let _ = timeout(CLOSE_WAIT * 2, context.lifecycle.emptied()).await;
+    });
 }
 
 /// How many threads serve.

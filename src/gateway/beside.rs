@@ -1,57 +1,53 @@
 //! What is not ours: WebSockets that are passed through, and everything else, proxied to the same backend.
 //!
-//! Enters: a request outside the prefix. Leaves: the backend's answer. Must not touch: bytes on their way.
+//! Enters: a request outside the prefix. Leaves: the backend's response. Must not touch: bytes on their way.
 
 use std::sync::Arc;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Response, StatusCode};
+use http_body::Body as _;
 
+use super::endpoints::Call;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
-use super::{Gateway, Live, forwarded, injection};
+use super::{BoxRequest, Gateway, Live, forwarded, injection};
 use crate::http::body::Body;
 use crate::http::body::Duplex;
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
-use crate::listener::handler::Asking;
-use crate::listener::peer::Peer;
 use crate::terms::Direction;
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Dialer, Upgraded};
 use crate::upstream::headers::{end_to_end, tunnel_handshake};
 
 /// Proxies a plain request.
-pub(super) async fn proxy(
-    gateway: &Gateway,
-    live: &Live,
-    peer: &Peer,
-    mut request: Asking,
-) -> Result<Response<Body>, Refusal> {
+pub(super) async fn proxy(call: &Call<'_>, mut request: BoxRequest) -> Result<Response<Body>, Refusal> {
+    let Call { gateway, live, peer } = *call;
     let path = request.uri().path();
     let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let inject = backend.inject.as_ref();
     let method = request.method().clone();
     let navigation = inject.and_then(|route| Some((injection::prepare(&method, request.headers_mut())?, route)));
     let _counted = gateway.metrics.proxying();
-    let answer = backend.proxy.forward(*request, &forwarded(peer)).await;
-    gateway.metrics.proxied(answer.as_ref().ok().map(|answer| answer.status().as_u16()));
-    let answer = answer?;
+    let response = backend.proxy.forward(*request, &forwarded(peer)).await;
+    gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
+    let response = response?;
     Ok(match navigation {
-        Some((navigation, (path, told))) => navigation.answer(answer, peer, &live.config.prefix, (path, told)),
-        None if inject.is_some() => injection::aside(answer),
-        None => answer.map(Body::Proxied),
+        Some((navigation, (path, warned))) => navigation.answer(response, peer, &live.config.prefix, (path, warned)),
+        None if inject.is_some() => injection::aside(response),
+        None => response.map(Body::Proxied),
     })
 }
 
-/// Passes a WebSocket through: the handshake is the backend's to answer, the bytes behind a verified 101 are nobody's.
-pub(super) async fn tunnel(
-    gateway: &Arc<Gateway>,
-    live: &Live,
-    peer: &Peer,
-    request: Asking,
-) -> Result<Response<Body>, Refusal> {
+/// Passes a WebSocket through: the handshake is the backend's to answer, and nobody looks at the bytes behind a verified
+/// 101.
+pub(super) async fn tunnel(call: &Call<'_>, request: BoxRequest) -> Result<Response<Body>, Refusal> {
+    let Call { gateway, live, peer } = *call;
+    if !request.body().is_end_stream() {
+        return Err(Refusal::bad_request("a WebSocket handshake has no body"));
+    }
     if !live.config.origins.allowed.is_empty()
         && let Verdict::Refused(why) = judge(&live.config.origins, request.headers(), &peer.host)
     {

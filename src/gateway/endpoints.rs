@@ -8,41 +8,40 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, request};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 
 use super::error::{Refusal, refuse};
-use super::route::{self, Ours, Verb};
-use super::{Gateway, Live, forwarded};
+use super::origin::{self, Verdict};
+use super::route::{Endpoint, Verb};
+use super::{BoxRequest, Gateway, Live, protect};
 use crate::client;
 use crate::codec::batch::Form;
-use crate::codec::request::{OpenRequest, PollRequest, check_nonce, check_protocol_list, decode_close};
+use crate::codec::request::{PollRequest, decode_close};
 use crate::codec::sse::{parse_id, parse_number};
 use crate::codec::standing;
-use crate::http::body::Body;
-use crate::http::body::response;
+use crate::http::body::{Body, response};
 use crate::http::incoming::IncomingBody;
 use crate::http::source::Source;
-use crate::listener::handler::Asking;
 use crate::listener::peer::Peer;
-use crate::registry::{Cell, Found, Opening, Reader};
+use crate::registry::{Cell, Found, Reader};
 use crate::session::Attach;
-use crate::terms::{Resume, Transport};
+use crate::terms::Transport;
 use crate::transport::facts::{self, Arrival};
 use crate::transport::query::Query;
 use crate::transport::sse::IdForm;
 use crate::transport::stream::OCTET_STREAM;
 use crate::transport::{Fault, multi, poll, send, sse, stream, ws};
-use crate::upstream::dial::fresh_key;
-use crate::upstream::headers::{self, wants_upgrade};
+use crate::upstream::headers::wants_upgrade;
 
 /// The largest body of `open` and `close`, in bytes: a nonce and 32 names, or a code and a reason.
 const SMALL_BODY: usize = 8 * 1024;
 /// The largest body of `poll`, in bytes: the most sessions, with their tokens and cursors.
 const POLL_BODY: usize = 64 * 1024;
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 /// An event id that a browser sends back.
-const LAST_EVENT_ID: &str = "last-event-id";
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
 /// One request under the prefix.
 pub(super) struct Call<'a> {
@@ -52,104 +51,81 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// `POST open/{target}`.
-    pub(super) async fn open(&self, request: Asking, target: &str) -> Result<Response<Body>, Fault> {
-        let (head, body) = request.into_parts();
-        let (query, ours) = route::split_query(head.uri.query());
-        let body = self.small_body(body).await?;
-        let mut asked = OpenRequest::decode(&body)?;
-        if let Some(nonce) = ours.nonce {
-            check_nonce(&nonce)?;
-            asked.nonce = Some(nonce);
-        }
-        let cell = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        Ok(response(StatusCode::OK, JSON, facts::of_session(&cell, &self.live.config.prefix)))
-    }
-
-    /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
-    pub(super) async fn open_sse(&self, head: &request::Parts, target: &str) -> Result<Response<Body>, Refusal> {
-        let refusal = match self.one_request(head, target).await {
-            Ok(response) => return Ok(response),
-            Err(Fault::SessionClosed(_)) => return Ok(no_content()),
-            Err(fault) => refuse(fault).await,
+    /// Responds to a request under the prefix: origin first, then the method, then the endpoint.
+    pub(super) async fn respond(&self, request: BoxRequest, endpoint: &Endpoint) -> Result<Response<Body>, Refusal> {
+        let origins = &self.live.config.origins;
+        let verdict = origin::judge(origins, request.headers(), &self.peer.host);
+        let target = request.uri().path_and_query().cloned();
+        let query = Query::parse(target.as_ref().and_then(PathAndQuery::query));
+        let responded = match &verdict {
+            Verdict::Refused(why) if !endpoint.is_public() => Err(Refusal::origin_refused(why.clone())),
+            Verdict::Own | Verdict::Allowed(_) if request.method() == Method::OPTIONS => {
+                Ok(preflight(request.headers()))
+            }
+            _ if !endpoint.takes(request.method()) => Err(Refusal::method_not_allowed(endpoint.methods())),
+            _ => self.dispatch(request, endpoint, &query).await,
         };
-        if !refusal.is_passing() {
-            return Err(refusal);
-        }
-        self.gateway.metrics.refused(refusal.code);
-        tracing::warn!(code = refusal.code.as_str(), "one-request SSE is unavailable");
-        Ok(sse::unavailable(&refusal.json()))
-    }
-
-    async fn one_request(&self, head: &request::Parts, target: &str) -> Result<Response<Body>, Fault> {
-        let (query, ours) = route::split_query(head.uri.query());
-        let mut arrival = Arrival::Known;
-        if let Some((token, after)) = resume_id(&head.headers, &ours)? {
-            match self.gateway.registry.find(&token) {
-                Found::Here(cell) => return self.stream_bare(cell, Some(after), arrival),
-                Found::Ended(close) => return Err(Fault::SessionClosed(close)),
-                Found::Unknown => {
-                    self.gateway.metrics.resumed(Resume::Unknown);
-                    arrival = Arrival::Forgotten;
-                }
+        match responded {
+            Ok(mut response) => {
+                protect(&mut response);
+                origin::mark(origins, &verdict, response.headers_mut());
+                Ok(response)
+            }
+            Err(refusal) => {
+                let mut refusal = refusal.echo(query.nonce().ok().flatten());
+                origin::mark(origins, &verdict, refusal.headers_mut());
+                Err(refusal)
             }
         }
-        let cell = self.open_session(head, target, query.as_deref(), open_request(ours, arrival)?, false).await?;
-        self.stream_bare(cell, None, arrival)
     }
 
-    fn stream_bare(&self, cell: Arc<Cell>, after: Option<u64>, arrival: Arrival) -> Result<Response<Body>, Fault> {
-        let attach = Attach { after, acknowledging: false, holds: false };
-        let reader = cell.attach(Transport::Sse, attach, None)?;
-        Ok(self.streaming(sse::respond(reader, IdForm::Token(cell), arrival, &self.live.config.prefix)))
-    }
-
-    async fn open_session(
+    async fn dispatch(
         &self,
-        head: &request::Parts,
-        target: &str,
-        query: Option<&str>,
-        asked: OpenRequest,
-        acknowledging: bool,
-    ) -> Result<Arc<Cell>, Fault> {
-        let bad = || Fault::BadRequest(format!("`{target}` is no target: it must be a path"));
-        let target = route::target(target, query).ok_or_else(bad)?;
-        let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
-        let dialer = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
-        let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
-        let forwarded = forwarded(self.peer);
-        let protocols = &asked.protocols;
-        let handshake = headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
-        let origin = head.headers.get("origin").and_then(|origin| origin.to_str().ok()).map(str::to_owned);
-        let opening = Opening {
-            nonce: asked.nonce,
-            handshake,
-            protocols: asked.protocols,
-            origin,
-            acknowledging,
-            client: self.peer.client.map(|client| client.to_string()).unwrap_or_else(|| "unix".into()),
-            policy: Arc::clone(&self.live.session),
-            backend: Arc::clone(&self.live.backend),
-            dialer: Arc::clone(dialer),
+        request: BoxRequest,
+        endpoint: &Endpoint,
+        query: &Query<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        // Boxed where it takes long or is rare (see `Gateway::respond`).
+        let responded = match endpoint {
+            Endpoint::Open { target } => Box::pin(self.open(request, target)).await,
+            Endpoint::Sse { target } => return Box::pin(self.open_sse(&request.into_parts().0, target)).await,
+            Endpoint::Session { token, verb } => self.session(request, (token, *verb), query).await,
+            Endpoint::Poll => Box::pin(self.poll_many(request, query)).await,
+            Endpoint::Info => Ok(self.info()),
+            Endpoint::Client(file) => Ok(self.client(&request.into_parts().0, *file)),
+            Endpoint::Selftest(what) => Box::pin(self.selftest(request, *what)).await,
+            Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
-        Ok(self.gateway.registry.open(opening).await?)
+        match responded {
+            Ok(response) => Ok(response),
+            Err(fault) => Err(Box::pin(refuse(fault)).await),
+        }
+    }
+
+    /// The session of this token.
+    ///
+    /// # Errors
+    /// [`Fault::SessionClosed`] or [`Fault::UnknownSession`].
+    pub(super) fn find(&self, token: &str) -> Result<Arc<Cell>, Fault> {
+        match self.gateway.registry.find(token) {
+            Found::Here(cell) => Ok(cell),
+            Found::Ended(close) => Err(Fault::SessionClosed(close)),
+            Found::Unknown => Err(Fault::UnknownSession),
+        }
     }
 
     /// A request on a session. `query` was parsed before, so that its nonce is echoed in errors too.
     pub(super) async fn session(
         &self,
-        request: Asking,
+        request: BoxRequest,
         (token, verb): (&str, Verb),
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?;
-        let found = self.gateway.registry.find(token);
-        let cell = match (found, verb) {
-            (Found::Here(cell), _) => cell,
-            (Found::Ended(_), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
-            (Found::Ended(close), Verb::Close) => return Ok(told(send::closed(&close), nonce)),
-            (Found::Ended(close), _) => return Err(Fault::SessionClosed(close)),
-            (Found::Unknown, _) => return Err(Fault::UnknownSession),
+        let cell = match (self.find(token), verb) {
+            (Err(Fault::SessionClosed(_)), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
+            (Err(Fault::SessionClosed(close)), Verb::Close) => return Ok(json_response(send::closed(&close), nonce)),
+            (found, _) => found?,
         };
         match verb {
             Verb::Attach(Transport::Sse) => self.attach_sse(&cell, request.headers(), query),
@@ -159,11 +135,11 @@ impl Call<'_> {
             }
             Verb::Attach(Transport::Poll) => self.poll(&cell, request.headers(), query, nonce),
             Verb::Attach(Transport::Ws) => self.attach_ws(&cell, &request, query),
-            Verb::Send => Ok(told(self.send(&cell, request, query).await?, nonce)),
-            Verb::Ack => Ok(told(send::ack(&cell, query.number("after")?)?, nonce)),
+            Verb::Send => Ok(json_response(self.send(&cell, request, query).await?, nonce)),
+            Verb::Ack => Ok(json_response(send::ack(&cell, query.number("after")?)?, nonce)),
             Verb::Close => {
                 let close = decode_close(&Box::pin(self.small_body(request.into_body())).await?)?;
-                Ok(told(send::close(&cell, close), nonce))
+                Ok(json_response(send::close(&cell, close), nonce))
             }
         }
     }
@@ -206,7 +182,7 @@ impl Call<'_> {
     }
 
     /// `POST poll`: one answer for several sessions. A fault of one of them is its part of the answer.
-    pub(super) async fn poll_many(&self, request: Asking, query: &Query<'_>) -> Result<Response<Body>, Fault> {
+    pub(super) async fn poll_many(&self, request: BoxRequest, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?.map(str::to_owned);
         let wait = query.wait()?.unwrap_or(self.live.session.wait).min(self.live.session.wait_max);
         let body = send::read_body(request.into_body(), POLL_BODY, self.live.config.client.body).await?;
@@ -228,14 +204,8 @@ impl Call<'_> {
         wait: Duration,
         query: &Query<'_>,
     ) -> Result<Box<dyn Source + Send>, Fault> {
-        match self.gateway.registry.find(token) {
-            Found::Here(cell) => {
-                let reader = self.attach(&cell, Transport::Poll, after, query)?;
-                Ok(poll::source(reader, poll::Asked { wait, frames: false, nonce: None }))
-            }
-            Found::Ended(close) => Err(Fault::SessionClosed(close)),
-            Found::Unknown => Err(Fault::UnknownSession),
-        }
+        let reader = self.attach(&self.find(token)?, Transport::Poll, after, query)?;
+        Ok(poll::source(reader, poll::Asked { wait, frames: false, nonce: None }))
     }
 
     fn attach_ws(
@@ -255,7 +225,7 @@ impl Call<'_> {
         Ok(handshake.respond(reader, &self.live.config.prefix))
     }
 
-    async fn send(&self, cell: &Cell, request: Asking, query: &Query<'_>) -> Result<BytesMut, Fault> {
+    async fn send(&self, cell: &Cell, request: BoxRequest, query: &Query<'_>) -> Result<BytesMut, Fault> {
         let (seq, after) = (query.seq()?, query.number("after")?);
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
@@ -279,7 +249,7 @@ impl Call<'_> {
         send::read_body(body, SMALL_BODY, self.live.config.client.body).await
     }
 
-    fn streaming(&self, mut response: Response<Body>) -> Response<Body> {
+    pub(super) fn streaming(&self, mut response: Response<Body>) -> Response<Body> {
         if self.live.session.identity {
             response.headers_mut().insert("content-encoding", HeaderValue::from_static("identity"));
         }
@@ -287,8 +257,8 @@ impl Call<'_> {
     }
 }
 
-/// An answer that is a JSON object, with the request's nonce in it.
-fn told(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
+/// A response that is a JSON object, with the request's nonce in it.
+fn json_response(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
     if let Some(nonce) = nonce {
         standing::echo(&mut object, nonce);
     }
@@ -311,31 +281,14 @@ fn last_event_id(headers: &HeaderMap, cell: &Cell) -> Option<u64> {
     parse_number(id).or_else(|| parse_id(id).filter(|(token, _)| cell.token().is(token)).map(|(_, number)| number))
 }
 
-/// The id to resume from, of several the highest. What is not in the form of our ids is not ours, save where we named
-/// the parameter.
-fn resume_id(headers: &HeaderMap, ours: &Ours) -> Result<Option<(String, u64)>, Fault> {
-    if ours.after.as_ref().is_some_and(|id| parse_id(id).is_none()) {
-        return Err(Fault::BadRequest("`underpass.after` must be the id of an event of this stream".into()));
-    }
-    let header = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-    let ids = [header, ours.after.as_deref(), ours.last_event_id.as_deref()];
-    let highest = ids.into_iter().flatten().filter_map(parse_id).max_by_key(|(_, number)| *number);
-    Ok(highest.map(|(token, number)| (token.to_owned(), number)))
+fn preflight(request: &HeaderMap) -> Response<Body> {
+    let mut response = no_content();
+    origin::mark_preflight(request, response.headers_mut());
+    response
 }
 
-/// What the one-request form says of the session it opens. Coming back to a session that is forgotten, a nonce would
-/// only lead to what it opened before.
-fn open_request(ours: Ours, arrival: Arrival) -> Result<OpenRequest, Fault> {
-    let nonce = ours.nonce.filter(|_| arrival == Arrival::Known);
-    if let Some(nonce) = &nonce {
-        check_nonce(nonce)?;
-    }
-    let protocols = ours.protocols.map(|list| check_protocol_list(&list)).transpose()?.unwrap_or_default();
-    Ok(OpenRequest { nonce, protocols })
-}
-
-/// The answer that stops an `EventSource`.
-fn no_content() -> Response<Body> {
+/// The response that stops an `EventSource`.
+pub(super) fn no_content() -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
     response

@@ -26,9 +26,9 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
 /// When to try again, in seconds, what was refused because there was no room.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
-/// A refusal, ready to be told.
-#[derive(Debug)]
-pub(super) struct Refusal {
+/// An error response, before it is written.
+#[derive(Clone, Debug)]
+pub struct Refusal {
     /// Why, in one word.
     pub(super) code: ErrorCode,
     /// The status; also in the body, because boxes replace error pages.
@@ -53,6 +53,14 @@ impl Refusal {
 
     pub(super) fn origin_refused(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::OriginRefused, StatusCode::FORBIDDEN, message)
+    }
+
+    pub(super) fn disguised(prefix: &str) -> Self {
+        Self::bad_request(format!("the path leads to `{prefix}` only when decoded or normalised: write it plainly"))
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Internal, StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
     pub(super) fn not_found(path: &str) -> Self {
@@ -104,6 +112,16 @@ impl Refusal {
         let mut response = response(self.status, "application/json", self.json());
         response.headers_mut().extend(self.headers);
         response
+    }
+
+    /// The connection is closed behind it.
+    pub(super) fn closing(self) -> Self {
+        self.with(CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// The fields of the response.
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
     }
 
     fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {

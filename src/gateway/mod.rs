@@ -1,45 +1,44 @@
-//! What every request passes through: who asks, whether it is well formed, whose it is, and what it is answered.
+//! What every request passes through: who asks, whether it is well formed, whose it is, and what the response is.
 //!
 //! Enters: requests from connections. Leaves: responses. Must not touch: bytes on the wire, the inside of a session.
 //!
-//! Read [`Gateway::handle`] from top to bottom; the order of its steps is the policy.
+//! A request is routed once, from its head ([`Gateway::route`]), and answered once ([`Gateway::respond`]); the order of
+//! the steps there is the policy. What is about *every* request is a layer around both (see `app`).
 
 mod beside;
 mod endpoints;
 mod error;
 mod injection;
+pub mod layers;
+mod opening;
 mod origin;
 mod route;
 mod selftest;
 
-use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt as _;
-use http::header::{CACHE_CONTROL, CONNECTION, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::Body as _;
+use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, Request, Response};
 
 use self::endpoints::Call;
-use self::error::{Refusal, refuse};
-use self::origin::Verdict;
-use self::route::{Endpoint, Place, Routes, Selftest, Verb};
+pub use self::error::Refusal;
+use self::error::refuse;
+use self::route::{Purpose, Routes};
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::Lifecycle;
-use crate::listener::framing::request_fault;
-use crate::listener::handler::{Answering, Asking, Handler, Wait};
+use crate::listener::handler::{Latency, Route};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::terms::ErrorCode;
 use crate::transport::Fault;
-use crate::transport::query::Query;
 use crate::upstream::dial::Dialer;
-use crate::upstream::headers::{Forwarded, lost_upgrade, wants_upgrade};
+use crate::upstream::headers::Forwarded;
 use crate::upstream::tls::UpstreamTlsError;
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
@@ -108,142 +107,28 @@ impl Gateway {
         Ok(())
     }
 
-    /// Answers a request.
-    pub async fn handle(self: Arc<Self>, request: Asking, conn: ConnInfo) -> Response<Body> {
+    /// Decides from its head what a request is for, and who asks. Once for each request.
+    fn decide<B>(&self, request: &Request<B>, conn: &ConnInfo) -> Routed {
         let live = self.live.load_full();
-        let version = request.version();
-        let mut response = match self.admit(&live, request, &conn).await {
-            Ok(response) => response,
-            Err(refusal) => self.refusal(refusal),
-        };
-        if version == Version::HTTP_10 {
-            // What has no length is delimited by the end of the connection, whatever the client hoped for.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            // In an answer of a newer version hyper would add that it keeps the connection.
-            *response.version_mut() = version;
-        }
-        response
-    }
-
-    async fn admit(self: &Arc<Self>, live: &Live, request: Asking, conn: &ConnInfo) -> Result<Response<Body>, Refusal> {
-        if let Some(what) = request_fault(&request) {
-            let mut response = self.refusal(Refusal::bad_request(what));
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            return Ok(response);
-        }
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
-        let path = request.uri().path().to_owned();
-        match route::place(&path, &live.config.prefix) {
-            Place::Ours(Endpoint::Selftest(_)) if live.selftest.is_none() => {
-                Ok(self.ours(live, &peer, request, Endpoint::Unknown).await)
-            }
-            Place::Ours(endpoint) => Ok(self.ours(live, &peer, request, endpoint).await),
-            Place::Ambiguous => Err(Refusal::bad_request(format!(
-                "the path leads to `{}` only when decoded or normalised: write it plainly",
-                live.config.prefix
-            ))),
-            // Only a GET without a body is a handshake (RFC 6455 section 4.1); other methods are requests like any other,
-            // which no backend must get to see as a GET.
-            Place::Beside if request.method() == Method::GET && wants_upgrade(request.headers(), request.version()) => {
-                if !request.body().is_end_stream() {
-                    return Err(Refusal::bad_request("a WebSocket handshake has no body"));
-                }
-                Box::pin(beside::tunnel(self, live, &peer, request)).await
-            }
-            Place::Beside if request.method() == Method::GET && lost_upgrade(request.headers(), request.version()) => {
-                Err(Box::pin(refuse(Fault::UpgradeLost)).await)
-            }
-            Place::Beside => Box::pin(beside::proxy(self, live, &peer, request)).await,
-        }
+        let purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
+        Routed { live, peer, purpose }
     }
 
-    /// A request under the prefix: origin first, then the method, then the endpoint.
-    async fn ours(
-        self: &Arc<Self>,
-        live: &Live,
-        peer: &Peer,
-        request: Asking,
-        endpoint: Endpoint<'_>,
-    ) -> Response<Body> {
-        let origins = &live.config.origins;
-        let verdict = origin::judge(origins, request.headers(), &peer.host);
-        let mut response = match &verdict {
-            // Public, and asked for by script tags of other origins' pages, which do not name themselves; or by a link in
-            // a mail.
-            Verdict::Refused(_) if matches!(endpoint, Endpoint::Client(_) | Endpoint::Selftest(Selftest::Page)) => {
-                self.dispatch(live, peer, request, endpoint).await
-            }
-            Verdict::Refused(why) => {
-                let query = Query::parse(request.uri().query());
-                self.refusal(Refusal::origin_refused(why.clone()).echo(query.nonce().ok().flatten()))
-            }
-            _ if request.method() == Method::OPTIONS => preflight(request.headers()),
-            _ => self.dispatch(live, peer, request, endpoint).await,
-        };
-        origin::mark(origins, &verdict, response.headers_mut());
-        response
-    }
-
-    async fn dispatch(
-        self: &Arc<Self>,
-        live: &Live,
-        peer: &Peer,
-        request: Asking,
-        endpoint: Endpoint<'_>,
-    ) -> Response<Body> {
-        let query = request.uri().query().map(str::to_owned);
-        let query = Query::parse(query.as_deref());
-        let nonce = query.nonce().ok().flatten().map(str::to_owned);
-        let mut response = match self.call(live, peer, request, endpoint, &query).await {
-            Ok(response) => response,
-            Err(refusal) => self.refusal(refusal.echo(nonce.as_deref())),
-        };
-        protect(&mut response);
-        response
-    }
-
-    async fn call(
-        self: &Arc<Self>,
-        live: &Live,
-        peer: &Peer,
-        request: Asking,
-        endpoint: Endpoint<'_>,
-        query: &Query<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        let allowed = endpoint.methods();
-        if endpoint != Endpoint::Unknown && !lists(allowed, request.method()) {
-            return Err(Refusal::method_not_allowed(allowed));
-        }
+    /// Responds to a request that was routed.
+    async fn respond(self: &Arc<Self>, routed: &Routed, request: BoxRequest) -> Result<Response<Body>, Refusal> {
+        let Routed { live, peer, purpose } = routed;
         let call = Call { gateway: self, live, peer };
-        // What is long or rare is boxed: every future on the way of every message has room for its largest branch, and
-        // is moved and allocated with it.
-        let answered = match endpoint {
-            Endpoint::Open { target } => Box::pin(call.open(request, target)).await,
-            Endpoint::Sse { target } => return Box::pin(call.open_sse(&request.into_parts().0, target)).await,
-            Endpoint::Session { token, verb } => call.session(request, (token, verb), query).await,
-            Endpoint::Poll => Box::pin(call.poll_many(request, query)).await,
-            Endpoint::Info => Ok(call.info()),
-            Endpoint::Client(file) => Ok(call.client(&request.into_parts().0, file)),
-            Endpoint::Selftest(what) => Box::pin(call.selftest(request, what)).await,
-            Endpoint::Unknown => return Err(Refusal::no_endpoint()),
-        };
-        match answered {
-            Ok(response) => Ok(response),
-            Err(fault) => Err(Box::pin(refuse(fault)).await),
+        // What takes long or is rare is boxed: each future on the way of every message has room for its largest branch,
+        // and is moved and allocated with it.
+        match purpose {
+            Purpose::Faulty(what) => Err(Refusal::bad_request(*what).closing()),
+            Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),
+            Purpose::Endpoint(endpoint) => call.respond(request, endpoint).await,
+            Purpose::Tunnel => Box::pin(beside::tunnel(&call, request)).await,
+            Purpose::LostUpgrade => Err(Box::pin(refuse(Fault::UpgradeLost)).await),
+            Purpose::Proxied => Box::pin(beside::proxy(&call, request)).await,
         }
-    }
-
-    /// Counts a refusal and says it, once, where it stops.
-    fn refusal(&self, refusal: Refusal) -> Response<Body> {
-        self.metrics.refused(refusal.code);
-        if refusal.status.is_server_error() {
-            tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
-        } else {
-            tracing::debug!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
-        }
-        let mut response = refusal.respond();
-        protect(&mut response);
-        response
     }
 
     fn tunnel_key(&self) -> u64 {
@@ -251,13 +136,7 @@ impl Gateway {
     }
 }
 
-/// Whether a list for `Allow` has this method; the first is the usual one.
-fn lists(allowed: &str, method: &Method) -> bool {
-    let first = allowed.strip_prefix(method.as_str()).is_some_and(|rest| rest.starts_with(','));
-    first || allowed.split(", ").any(|allowed| allowed == method)
-}
-
-/// What every answer of ours carries: nobody may keep (unless it says so itself), change, guess at or leak it.
+/// Adds what every response of ours carries: nobody may store (unless it allows that itself), change, sniff or leak it.
 fn protect(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     if let http::header::Entry::Vacant(unsaid) = headers.entry(CACHE_CONTROL) {
@@ -268,55 +147,60 @@ fn protect(response: &mut Response<Body>) {
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
-fn preflight(request: &http::HeaderMap) -> Response<Body> {
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    origin::mark_preflight(request, response.headers_mut());
-    protect(&mut response);
-    response
-}
-
-/// The panic itself has been told by the panic hook. State that it may have left is plain data behind locks that
-/// recover, so the next request may come.
-fn panicked(metrics: &Metrics) -> Response<Body> {
-    metrics.refused(ErrorCode::Internal);
-    let message = "this server failed at this request: its log says how, please report it";
-    let mut response = Refusal::new(ErrorCode::Internal, StatusCode::INTERNAL_SERVER_ERROR, message).respond();
-    protect(&mut response);
-    response
-}
-
 /// What the backend is told of the client.
 fn forwarded(peer: &Peer) -> Forwarded<'_> {
     Forwarded { chain: peer.chain().into(), proto: peer.proto, host: &peer.host, trusted: peer.trusted }
 }
 
-/// The gateway as listeners call it.
+/// What was decided of a request. It goes with the request, in its extensions.
 #[derive(Clone)]
-pub struct Service(pub Arc<Gateway>);
+struct Routed {
+    /// The configuration in force when the request came.
+    live: Arc<Live>,
+    peer: Peer,
+    purpose: Purpose,
+}
 
-impl Handler for Service {
-    /// A panic in a request ends that request with a 500, not its connection's neighbours.
-    fn handle(&self, request: Asking, conn: ConnInfo) -> Answering {
-        let gateway = Arc::clone(&self.0);
-        let metrics = Arc::clone(&gateway.metrics);
-        Box::pin(async move {
-            let answered = AssertUnwindSafe(gateway.handle(request, conn)).catch_unwind().await;
-            answered.unwrap_or_else(|_| panicked(&metrics))
-        })
+/// A request on its way. Boxed: each future that it passes through would have room for it twice.
+pub(crate) type BoxRequest = Box<Request<IncomingBody>>;
+
+// === as listeners see it ===
+
+/// Routes requests to [`GatewayService`].
+#[derive(Clone)]
+pub struct Router(pub Arc<Gateway>);
+
+impl Route for Router {
+    fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
+        let routed = self.0.decide(request, conn);
+        let latency = routed.purpose.latency();
+        request.extensions_mut().insert(routed);
+        latency
+    }
+}
+
+/// Responds to requests that [`Router`] has routed; an error is a response that was not written yet.
+#[derive(Clone)]
+pub struct GatewayService(pub Arc<Gateway>);
+
+impl tower::Service<Request<IncomingBody>> for GatewayService {
+    type Response = Response<Body>;
+    type Error = Refusal;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Refusal>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Refusal>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn wait(&self, request: &Request<IncomingBody>) -> Wait {
-        let live = self.0.live.load();
-        match route::place(request.uri().path(), &live.config.prefix) {
-            Place::Ours(Endpoint::Open { .. } | Endpoint::Sse { .. }) => Wait::ToDial,
-            Place::Ours(Endpoint::Session { verb: Verb::Attach(_), .. }) => Wait::ToTell,
-            Place::Beside | Place::Ours(Endpoint::Selftest(Selftest::Talk))
-                if wants_upgrade(request.headers(), request.version()) =>
-            {
-                Wait::ToDial
+    fn call(&mut self, mut request: Request<IncomingBody>) -> Self::Future {
+        let gateway = Arc::clone(&self.0);
+        let routed = request.extensions_mut().remove::<Routed>();
+        let request = Box::new(request);
+        Box::pin(async move {
+            match routed {
+                Some(routed) => gateway.respond(&routed, request).await,
+                None => Err(Refusal::internal("this request was not routed: put `Router` in front of the service")),
             }
-            Place::Ours(_) | Place::Ambiguous | Place::Beside => Wait::No,
-        }
+        })
     }
 }

@@ -1,32 +1,55 @@
 //! What a request is for: one of our endpoints, or a backend.
 //!
-//! Enters: path and query as received, the configured routes. Leaves: an [`Endpoint`], a target, a route. Must not
-//! touch: methods, headers, the network. Where we dial is the configuration's affair alone.
+//! Enters: a request's head, the configured routes. Leaves: its [`Purpose`], a target, a route. Must not touch: bodies, the
+//! network. Where we dial is the configuration's affair alone.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
+use http::{Method, Request};
 use percent_encoding::percent_decode_str;
 
 use super::injection::Told;
 use crate::client;
 use crate::codec::sse::parse_id;
 use crate::config::{self, Config};
+use crate::listener::framing::request_fault;
+use crate::listener::handler::Latency;
 use crate::terms::Transport;
 use crate::upstream::dial::Dialer;
+use crate::upstream::headers::{lost_upgrade, wants_upgrade};
 use crate::upstream::proxy::Proxy;
 use crate::upstream::tls::UpstreamTlsError;
 
+/// What a request is for, as its head says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Two servers could read it differently. It is refused, and the connection is closed.
+    Faulty(&'static str),
+    /// Its path would be under the prefix if it were decoded or normalised once more. It is refused, because boxes and
+    /// backends disagree on such paths.
+    Disguised,
+    /// For us: its path is under the prefix.
+    Endpoint(Endpoint),
+    /// A WebSocket handshake for a backend. Only a GET is one (RFC 6455 section 4.1): other methods are requests like any
+    /// other, which no backend must get to see as a GET.
+    Tunnel,
+    /// It was a WebSocket handshake when it left the client, and a box on the way has taken its `Upgrade`.
+    LostUpgrade,
+    /// Any other request for a backend.
+    Proxied,
+}
+
 /// An endpoint under the prefix.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Endpoint<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Endpoint {
     /// `open/{target}`.
-    Open { target: &'a str },
+    Open { target: String },
     /// `sse/{target}`: one request that opens and streams.
-    Sse { target: &'a str },
+    Sse { target: String },
     /// `s/{token}/{verb}`.
-    Session { token: &'a str, verb: Verb },
+    Session { token: String, verb: Verb },
     /// `poll`: of several sessions.
     Poll,
     /// `info`.
@@ -63,7 +86,7 @@ pub(super) enum Verb {
     Close,
 }
 
-impl Endpoint<'_> {
+impl Endpoint {
     /// The methods it takes, as `Allow` lists them. `OPTIONS` is for preflight.
     pub(super) fn methods(&self) -> &'static str {
         match self {
@@ -78,59 +101,87 @@ impl Endpoint<'_> {
     }
 }
 
-/// How a path lies to the prefix.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place<'a> {
-    /// Under it.
-    Ours(Endpoint<'a>),
-    /// It would be under it if it were decoded or normalised once more: refused, since boxes and backends disagree on it.
-    Ambiguous,
-    /// Elsewhere.
-    Beside,
-}
-
-/// Finds the endpoint of a path.
-pub(super) fn place<'a>(path: &'a str, prefix: &str) -> Place<'a> {
-    match path.strip_prefix(prefix) {
-        Some("") => Place::Ours(Endpoint::Unknown),
-        Some(rest) if rest.starts_with('/') => Place::Ours(endpoint(&rest[1..])),
-        _ if is_disguised(path, prefix) => Place::Ambiguous,
-        _ => Place::Beside,
+impl Endpoint {
+    /// Whether it takes this method.
+    pub(super) fn takes(&self, method: &Method) -> bool {
+        // Every method may be tried at what is not there.
+        *self == Self::Unknown || self.methods().split(", ").any(|allowed| allowed == method)
     }
 }
 
-fn endpoint(rest: &str) -> Endpoint<'_> {
-    let (head, tail) = rest.split_once('/').map_or((rest, None), |(head, tail)| (head, Some(tail)));
-    // The target keeps the slash that stands before it.
-    let target = || if tail.is_some() { &rest[head.len()..] } else { "/" };
-    match (head, tail) {
-        ("open", _) => Endpoint::Open { target: target() },
-        ("sse", _) => Endpoint::Sse { target: target() },
-        ("s", Some(tail)) => session(tail),
-        ("info", None) => Endpoint::Info,
-        ("poll", None) => Endpoint::Poll,
-        ("selftest", None) => Endpoint::Selftest(Selftest::Page),
-        ("selftest", Some("seen")) => Endpoint::Selftest(Selftest::Seen),
-        ("selftest", Some("talk")) => Endpoint::Selftest(Selftest::Talk),
-        (name, None) => client::File::named(name).map_or(Endpoint::Unknown, Endpoint::Client),
-        _ => Endpoint::Unknown,
+impl Purpose {
+    /// The purpose of this request, where our endpoints lie under `prefix`; the self-test's when it is on.
+    pub(super) fn of<B>(request: &Request<B>, prefix: &str, selftest: bool) -> Self {
+        if let Some(what) = request_fault(request) {
+            return Self::Faulty(what);
+        }
+        let path = request.uri().path();
+        match path.strip_prefix(prefix) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => match Endpoint::at(rest) {
+                Endpoint::Selftest(_) if !selftest => Self::Endpoint(Endpoint::Unknown),
+                endpoint => Self::Endpoint(endpoint),
+            },
+            _ if is_disguised(path, prefix) => Self::Disguised,
+            _ if request.method() != Method::GET => Self::Proxied,
+            _ if wants_upgrade(request.headers(), request.version()) => Self::Tunnel,
+            _ if lost_upgrade(request.headers(), request.version()) => Self::LostUpgrade,
+            _ => Self::Proxied,
+        }
+    }
+
+    /// How long the response may take.
+    pub(super) fn latency(&self) -> Latency {
+        match self {
+            Self::Endpoint(Endpoint::Open { .. } | Endpoint::Sse { .. } | Endpoint::Selftest(Selftest::Talk))
+            | Self::Tunnel => Latency::UntilDialled,
+            Self::Endpoint(Endpoint::Session { verb: Verb::Attach(_), .. }) => Latency::UntilMessage,
+            Self::Endpoint(_) | Self::Faulty(_) | Self::Disguised | Self::LostUpgrade | Self::Proxied => Latency::Short,
+        }
     }
 }
 
-fn session(tail: &str) -> Endpoint<'_> {
-    let Some((token, verb)) = tail.split_once('/') else { return Endpoint::Unknown };
-    let verb = match verb {
-        "send" => Verb::Send,
-        "ack" => Verb::Ack,
-        "close" => Verb::Close,
-        // The poll for several, by the path of one of them, so that a balancer finds their node.
-        "polls" => return Endpoint::Poll,
-        word => match Transport::named(word) {
-            Some(transport) => Verb::Attach(transport),
-            None => return Endpoint::Unknown,
-        },
-    };
-    Endpoint::Session { token, verb }
+impl Endpoint {
+    /// The endpoint at this path behind the prefix.
+    fn at(path: &str) -> Self {
+        let path = path.strip_prefix('/').unwrap_or_default();
+        let (head, tail) = path.split_once('/').map_or((path, None), |(head, tail)| (head, Some(tail)));
+        // The target keeps the slash that stands before it.
+        let target = || if tail.is_some() { path[head.len()..].to_owned() } else { "/".to_owned() };
+        match (head, tail) {
+            ("open", _) => Self::Open { target: target() },
+            ("sse", _) => Self::Sse { target: target() },
+            ("s", Some(tail)) => Self::of_session(tail),
+            ("info", None) => Self::Info,
+            ("poll", None) => Self::Poll,
+            ("selftest", None) => Self::Selftest(Selftest::Page),
+            ("selftest", Some("seen")) => Self::Selftest(Selftest::Seen),
+            ("selftest", Some("talk")) => Self::Selftest(Selftest::Talk),
+            (name, None) => client::File::named(name).map_or(Self::Unknown, Self::Client),
+            _ => Self::Unknown,
+        }
+    }
+
+    fn of_session(tail: &str) -> Self {
+        let Some((token, verb)) = tail.split_once('/') else { return Self::Unknown };
+        let verb = match verb {
+            "send" => Verb::Send,
+            "ack" => Verb::Ack,
+            "close" => Verb::Close,
+            // The poll for several, by the path of one of them, so that a balancer finds their node.
+            "polls" => return Self::Poll,
+            word => match Transport::named(word) {
+                Some(transport) => Verb::Attach(transport),
+                None => return Self::Unknown,
+            },
+        };
+        Self::Session { token: token.to_owned(), verb }
+    }
+
+    /// Whether pages of any origin may ask for it: public, and asked for by script tags, which do not say their origin, or
+    /// by a link in a mail.
+    pub(super) fn is_public(&self) -> bool {
+        matches!(self, Self::Client(_) | Self::Selftest(Selftest::Page))
+    }
 }
 
 /// True when decoding, empty segments or dot segments lead under the prefix.
@@ -243,27 +294,33 @@ fn is_under(path: &str, prefix: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::request::Builder;
+
     use super::*;
 
     const PREFIX: &str = "/_underpass";
 
-    fn ours(path: &str) -> Endpoint<'_> {
-        match place(path, PREFIX) {
-            Place::Ours(endpoint) => endpoint,
+    fn ours(path: &str) -> Endpoint {
+        match purpose(Request::get(path)) {
+            Purpose::Endpoint(endpoint) => endpoint,
             other => panic!("{path} is {other:?}"),
         }
     }
 
+    fn purpose(request: Builder) -> Purpose {
+        Purpose::of(&request.header("host", "app.example").body(()).expect("a request"), PREFIX, true)
+    }
+
     #[test]
     fn endpoints_are_found_with_their_targets() {
-        assert_eq!(ours("/_underpass/open/chat/a"), Endpoint::Open { target: "/chat/a" });
-        assert_eq!(ours("/_underpass/open"), Endpoint::Open { target: "/" });
-        assert_eq!(ours("/_underpass/open//x"), Endpoint::Open { target: "//x" });
-        assert_eq!(ours("/_underpass/sse/clock"), Endpoint::Sse { target: "/clock" });
+        assert_eq!(ours("/_underpass/open/chat/a"), Endpoint::Open { target: "/chat/a".into() });
+        assert_eq!(ours("/_underpass/open"), Endpoint::Open { target: "/".into() });
+        assert_eq!(ours("/_underpass/open//x"), Endpoint::Open { target: "//x".into() });
+        assert_eq!(ours("/_underpass/sse/clock"), Endpoint::Sse { target: "/clock".into() });
         assert_eq!(ours("/_underpass/s/n1-x/polls"), Endpoint::Poll);
         for transport in Transport::ALL {
             let path = format!("/_underpass/s/n1-x/{}", transport.as_str());
-            assert_eq!(ours(&path), Endpoint::Session { token: "n1-x", verb: Verb::Attach(*transport) });
+            assert_eq!(ours(&path), Endpoint::Session { token: "n1-x".into(), verb: Verb::Attach(*transport) });
         }
         assert_eq!(ours("/_underpass/info"), Endpoint::Info);
         for path in ["/_underpass", "/_underpass/", "/_underpass/s/n1-x", "/_underpass/s/n1-x/poll/", "/_underpass/x"] {
@@ -272,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn disguised_prefixes_are_ambiguous_and_others_beside() {
+    fn paths_that_lead_under_the_prefix_when_they_are_normalised_are_disguised() {
         for path in [
             "/%5funderpass/info",
             "//_underpass/info",
@@ -283,10 +340,53 @@ mod tests {
             "/\\_underpass/info",
             "/_underpass;x/info",
         ] {
-            assert_eq!(place(path, PREFIX), Place::Ambiguous, "{path}");
+            assert!(is_disguised(path, PREFIX), "{path}");
         }
+        assert_eq!(purpose(Request::get("//_underpass/info")), Purpose::Disguised);
         for path in ["/", "/_underpassx", "/a//b", "/%41", "/x/_underpass", "/..//..", "*"] {
-            assert_eq!(place(path, PREFIX), Place::Beside, "{path}");
+            assert!(!is_disguised(path, PREFIX), "{path}");
+            assert_eq!(purpose(Request::get(path)), Purpose::Proxied, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_a_get_that_asks_for_an_upgrade_is_a_tunnel() {
+        let handshake = |method: &str| {
+            let request = Request::builder().method(method).uri("/chat").header("sec-websocket-key", "x");
+            request.header("upgrade", "websocket").header("connection", "Upgrade")
+        };
+        assert_eq!(purpose(handshake("GET")), Purpose::Tunnel);
+        assert_eq!(purpose(handshake("POST")), Purpose::Proxied);
+        let lost = Request::get("/chat").header("sec-websocket-key", "x");
+        assert_eq!(purpose(lost), Purpose::LostUpgrade);
+    }
+
+    #[test]
+    fn what_two_servers_could_read_differently_is_faulty_wherever_it_leads() {
+        for path in ["/", "/_underpass/info"] {
+            assert!(matches!(purpose(Request::get(path).header("host", "other")), Purpose::Faulty(_)), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_self_test_is_there_only_when_it_is_on() {
+        let request = Request::get("/_underpass/selftest").header("host", "a").body(()).expect("a request");
+        assert_eq!(Purpose::of(&request, PREFIX, false), Purpose::Endpoint(Endpoint::Unknown));
+        assert_eq!(ours("/_underpass/selftest"), Endpoint::Selftest(Selftest::Page));
+    }
+
+    #[test]
+    fn what_waits_is_known_from_the_head() {
+        let attach = format!("/_underpass/s/n1-x/{}", Transport::Poll.as_str());
+        for (path, expected) in [
+            ("/_underpass/open/chat", Latency::UntilDialled),
+            ("/_underpass/sse/chat", Latency::UntilDialled),
+            (attach.as_str(), Latency::UntilMessage),
+            ("/_underpass/s/n1-x/send", Latency::Short),
+            ("/_underpass/info", Latency::Short),
+            ("/chat", Latency::Short),
+        ] {
+            assert_eq!(purpose(Request::get(path)).latency(), expected, "{path}");
         }
     }
 

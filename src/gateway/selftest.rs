@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 
 use super::endpoints::Call;
 use super::route::Selftest;
-use super::{beside, forwarded};
+use super::{BoxRequest, beside, forwarded};
 use crate::config::Config;
 use crate::http::body::{Body, response};
-use crate::listener::handler::Asking;
 use crate::selftest;
 use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
@@ -49,7 +48,7 @@ pub(super) fn conversation(config: &Config) -> (String, Arc<Dialer>) {
 
 impl Call<'_> {
     /// A request under `selftest`.
-    pub(super) async fn selftest(&self, request: Asking, what: Selftest) -> Result<Response<Body>, Fault> {
+    pub(super) async fn selftest(&self, request: BoxRequest, what: Selftest) -> Result<Response<Body>, Fault> {
         match what {
             Selftest::Page => Ok(page()),
             Selftest::Seen => self.seen(request).await,
@@ -58,7 +57,7 @@ impl Call<'_> {
     }
 
     /// `selftest/seen`: the request as it arrived here.
-    async fn seen(&self, request: Asking) -> Result<Response<Body>, Fault> {
+    async fn seen(&self, request: BoxRequest) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
         let body = self.small_body(body).await?.len();
         let told = json!({
@@ -75,7 +74,7 @@ impl Call<'_> {
     }
 
     /// `selftest/talk`: passed through as any WebSocket is, but to ourselves.
-    async fn talk(&self, request: Asking) -> Result<Response<Body>, Fault> {
+    async fn talk(&self, request: BoxRequest) -> Result<Response<Body>, Fault> {
         if !wants_upgrade(request.headers(), request.version()) {
             return Err(Fault::UpgradeLost);
         }

@@ -1,5 +1,5 @@
-//! The stream under every connection: counts bytes, fails a write that makes no progress, and keeps what is held for
-//! as long as the socket lives.
+//! The stream under every connection: counts bytes, fails a write that makes no progress, and keeps the connection's
+//! permits for as long as the socket lives.
 //!
 //! Enters: any byte stream. Leaves: the same stream, guarded, and its [`Traffic`]. Must not touch: what the bytes mean.
 
@@ -26,12 +26,12 @@ pub struct Traffic {
     blocked: AtomicBool,
 }
 
-/// What a socket holds and lets go of with its end, upgraded or not.
+/// What a connection has for as long as its socket lives, upgraded or not.
 #[derive(Debug)]
-pub struct Hold {
+pub struct ConnPermits {
     /// The place among the connections that are allowed at once.
     pub permit: OwnedSemaphorePermit,
-    /// The word to the drain that the connection is alive.
+    /// Tells the drain that the connection is alive.
     pub guard: Guard,
     /// The connection among those that are counted.
     pub counted: Counted,
@@ -49,7 +49,7 @@ pub struct Guarded<IO> {
     limit: Duration,
     stall: Option<Pin<Box<Sleep>>>,
     stalled: bool,
-    _hold: Option<Hold>,
+    _permits: Option<ConnPermits>,
 }
 
 // === impl Traffic ===
@@ -77,9 +77,9 @@ impl Traffic {
 // === impl Guarded ===
 
 impl<IO> Guarded<IO> {
-    /// Guards `io`: a write fails with `TimedOut` when no byte went out for `limit`. `hold` is dropped with the stream.
-    pub fn new(io: IO, limit: Duration, traffic: Arc<Traffic>, hold: Option<Hold>) -> Self {
-        Self { io, traffic, limit, stall: None, stalled: false, _hold: hold }
+    /// Guards `io`: a write fails with `TimedOut` when no byte went out for `limit`. `permits` are dropped with the stream.
+    pub fn new(io: IO, limit: Duration, traffic: Arc<Traffic>, permits: Option<ConnPermits>) -> Self {
+        Self { io, traffic, limit, stall: None, stalled: false, _permits: permits }
     }
 
     /// Passes on how a write went, and makes a failure of one that has been waiting for too long.
@@ -210,16 +210,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_are_counted_and_the_hold_ends_with_the_stream() {
+    async fn reads_are_counted_and_the_permits_ends_with_the_stream() {
         let (near, mut far) = duplex(8);
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(1)));
-        let hold = Hold {
+        let permits_held = ConnPermits {
             permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
             guard: lifecycle.guard(What::Connection),
             counted: Metrics::default().connection(),
         };
         let traffic = Arc::new(Traffic::default());
-        let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(hold));
+        let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(permits_held));
         far.write_all(b"abc").await.expect("the other end reads");
         near.read_exact(&mut [0; 3]).await.expect("the other end writes");
         assert_eq!((traffic.read(), traffic.written()), (3, 0));

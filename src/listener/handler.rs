@@ -1,39 +1,74 @@
-//! What stands behind the listeners, as they see it.
+//! What stands behind the listeners, as they see it: a router that decides from a request's head, and a tower service
+//! that responds.
 //!
-//! Enters: a request. Leaves: its answer. Must not touch: how either crosses the wire.
+//! Enters: a request. Leaves: its response. Must not touch: how either crosses the wire.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 
 use http::{Request, Response};
+use tower::ServiceExt as _;
 
 use super::peer::ConnInfo;
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 
-/// A request on its way. Boxed: each future that it passes through would have room for it twice.
-pub type Asking = Box<Request<IncomingBody>>;
+/// A response on its way.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// An answer on its way.
-pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
-
-/// Answers requests.
-pub trait Handler: Clone + Send + Sync + 'static {
-    /// Answers one that came by this connection.
-    fn handle(&self, request: Asking, conn: ConnInfo) -> Answering;
-
-    /// How long its answer may be in coming, or in ending. An exchange that waits is taken out of hyper (see `held`),
-    /// whose buffers would wait as well; any other does without it when it can. Only asked of HTTP/1.
-    fn wait(&self, request: &Request<IncomingBody>) -> Wait;
+/// Decides what a request is for, once, and from its head alone.
+pub trait Route: Clone + Send + Sync + 'static {
+    /// Decides for a request that came by this connection. The decision goes with the request, in its extensions, to
+    /// the service; the listener needs to know how long the response may take.
+    fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency;
 }
 
-/// How an exchange waits.
+/// How long a response may take. Only asked for HTTP/1: an exchange that waits is taken out of hyper, whose buffers would
+/// wait as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// At most for a backend to answer.
-    No,
-    /// For what there is to tell.
-    ToTell,
-    /// For a backend to be dialled, before anything else. Few do so at once: the others wait without the memory that
-    /// dialling takes.
-    ToDial,
+pub enum Latency {
+    /// At most until a backend responds.
+    Short,
+    /// Until a message arrives, or for as long as the session lives.
+    UntilMessage,
+    /// Until a backend was dialled, which comes before anything else. A bounded number dials at once (see
+    /// [`DialQueue`](super::dialling::DialQueue)); the others wait without the memory that dialling takes.
+    UntilDialled,
+}
+
+/// What the listener serves. [`Stack`] makes one of a router and a tower service.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// See [`Route::route`].
+    fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency;
+
+    /// Responds to a request that was routed.
+    fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture;
+}
+
+/// A router, and the service that gets the routed requests.
+#[derive(Clone, Debug)]
+pub struct Stack<R, S> {
+    /// Decides what each request is for.
+    pub router: R,
+    /// Responds. Layers put around it see every request, routed, and every response.
+    pub service: S,
+}
+
+impl<R, S> Handler for Stack<R, S>
+where
+    R: Route,
+    S: tower::Service<Request<IncomingBody>, Response = Response<Body>, Error = Infallible, Future: Send>,
+    S: Clone + Send + Sync + 'static,
+{
+    fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
+        self.router.route(request, conn)
+    }
+
+    fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture {
+        let service = self.service.clone();
+        Box::pin(async move {
+            let Ok(response) = service.oneshot(request).await;
+            response
+        })
+    }
 }

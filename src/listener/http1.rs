@@ -1,110 +1,84 @@
 //! One HTTP/1 connection: requests one after the other, each read, answered, written.
 //!
-//! Enters: a connection, and the door behind which requests are answered. Leaves: what becomes of it behind a 101, as a
-//! task of its own. Must not touch: how a request is parsed (`request`, or hyper), how an answer is written (`held`).
+//! Enters: a connection, and what its requests go to. Leaves: what becomes of it behind a 101, as a task of its own. Must
+//! not touch: how a request is parsed and a response is written (`crate::http`, or hyper).
 //!
-//! Written out and not `async`: a stream or a poll waits in here for most of its life, and a future would keep room for
-//! every step at once.
+//! Written as a state machine and not as `async`: a stream or a poll waits in here for most of its life, and an `async`
+//! future would keep room for every step at once.
 
 use std::error::Error as StdError;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use http::{Response, Version};
+use http::{Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::conn::{Door, Failure, until_held};
-use super::handler::{Answering, Asking, Handler, Wait};
+use super::context::ConnContext;
+use super::dialling::{DialPermit, DialQueue};
+use super::handler::{Handler, Latency, ResponseFuture};
+use super::hyper_server::{TakenRequest, serve_until_taken};
 use crate::http::body::Body;
+use crate::http::incoming::{BoxError, IncomingBody};
 use crate::http::read_request::{keeps_alive, read_whole};
 use crate::http::replay::Replay;
 use crate::http::write_response::{ResponseWriter, Upgraded, write_switching};
 use crate::lifecycle::{Lifecycle, Phase};
 
-/// Exchanges that dial at once, all backends together; each takes some 10 KiB in passing. Twice the default of
-/// `backend.dials`, so that one slow backend does not take all.
-static DIALLING: Semaphore = Semaphore::const_new(128);
-/// How long an exchange waits for its turn to dial; then it goes ahead, and the backend's own bound decides.
-const TURN_WAIT: Duration = Duration::from_secs(1);
-
-/// A request that was taken out of hyper, or did without it.
-pub(super) struct Held {
-    request: Asking,
-    /// It waits for a backend to be dialled.
-    dials: bool,
-    version: Version,
-    /// The client allows another request behind this one.
-    keep_alive: bool,
-}
-
-impl Held {
-    /// The request, and how its answer waits.
-    pub(super) fn new(request: Asking, wait: Wait) -> Self {
-        let version = request.version();
-        let keep_alive = keeps_alive(&request);
-        Self { request, dials: wait == Wait::ToDial, version, keep_alive }
-    }
-}
-
 /// The connection, as a task.
 pub(super) struct Http1<H, IO> {
-    door: Door<H>,
+    context: ConnContext<H>,
     step: Step<IO>,
     /// Until when a first byte must come.
-    until: Instant,
+    deadline: Instant,
     /// Made when it is first needed, and kept from request to request.
-    rest: Option<Rest>,
-    /// What ends the connection while an answer is waited for; made and kept likewise.
+    idle: Option<Idle>,
+    /// Ends the connection while a response is waited for; made and kept likewise.
     closing: Option<Reached>,
 }
 
 enum Step<IO> {
-    /// There is no request, or it was not looked at. No buffer is held while there is none.
+    /// There is no request, or it was not parsed yet. No buffer is kept while there is none.
     Reading(Replay<IO>),
-    /// hyper serves, until it ends or gives up a request whose answer may take long.
-    Served(Serving<IO>),
-    /// An opening waits for its turn to dial.
+    /// hyper serves, until it ends or gives up a request whose response may take long.
+    Hyper(HyperServing<IO>),
+    /// A request waits for its turn to dial.
     Queued(Queued<IO>),
-    Answering(Exchange<IO>),
+    Responding(Exchange<IO>),
     Writing(ResponseWriter<IO>),
-    /// The head of a 101 is written.
+    /// The head of a 101 is being written.
     Switching(Pin<Box<dyn Future<Output = Option<Upgraded>> + Send>>),
     Over,
 }
 
-type Serving<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, Held)>, Failure>> + Send>>;
+type HyperServing<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, TakenRequest)>, BoxError>> + Send>>;
 
 /// A phase of the process, waited for.
 type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What ends a connection that has nothing to do.
-struct Rest {
+struct Idle {
     sleep: Pin<Box<Sleep>>,
     draining: Reached,
     /// The timer will wake the connection.
-    set: bool,
+    is_set: bool,
 }
 
 /// A request that will have a backend dialled. When many come at once most of them wait here, so nothing is kept of it
-/// but its bytes, and it is parsed again.
+/// but its bytes, and it is parsed and routed again.
 struct Queued<IO> {
     io: Replay<IO>,
     /// A request that is not in `io` any more, because hyper has read it.
-    held: Option<Held>,
-    turn: Pin<Box<dyn Future<Output = Turn> + Send>>,
+    taken: Option<TakenRequest>,
+    turn: Pin<Box<dyn Future<Output = DialPermit> + Send>>,
 }
 
-/// The right to dial; without a permit when it was waited for long enough.
-struct Turn(#[expect(dead_code, reason = "held until it is dropped")] Option<SemaphorePermit<'static>>);
-
-/// A request whose answer is waited for.
+/// A request whose response is waited for.
 struct Exchange<IO> {
     io: Replay<IO>,
-    answering: Answering,
-    _turn: Option<Turn>,
+    response: ResponseFuture,
+    _permit: Option<DialPermit>,
     version: Version,
     keep_alive: bool,
 }
@@ -115,46 +89,46 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// A connection of which nothing was read.
-    pub(super) fn new(door: Door<H>, io: IO) -> Self {
-        let until = Instant::now() + door.client.handshake;
-        Self { door, step: Step::Reading(Replay::new(io)), until, rest: None, closing: None }
+    pub(super) fn new(context: ConnContext<H>, io: IO) -> Self {
+        let deadline = Instant::now() + context.client.handshake;
+        Self { context, step: Step::Reading(Replay::new(io)), deadline, idle: None, closing: None }
     }
 
     /// What comes after the present step.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, Failure>> {
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
         match &mut self.step {
             Step::Reading(io) => match if io.is_fresh() { io.poll_ahead(cx) } else { Poll::Ready(true) } {
-                Poll::Ready(true) => Poll::Ready(Ok(self.look())),
+                Poll::Ready(true) => Poll::Ready(Ok(self.parse())),
                 Poll::Ready(false) => Poll::Ready(Ok(Step::Over)),
                 Poll::Pending => {
-                    let rest = self.rest.get_or_insert_with(|| Rest::new(&self.door.lifecycle, self.until));
-                    rest.poll(cx, self.until).map_ok(|()| Step::Over)
+                    let idle = self.idle.get_or_insert_with(|| Idle::new(&self.context.lifecycle, self.deadline));
+                    idle.poll(cx, self.deadline).map_ok(|()| Step::Over)
                 }
             },
-            Step::Served(serving) => {
-                let served = ready!(serving.as_mut().poll(cx))?;
-                Poll::Ready(Ok(match served {
-                    Some((io, held)) if held.dials => Step::Queued(Queued { io, held: Some(held), turn: next_turn() }),
-                    Some((io, held)) => self.ask(io, held, None),
+            Step::Hyper(serving) => {
+                let taken = ready!(serving.as_mut().poll(cx))?;
+                Poll::Ready(Ok(match taken {
+                    Some((io, taken)) if taken.latency == Latency::UntilDialled => self.queue(io, Some(taken)),
+                    Some((io, taken)) => self.respond(io, *taken.request, None),
                     None => Step::Over,
                 }))
             }
             Step::Queued(queued) => match queued.turn.as_mut().poll(cx) {
-                Poll::Ready(turn) => Poll::Ready(Ok(self.take_turn(turn))),
+                Poll::Ready(permit) => Poll::Ready(Ok(self.dial(permit))),
                 Poll::Pending => {
                     while ready!(queued.io.poll_ahead(cx)) {}
                     Poll::Ready(Ok(Step::Over))
                 }
             },
-            Step::Answering(exchange) => {
-                let answer = ready!(exchange.poll_answer(cx, &self.door.lifecycle, &mut self.closing));
-                Poll::Ready(Ok(answer.map_or(Step::Over, |answer| self.write(answer))))
+            Step::Responding(exchange) => {
+                let response = ready!(exchange.poll_response(cx, &self.context.lifecycle, &mut self.closing));
+                Poll::Ready(Ok(response.map_or(Step::Over, |response| self.write(response))))
             }
-            Step::Writing(carrying) => match Pin::new(&mut *carrying).poll(cx) {
+            Step::Writing(writer) => match Pin::new(&mut *writer).poll(cx) {
                 Poll::Ready(io) => Poll::Ready(Ok(self.again(io))),
                 Poll::Pending => {
-                    // A stream has no request behind it for as long as it lives.
-                    self.rest = self.rest.take().filter(|_| !carrying.is_stream());
+                    // No request follows a stream for as long as it lives.
+                    self.idle = self.idle.take().filter(|_| !writer.is_stream());
                     self.closing = None;
                     Poll::Pending
                 }
@@ -168,58 +142,62 @@ where
     }
 
     /// The first bytes of a request are there: all of it, as a rule.
-    fn look(&mut self) -> Step<IO> {
+    fn parse(&mut self) -> Step<IO> {
         let Step::Reading(io) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
         self.read(io, None)
     }
 
-    /// Reads a request, for which there may be a turn already.
-    fn read(&self, mut io: Replay<IO>, turn: Option<Turn>) -> Step<IO> {
-        if let Some((request, end)) = read_whole(io.ahead(), &self.door.client) {
-            let wait = self.door.handler.wait(&request);
-            let free = || DIALLING.try_acquire().ok().map(|permit| Turn(Some(permit)));
-            let turn = if wait == Wait::ToDial { turn.or_else(free) } else { None };
-            if wait == Wait::ToDial && turn.is_none() {
-                return Step::Queued(Queued { io, held: None, turn: next_turn() });
-            }
-            io.skip(end);
-            return self.ask(io, Held::new(Box::new(request), wait), turn);
+    /// Reads and routes a request, which may have its permit to dial already.
+    fn read(&self, mut io: Replay<IO>, permit: Option<DialPermit>) -> Step<IO> {
+        let Some((mut request, end)) = read_whole(io.ahead(), &self.context.client) else {
+            return Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io)));
+        };
+        let dials = self.context.handler.route(&mut request, &self.context.info) == Latency::UntilDialled;
+        let permit = if dials { permit.or_else(|| self.context.dials.try_acquire()) } else { None };
+        if dials && permit.is_none() {
+            return self.queue(io, None);
         }
-        Step::Served(Box::pin(until_held(self.door.clone(), io)))
+        io.skip(end);
+        self.respond(io, request, permit)
     }
 
-    /// It is an opening's turn to dial.
-    fn take_turn(&mut self, turn: Turn) -> Step<IO> {
-        let Step::Queued(Queued { io, held, .. }) = std::mem::replace(&mut self.step, Step::Over) else {
+    fn queue(&self, io: Replay<IO>, taken: Option<TakenRequest>) -> Step<IO> {
+        let turn = Box::pin(DialQueue::acquire(Arc::clone(&self.context.dials)));
+        Step::Queued(Queued { io, taken, turn })
+    }
+
+    /// It is a queued request's turn to dial.
+    fn dial(&mut self, permit: DialPermit) -> Step<IO> {
+        let Step::Queued(Queued { io, taken, .. }) = std::mem::replace(&mut self.step, Step::Over) else {
             return Step::Over;
         };
-        match held {
-            Some(held) => self.ask(io, held, Some(turn)),
-            None => self.read(io, Some(turn)),
+        match taken {
+            Some(taken) => self.respond(io, *taken.request, Some(permit)),
+            None => self.read(io, Some(permit)),
         }
     }
 
-    fn ask(&self, io: Replay<IO>, held: Held, turn: Option<Turn>) -> Step<IO> {
-        let Held { request, version, keep_alive, .. } = held;
-        let answering = self.door.handler.handle(request, self.door.info.clone());
-        Step::Answering(Exchange { io, answering, _turn: turn, version, keep_alive })
+    fn respond(&self, io: Replay<IO>, request: Request<IncomingBody>, permit: Option<DialPermit>) -> Step<IO> {
+        let (version, keep_alive) = (request.version(), keeps_alive(&request));
+        let response = self.context.handler.respond(request);
+        Step::Responding(Exchange { io, response, _permit: permit, version, keep_alive })
     }
 
-    fn write(&mut self, answer: Response<Body>) -> Step<IO> {
-        let Step::Answering(exchange) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
+    fn write(&mut self, response: Response<Body>) -> Step<IO> {
+        let Step::Responding(exchange) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
         let Exchange { io, version, keep_alive, .. } = exchange;
-        let (head, body) = answer.into_parts();
+        let (head, body) = response.into_parts();
         if let Body::Upgrade(upgrade) = body {
             return Step::Switching(Box::pin(write_switching(io, head, upgrade)));
         }
-        let keep_alive = keep_alive && !self.door.lifecycle.is_draining();
+        let keep_alive = keep_alive && !self.context.lifecycle.is_draining();
         Step::Writing(ResponseWriter::new(io, head, body, version, keep_alive))
     }
 
-    /// Behind an answer: another request, if there may be one.
+    /// Behind a response: another request, if there may be one.
     fn again(&mut self, io: Option<Replay<IO>>) -> Step<IO> {
-        self.until = Instant::now() + self.door.client.idle;
-        io.filter(|_| !self.door.lifecycle.is_draining()).map_or(Step::Over, Step::Reading)
+        self.deadline = Instant::now() + self.context.client.idle;
+        io.filter(|_| !self.context.lifecycle.is_draining()).map_or(Step::Over, Step::Reading)
     }
 }
 
@@ -236,7 +214,7 @@ where
                 Ok(Step::Over) => return Poll::Ready(()),
                 Ok(step) => self.step = step,
                 Err(error) => {
-                    tracing::debug!(peer = %self.door.info.peer, error = &*error as &dyn StdError, "connection ended");
+                    tracing::debug!(peer = %self.context.info.peer, error = &*error as &dyn StdError, "connection ended");
                     return Poll::Ready(());
                 }
             }
@@ -246,46 +224,46 @@ where
 
 impl<H, IO> Unpin for Http1<H, IO> {}
 
-impl Rest {
-    fn new(lifecycle: &Lifecycle, until: Instant) -> Self {
+impl Idle {
+    fn new(lifecycle: &Lifecycle, deadline: Instant) -> Self {
         let draining = reached(lifecycle, Phase::Draining);
-        Self { sleep: Box::pin(sleep_until(until)), draining, set: false }
+        Self { sleep: Box::pin(sleep_until(deadline)), draining, is_set: false }
     }
 
-    /// Ready when the process drains; an error when it is `until` and nothing came.
-    fn poll(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<Result<(), Failure>> {
+    /// Ready when the process drains; an error when the deadline has passed and nothing came.
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Result<(), BoxError>> {
         if self.draining.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // A timer that fires too early costs less than one that is moved at every request; and one that stands need not
-        // be asked, since a connection is one task all its life, which it will wake.
-        let stands = self.set && !self.sleep.is_elapsed() && self.sleep.deadline() <= until;
-        self.set = true;
-        while !stands && (until < self.sleep.deadline() || self.sleep.as_mut().poll(cx).is_ready()) {
-            if until <= Instant::now() {
+        // A timer that fires too early costs less than one that is moved at every request. One that will fire in time
+        // need not be polled: a connection is one task all its life, which it will wake.
+        let will_wake = self.is_set && !self.sleep.is_elapsed() && self.sleep.deadline() <= deadline;
+        self.is_set = true;
+        while !will_wake && (deadline < self.sleep.deadline() || self.sleep.as_mut().poll(cx).is_ready()) {
+            if deadline <= Instant::now() {
                 return Poll::Ready(Err("no request came".into()));
             }
-            self.sleep.as_mut().reset(until);
+            self.sleep.as_mut().reset(deadline);
         }
         Poll::Pending
     }
 }
 
 impl<IO: AsyncRead + Unpin> Exchange<IO> {
-    /// Waits for the answer, as long as the client is there and the process lives: `None` when either is over.
-    fn poll_answer(
+    /// Waits for the response, as long as the client is there and the process lives: `None` when either is over.
+    fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
         lifecycle: &Lifecycle,
         closing: &mut Option<Reached>,
     ) -> Poll<Option<Response<Body>>> {
-        if let Poll::Ready(answer) = self.answering.as_mut().poll(cx) {
-            return Poll::Ready(Some(answer));
+        if let Poll::Ready(response) = self.response.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
         }
-        // Asked once, it wakes the connection at the next phase; until then there is no need to ask again.
-        let stands = closing.is_some() && !lifecycle.is_draining();
+        // Polled once, it wakes the connection at the next phase; until then there is no need to poll it again.
+        let will_wake = closing.is_some() && !lifecycle.is_draining();
         let closing = closing.get_or_insert_with(|| reached(lifecycle, Phase::Closing));
-        if !stands && closing.as_mut().poll(cx).is_ready() {
+        if !will_wake && closing.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         while ready!(self.io.poll_ahead(cx)) {}
@@ -296,9 +274,4 @@ impl<IO: AsyncRead + Unpin> Exchange<IO> {
 fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {
     let lifecycle = lifecycle.clone();
     Box::pin(async move { lifecycle.reached(phase).await })
-}
-
-/// The next turn to dial, at the latest after [`TURN_WAIT`].
-fn next_turn() -> Pin<Box<dyn Future<Output = Turn> + Send>> {
-    Box::pin(async { Turn(timeout(TURN_WAIT, DIALLING.acquire()).await.ok().and_then(Result::ok)) })
 }

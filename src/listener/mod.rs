@@ -4,15 +4,18 @@
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
-pub mod conn;
-mod exchanges;
+mod conn;
+mod context;
+pub mod dialling;
 pub mod framing;
 pub mod guard;
+mod h2_idle;
 pub mod handler;
+mod header_deadline;
 mod http1;
+pub mod hyper_server;
 pub mod peer;
 mod socket;
-mod timer;
 pub mod tls;
 
 use std::io;
@@ -22,10 +25,11 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use self::conn::Shared;
-use self::guard::Hold;
+use self::context::ConnContext;
+use self::dialling::DialQueue;
+use self::guard::{ConnPermits, Traffic};
 use self::handler::Handler;
-use self::peer::PeerAddr;
+use self::peer::{ConnInfo, PeerAddr};
 use self::socket::Socket;
 use self::tls::TlsSource;
 use crate::config::Client;
@@ -39,51 +43,72 @@ const REST: Duration = Duration::from_millis(100);
 /// At most one complaint about accepting in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Serves the connections of one listener with `handler`, until [`Phase::Draining`]; then the listener is closed. The
-/// connections live on in their own tasks: idle ones end at once, busy ones with their exchange, all of them at
-/// [`Phase::Closing`]. Each holds one of `permits`, which bounds the connections of all listeners that share them, and a
-/// guard of `lifecycle`; without one, the next connection waits accepted, and those behind it in the kernel's queue.
-pub async fn serve<H: Handler>(
-    bound: BoundListener,
-    tls: Option<Arc<TlsSource>>,
-    handler: H,
-    client: Arc<Client>,
-    permits: Arc<Semaphore>,
-    (lifecycle, metrics): (Lifecycle, Arc<Metrics>),
-) {
-    if let Err(error) = socket::prepare(&bound, client.write) {
+/// What all listeners share.
+#[derive(Clone)]
+pub struct ListenerContext<H> {
+    /// Where requests go.
+    pub handler: H,
+    /// The bounds of a connection.
+    pub client: Arc<Client>,
+    /// Bounds the connections of all listeners together.
+    pub connections: Arc<Semaphore>,
+    /// Bounds the requests that dial a backend.
+    pub dials: Arc<DialQueue>,
+    /// When to stop.
+    pub lifecycle: Lifecycle,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves the connections of one listener, until [`Phase::Draining`]; then the listener is closed. The connections live on
+/// in their own tasks: idle ones end at once, busy ones with their exchange, all of them at [`Phase::Closing`]. When there
+/// is no permit left, the next connection waits accepted, and those behind it in the kernel's queue.
+pub async fn serve<H: Handler>(bound: BoundListener, tls: Option<Arc<TlsSource>>, context: ListenerContext<H>) {
+    if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let shared = Shared { handler, tls, client, lifecycle: lifecycle.clone(), metrics };
     let mut complaints = Complaints::default();
     loop {
-        let (socket, peer, hold) = tokio::select! {
+        let (socket, peer, permits) = tokio::select! {
             biased;
-            () = lifecycle.reached(Phase::Draining) => return,
-            next = next(&bound, &permits, &shared, &mut complaints) => next,
+            () = context.lifecycle.reached(Phase::Draining) => return,
+            next = next(&bound, &context, &mut complaints) => next,
         };
-        conn::drive(shared.clone(), socket, peer, hold);
+        let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::new(Traffic::default()) };
+        let tls = tls.clone().map(|tls| (tls, Arc::clone(&context.metrics)));
+        conn::drive(context.conn(info), socket, permits, tls);
+    }
+}
+
+impl<H: Handler> ListenerContext<H> {
+    fn conn(&self, info: ConnInfo) -> ConnContext<H> {
+        ConnContext {
+            handler: self.handler.clone(),
+            info,
+            client: Arc::clone(&self.client),
+            dials: Arc::clone(&self.dials),
+            lifecycle: self.lifecycle.clone(),
+        }
     }
 }
 
 /// The next connection, once there is a place for it.
 async fn next<H>(
     bound: &BoundListener,
-    permits: &Arc<Semaphore>,
-    shared: &Shared<H>,
+    context: &ListenerContext<H>,
     complaints: &mut Complaints,
-) -> (Socket, PeerAddr, Hold) {
+) -> (Socket, PeerAddr, ConnPermits) {
     loop {
         match socket::accept(bound).await {
             Ok((socket, peer)) => {
-                // The place comes last. An idle listener that kept one ready would keep it from the others: the kernel
-                // gives each its own share of the connections, and those of a full share would wait beside a free place.
-                let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+                // The permit comes last. An idle listener that kept one ready would keep it from the others: the kernel
+                // gives each its own share of the connections, and those of a full share would wait beside a free permit.
+                let Ok(permit) = Arc::clone(&context.connections).acquire_owned().await else {
                     // Nobody closes the semaphore; if somebody did, no connection is allowed.
                     return std::future::pending().await;
                 };
-                let guard = shared.lifecycle.guard(What::Connection);
-                return (socket, peer, Hold { permit, guard, counted: shared.metrics.connection() });
+                let guard = context.lifecycle.guard(What::Connection);
+                return (socket, peer, ConnPermits { permit, guard, counted: context.metrics.connection() });
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {

@@ -38,6 +38,8 @@ pub struct Metrics {
     connections: Counter,
     connections_active: Gauge,
     handshake_failures: Counter,
+    dial_waits: Counter,
+    dial_waits_active: Gauge,
     reloads: Series<Counter>,
 }
 
@@ -81,6 +83,8 @@ impl Default for Metrics {
             connections: Counter::default(),
             connections_active: Gauge::default(),
             handshake_failures: Counter::default(),
+            dial_waits: Counter::default(),
+            dial_waits_active: Gauge::default(),
             reloads: Series::by("result", ["applied", "refused"]),
         }
     }
@@ -179,6 +183,12 @@ impl Metrics {
         self.handshake_failures.inc();
     }
 
+    /// A request waits for its turn to dial a backend, until the value is dropped.
+    pub fn waiting_to_dial(&self) -> Counted {
+        self.dial_waits.inc();
+        Counted::one(&self.dial_waits_active)
+    }
+
     /// The configuration was read again, and taken or refused.
     pub fn reloaded(&self, applied: bool) {
         self.reloads[usize::from(!applied)].inc();
@@ -217,6 +227,12 @@ impl Metrics {
         of.register("connections_accepted", "Connections of clients accepted", self.connections.clone());
         of.register("connections_active", "Connections of clients that are open", self.connections_active.clone());
         of.register("tls_handshake_failures", "TLS handshakes of clients that failed", self.handshake_failures.clone());
+        of.register("dial_waits", "Requests that waited for their turn to dial a backend", self.dial_waits.clone());
+        of.register(
+            "dial_waits_active",
+            "Requests that wait now for their turn to dial",
+            self.dial_waits_active.clone(),
+        );
         of.register("config_reloads", "Reloads of the configuration, by result", self.reloads.clone());
     }
 }

@@ -10,7 +10,7 @@ use hyper::{client, server};
 use underpass::config::Client;
 use underpass::http::incoming::IncomingBody;
 use underpass::http::{read_request, read_response};
-use underpass::listener::conn;
+use underpass::listener::hyper_server;
 use underpass::upstream::{handshake, http1_exchange};
 
 /// What our reader says of bytes.
@@ -58,7 +58,7 @@ pub(crate) fn server_settings(
     limits: Limits,
     timer: impl Timer + Send + Sync + 'static,
 ) -> server::conn::http1::Builder {
-    conn::hyper_settings(&limits.client(), timer)
+    hyper_server::http1_settings(&limits.client(), timer)
 }
 
 // === responses ===

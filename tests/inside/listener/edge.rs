@@ -1,25 +1,29 @@
 //! A running listener around a service of the test's choice, and raw bytes to throw at it. Must not touch: fixed ports.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use underpass::config::{Address, Client};
+use tower::service_fn;
+use underpass::config::{Address, Backend, Client};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
-use underpass::listener;
-use underpass::listener::handler::{Answering, Asking, Handler, Wait};
+use underpass::listener::dialling::DialQueue;
+use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
+use underpass::listener::{self, ListenerContext};
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -42,18 +46,17 @@ pub(crate) fn client() -> Client {
     }
 }
 
-/// A test's handler, as the listener calls it.
+/// A test's service: what answers, behind the connection's facts.
+type Responder = Arc<dyn Fn(Request<IncomingBody>) -> ResponseFuture + Send + Sync>;
+
+/// Says of every request how long its response may take, and lets the test see by which connection it came.
 #[derive(Clone)]
-struct Answerer(Arc<dyn Fn(Request<IncomingBody>) -> Answering + Send + Sync>, Wait);
+struct Router(Latency);
 
-impl Handler for Answerer {
-    fn handle(&self, mut request: Asking, conn: ConnInfo) -> Answering {
-        request.extensions_mut().insert(conn);
-        (self.0)(*request)
-    }
-
-    fn wait(&self, request: &Request<IncomingBody>) -> Wait {
-        if request.headers().contains_key("upgrade") { Wait::ToDial } else { self.1 }
+impl Route for Router {
+    fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
+        request.extensions_mut().insert(conn.clone());
+        if request.headers().contains_key("upgrade") { Latency::UntilDialled } else { self.0 }
     }
 }
 
@@ -76,12 +79,12 @@ impl Edge {
     }
 
     /// On TCP, with every request carried in this way.
-    pub(crate) fn carrying<H, F>(client: Client, wait: Wait, handler: H) -> Self
+    pub(crate) fn carrying<H, F>(client: Client, latency: Latency, handler: H) -> Self
     where
         H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        Self::start(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, None, handler, wait)
+        Self::start(&Address::Tcp(([127, 0, 0, 1], 0).into()), client, None, handler, latency)
     }
 
     /// Anywhere.
@@ -90,10 +93,10 @@ impl Edge {
         H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        Self::start(address, client, tls, handler, Wait::No)
+        Self::start(address, client, tls, handler, Latency::Short)
     }
 
-    fn start<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H, wait: Wait) -> Self
+    fn start<H, F>(address: &Address, client: Client, tls: Option<Arc<TlsSource>>, handler: H, latency: Latency) -> Self
     where
         H: Fn(Request<IncomingBody>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
@@ -101,17 +104,18 @@ impl Edge {
         let bound = Sockets::none().bind(address).expect("a free address").pop().expect("one socket");
         let at = bound.local_addr().expect("a bound socket");
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
-        let answer = move |request| -> Answering { Box::pin(handler(request)) };
-        let service = Answerer(Arc::new(answer), wait);
-        let client = Arc::new(client);
-        let serving = tokio::spawn(listener::serve(
-            bound,
-            tls,
-            service,
-            client,
-            Arc::clone(&permits),
-            (lifecycle.clone(), Arc::default()),
-        ));
+        let respond: Responder = Arc::new(move |request| Box::pin(handler(request)));
+        let service = service_fn(move |request| respond(request).map(Ok::<_, Infallible>));
+        let metrics = Arc::default();
+        let context = ListenerContext {
+            handler: Stack { router: Router(latency), service },
+            client: Arc::new(client),
+            connections: Arc::clone(&permits),
+            dials: Arc::new(DialQueue::new(&Backend::default(), Arc::clone(&metrics))),
+            lifecycle: lifecycle.clone(),
+            metrics,
+        };
+        let serving = tokio::spawn(listener::serve(bound, tls, context));
         Self { at, lifecycle, permits, serving }
     }
 

@@ -12,7 +12,7 @@ use underpass::config::Client;
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::listener::framing::request_fault;
-use underpass::listener::handler::Wait;
+use underpass::listener::handler::Latency;
 
 use super::edge::{Edge, client};
 
@@ -213,7 +213,7 @@ async fn run(Case(name, raw, statuses, asked): &'static Case, reader: Reader) ->
     let log = Arc::clone(&seen);
     let span = Duration::from_millis(500);
     let limits = Client { idle: span, header: span, ..client() };
-    let edge = Edge::carrying(limits, Wait::No, move |request| answer(request, Arc::clone(&log)));
+    let edge = Edge::carrying(limits, Latency::Short, move |request| answer(request, Arc::clone(&log)));
     let (before, first) = match reader {
         Reader::Underpass => ("", None),
         Reader::Hyper => (FOR_HYPER, Some((200, "GET /first []"))),

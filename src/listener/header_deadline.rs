@@ -1,11 +1,11 @@
-//! How long an HTTP/1 client may take over a request's header, and how long it may say nothing at all.
+//! How long an HTTP/1 client may take for a request's header, and how long it may send nothing at all.
 //!
-//! Enters: hyper's word that it waits for a header, and the connection's [`Traffic`]. Leaves: the moment at which hyper
-//! gives up. Must not touch: the connection itself.
+//! Enters: hyper's call that starts its timer, and the connection's [`Traffic`]. Leaves: the moment at which hyper gives
+//! up. Must not touch: the connection itself.
 //!
 //! hyper has one timer for both: it starts when the connection becomes idle and stops at the end of the next header. The
 //! one here looks at the byte counter as well: silence is given one span, and the first byte re-arms the timer with the
-//! span for a header. So a connection may rest for a minute, yet never drip a header for as long. hyper gets a connection
+//! span for a header. So a connection may be idle for a minute, and still cannot send a header for as long, byte by byte. hyper gets a connection
 //! when the first bytes of a request are there, so its first wait is for the rest of a header.
 
 use std::future::Future;
@@ -23,14 +23,14 @@ use crate::config::Client;
 
 /// The timer of one connection.
 #[derive(Debug)]
-pub(super) struct HeadTimer {
+pub(super) struct HeaderTimer {
     traffic: Arc<Traffic>,
     idle: Duration,
     header: Duration,
     used: AtomicBool,
 }
 
-struct HeadSleep {
+struct HeaderSleep {
     traffic: Arc<Traffic>,
     /// What had been read when the wait began; `None` once more has come.
     silent_at: Option<u64>,
@@ -40,19 +40,19 @@ struct HeadSleep {
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
-// === impl HeadTimer ===
+// === impl HeaderTimer ===
 
-impl HeadTimer {
+impl HeaderTimer {
     pub(super) fn new(client: &Client, traffic: Arc<Traffic>) -> Self {
         let Client { idle, header, .. } = *client;
         Self { traffic, idle, header, used: AtomicBool::new(false) }
     }
 }
 
-impl Timer for HeadTimer {
+impl Timer for HeaderTimer {
     fn sleep(&self, span: Duration) -> Pin<Box<dyn Sleep>> {
         let begun = !self.used.swap(true, Ordering::Relaxed);
-        Box::pin(HeadSleep {
+        Box::pin(HeaderSleep {
             traffic: Arc::clone(&self.traffic),
             silent_at: (!begun).then(|| self.traffic.read()),
             header: self.header,
@@ -72,9 +72,9 @@ impl Timer for HeadTimer {
     }
 }
 
-// === impl HeadSleep ===
+// === impl HeaderSleep ===
 
-impl Future for HeadSleep {
+impl Future for HeaderSleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -92,4 +92,4 @@ impl Future for HeadSleep {
     }
 }
 
-impl Sleep for HeadSleep {}
+impl Sleep for HeaderSleep {}

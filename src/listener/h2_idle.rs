@@ -42,7 +42,7 @@ pub(super) struct Counting<S> {
 
 pin_project! {
     /// A counted exchange without a response yet.
-    pub(super) struct Pending<F> {
+    pub(super) struct CountedResponse<F> {
         #[pin]
         inner: F,
         exchange: Option<Exchange>,
@@ -51,7 +51,7 @@ pin_project! {
 
 pin_project! {
     /// The response's body of a counted exchange.
-    pub(super) struct Answer<B> {
+    pub(super) struct CountedBody<B> {
         #[pin]
         inner: B,
         exchange: Option<Exchange>,
@@ -114,31 +114,31 @@ impl<R, S, B> Service<R> for Counting<S>
 where
     S: Service<R, Response = Response<B>>,
 {
-    type Response = Response<Answer<B>>;
+    type Response = Response<CountedBody<B>>;
     type Error = S::Error;
-    type Future = Pending<S::Future>;
+    type Future = CountedResponse<S::Future>;
 
     fn call(&self, request: R) -> Self::Future {
         let exchange = Some(self.exchanges.begin());
-        Pending { inner: self.inner.call(request), exchange }
+        CountedResponse { inner: self.inner.call(request), exchange }
     }
 }
 
-impl<F, B, E> Future for Pending<F>
+impl<F, B, E> Future for CountedResponse<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    type Output = Result<Response<Answer<B>>, E>;
+    type Output = Result<Response<CountedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
         let exchange = this.exchange.take();
-        Poll::Ready(Ok(response.map(|inner| Answer { inner, exchange })))
+        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, exchange })))
     }
 }
 
-impl<B: Body> Body for Answer<B> {
+impl<B: Body> Body for CountedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -1,0 +1,225 @@
+//! What hyper serves: HTTP/2, and the requests of HTTP/1 that come in pieces or are ambiguous.
+//!
+//! Enters: a connection. Leaves: requests for the handler; of HTTP/1, the connection with the one whose response may take
+//! long. Must not touch: paths, sessions, statuses (except where hyper refuses what is not HTTP).
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::rt::Timer;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
+
+use super::context::ConnContext;
+use super::guard::Traffic;
+use super::h2_idle::{Counting, Exchanges};
+use super::handler::{Handler, Latency, ResponseFuture};
+use super::header_deadline::HeaderTimer;
+use crate::config::Client;
+use crate::http::body::Body;
+use crate::http::incoming::{BoxError, IncomingBody};
+use crate::http::replay::Replay;
+use crate::lifecycle::Phase;
+
+/// hyper's read buffer grows up to this with large bodies, in bytes; its default is about 400 KiB a connection.
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// Silence on an HTTP/2 connection after which we ping, and how long the reply may take.
+const PING: Duration = Duration::from_secs(20);
+
+/// A request that was taken out of hyper, because its response may take long.
+pub(super) struct TakenRequest {
+    pub(super) request: Box<Request<IncomingBody>>,
+    pub(super) latency: Latency,
+}
+
+/// Where hyper's service leaves a request that is to be taken.
+type Slot = Arc<Mutex<Option<TakenRequest>>>;
+
+/// The handler as hyper calls it.
+#[derive(Clone)]
+struct Service<H> {
+    context: ConnContext<H>,
+    /// `None` where no request is taken, because the connection is not one exchange at a time.
+    slot: Option<Slot>,
+}
+
+// === HTTP/1 ===
+
+/// Lets hyper serve until the connection ends, or until a request is in the slot: then the connection is taken back.
+pub(super) async fn serve_until_taken<H, IO>(
+    context: ConnContext<H>,
+    io: Replay<IO>,
+) -> Result<Option<(Replay<IO>, TakenRequest)>, BoxError>
+where
+    H: Handler,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let slot = Slot::default();
+    let service = Service { context: context.clone(), slot: Some(Arc::clone(&slot)) };
+    let timer = HeaderTimer::new(&context.client, Arc::clone(&context.info.bytes));
+    let mut conn = http1_settings(&context.client, timer).serve_connection(TokioIo::new(io), service);
+    let mut drain = pin!(context.lifecycle.reached(Phase::Draining));
+    let mut close = pin!(context.lifecycle.reached(Phase::Closing));
+    let mut draining = false;
+    let taken = poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
+            return Poll::Ready(ended.map(|()| None));
+        }
+        // hyper reads the next request when the body of the last one has come, although it may still have the end of an
+        // early response to write. That end would be lost.
+        if !context.info.bytes.is_blocked()
+            && let Some(taken) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            return Poll::Ready(Ok(Some(taken)));
+        }
+        if !draining && drain.as_mut().poll(cx).is_ready() {
+            draining = true;
+            Pin::new(&mut conn).graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        close.as_mut().poll(cx).map(|()| Ok(None))
+    })
+    .await?;
+    Ok(taken.map(|taken| {
+        let parts = conn.into_parts();
+        let mut io = parts.io.into_inner();
+        io.put_back(&parts.read_buf);
+        (io, taken)
+    }))
+}
+
+impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let ConnContext { handler, info, .. } = &self.context;
+        let mut request = request.map(IncomingBody::Streaming);
+        let latency = handler.route(&mut request, info);
+        match &self.slot {
+            Some(slot) if latency != Latency::Short && request.body().is_end_stream() => {
+                if latency == Latency::UntilDialled {
+                    compact(&mut request);
+                }
+                let taken = TakenRequest { request: Box::new(request), latency };
+                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(taken);
+                Box::pin(std::future::pending())
+            }
+            _ => {
+                let version = request.version();
+                Box::pin(through_hyper(handler.respond(request), version))
+            }
+        }
+    }
+}
+
+/// A response that hyper writes, to a request of this version.
+async fn through_hyper(response: ResponseFuture, version: Version) -> Result<Response<Body>, Infallible> {
+    let mut response = response.await;
+    if matches!(response.body(), Body::Upgrade(_)) {
+        // A handshake with a body, or over HTTP/2: neither is one (RFC 6455 section 4.1).
+        response = Response::new(Body::full("a WebSocket handshake has no body\n"));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if version == Version::HTTP_10 {
+        // A body without a length ends with the connection, whatever the client asked for. In a response of a newer
+        // version hyper would add that it keeps the connection.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        *response.version_mut() = version;
+    }
+    Ok(Body::with_known_length(response).await)
+}
+
+/// Copies a request's head out of hyper's read buffer, all 8 KiB of which it would keep while it waits.
+fn compact(request: &mut Request<IncomingBody>) {
+    if let Ok(uri) = request.uri().to_string().parse() {
+        *request.uri_mut() = uri;
+    }
+    for value in request.headers_mut().values_mut() {
+        if let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.set_sensitive(value.is_sensitive());
+            *value = copy;
+        }
+    }
+}
+
+/// hyper's settings towards clients.
+#[must_use]
+pub fn http1_settings(client: &Client, timer: impl Timer + Send + Sync + 'static) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // Without a timer hyper's limits on time are silently off; the value is only a switch, see `header_deadline`.
+        .timer(timer)
+        .header_read_timeout(client.idle)
+        .max_headers(client.header_fields)
+        .max_header_size(client.header_bytes)
+        .max_buf_size(MAX_BUFFER.max(client.header_bytes))
+        // With half-closed connections allowed, a client that left is not noticed while its response waits.
+        .half_close(false)
+        .pipeline_flush(false);
+    builder
+}
+
+// === HTTP/2 ===
+
+/// Serves HTTP/2 on a connection, to its end.
+pub(super) async fn serve_http2<H: Handler, IO>(context: ConnContext<H>, io: IO) -> Result<(), BoxError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (client, lifecycle) = (Arc::clone(&context.client), context.lifecycle.clone());
+    let traffic = Arc::clone(&context.info.bytes);
+    let exchanges = Arc::new(Exchanges::new());
+    let service = Counting::new(Service { context, slot: None }, Arc::clone(&exchanges));
+    let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        ended = conn.as_mut() => return Ok(ended?),
+        () = stays_silent(&traffic, client.handshake) => return Err("no first byte after the TLS handshake".into()),
+        () = exchanges.idle(client.idle) => conn.as_mut().graceful_shutdown(),
+        () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        ended = conn => Ok(ended?),
+        () = lifecycle.reached(Phase::Closing) => Ok(()),
+    }
+}
+
+fn http2_settings(client: &Client) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(client.streams)
+        .initial_stream_window_size(client.stream_window)
+        .initial_connection_window_size(client.connection_window)
+        .max_header_list_size(u32::try_from(client.header_bytes).unwrap_or(u32::MAX))
+        .max_frame_size(16 * 1024)
+        // What may wait for one stream's window; the default of about 400 KiB times the streams is too much.
+        .max_send_buf_size(64 * 1024)
+        // The guard against rapid resets (CVE-2023-44487): more than this unaccepted at once ends the connection.
+        .max_pending_accept_reset_streams(20)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    builder
+}
+
+/// Returns when nothing at all was read within `limit`, otherwise never.
+async fn stays_silent(traffic: &Traffic, limit: Duration) {
+    let before = traffic.read();
+    sleep(limit).await;
+    if traffic.read() != before {
+        std::future::pending().await
+    }
+}
