@@ -12,17 +12,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use axum::Router;
+use axum::extract::{RawQuery, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::Full;
+use http::{HeaderValue, Method, StatusCode, Version};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
+use tower::ServiceBuilder;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::exposition::Exposition;
 
@@ -34,8 +39,6 @@ const HEADER: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(30);
 /// How long accepting rests after a failure, which is mostly a lack of file descriptors and would fail again at once.
 const REST: Duration = Duration::from_millis(100);
-
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Where the operator's machines connect.
 #[derive(Debug)]
@@ -78,19 +81,19 @@ pub struct AdminState {
 /// Answers on `listener` until dropped, which also ends the connections. It is to outlive the clients' listeners: while
 /// the house drains, readiness is asked more than ever.
 pub async fn serve(listener: AdminListener, state: Arc<AdminState>) -> Infallible {
-    let guarded = listener.is_loopback();
+    let router = router(state, listener.is_loopback());
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
             connections.join_next().await;
         }
-        let state = Arc::clone(&state);
+        let router = router.clone();
         let accepted = match &listener {
             AdminListener::Tcp(tcp) => {
-                tcp.accept().await.map(|(stream, _)| drop(connections.spawn(converse(stream, guarded, state))))
+                tcp.accept().await.map(|(stream, _)| drop(connections.spawn(converse(stream, router))))
             }
             AdminListener::Unix(unix) => {
-                unix.accept().await.map(|(stream, _)| drop(connections.spawn(converse(stream, guarded, state))))
+                unix.accept().await.map(|(stream, _)| drop(connections.spawn(converse(stream, router))))
             }
         };
         if let Err(error) = accepted {
@@ -109,19 +112,16 @@ impl AdminListener {
     }
 }
 
-fn converse<S>(stream: S, guarded: bool, state: Arc<AdminState>) -> impl Future<Output = ()> + Send
+/// By hyper's own server and not `axum::serve`, which sets no deadline for a header and keeps connections.
+fn converse<S>(stream: S, router: Router) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(answer(&request, guarded, state).await) }
-    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     async move {
         match tokio::time::timeout(CONNECTION, connection).await {
             Ok(Ok(())) => {}
@@ -131,37 +131,53 @@ where
     }
 }
 
-type Answer = Response<Full<Bytes>>;
+/// All requests, from top to bottom. `guarded` on loopback.
+fn router(state: Arc<AdminState>, guarded: bool) -> Router {
+    let routes = Router::new()
+        .route("/livez", get("ok\n"))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(scrape))
+        .fallback((StatusCode::NOT_FOUND, "There are /livez, /readyz and /metrics here.\n"))
+        .with_state(state);
+    let all = ServiceBuilder::new()
+        // First, so that they stand on refusals too.
+        .layer(set_header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(set_header(CACHE_CONTROL, "no-store"))
+        // Before anything is said: a page that asks by a name of its own learns nothing, not even the methods.
+        .layer(from_fn_with_state(guarded, known_hosts))
+        // For unknown paths as well, where the routes would say 404.
+        .layer(from_fn(reads_only))
+        .service(routes);
+    // Around the routes: within them, axum adds the methods of a path to each of these refusals.
+    Router::new().fallback_service(all)
+}
 
-async fn answer<B>(request: &Request<B>, guarded: bool, state: Arc<AdminState>) -> Answer {
-    if let Some(refusal) = refuse_host(request, guarded) {
-        return refusal;
+fn set_header(name: http::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
+}
+
+/// GET and HEAD.
+async fn reads_only(request: Request, next: Next) -> Response {
+    if request.method() == Method::GET || request.method() == Method::HEAD {
+        return next.run(request).await;
     }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.\n");
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
-    match request.uri().path() {
-        "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => readiness(&state.checks, asks_verbose(request.uri().query())),
-        "/metrics" => scrape(state).await,
-        _ => text(StatusCode::NOT_FOUND, "There are /livez, /readyz and /metrics here.\n"),
-    }
+    let (status, allowed) = (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")]);
+    (status, allowed, "Only GET and HEAD are answered here.\n").into_response()
 }
 
 /// Off the runtime's threads, since it reads files.
-async fn scrape(state: Arc<AdminState>) -> Answer {
+async fn scrape(State(state): State<Arc<AdminState>>) -> Response {
     match tokio::task::spawn_blocking(move || state.exposition.text()).await {
-        Ok(samples) => respond(StatusCode::OK, exposition::CONTENT_TYPE, samples),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "The metrics could not be read; see the log.\n"),
+        Ok(samples) => ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], samples).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The metrics could not be read; see the log.\n").into_response(),
     }
 }
 
 /// Without `verbose`, only what does not hold is told.
-fn readiness(checks: &[Check], verbose: bool) -> Answer {
+async fn readiness(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
+    let verbose = asks_verbose(query.as_deref());
     let (mut ready, mut told) = (true, String::new());
-    for Check { name, holds } in checks {
+    for Check { name, holds } in &state.checks {
         match holds() {
             Ok(()) if verbose => told.push_str(&format!("[+] {name}: ok\n")),
             Ok(()) => {}
@@ -171,11 +187,7 @@ fn readiness(checks: &[Check], verbose: bool) -> Answer {
             }
         }
     }
-    if ready {
-        text(StatusCode::OK, told + "ok\n")
-    } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, told + "not ready\n")
-    }
+    if ready { (StatusCode::OK, told + "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, told + "not ready\n") }
 }
 
 fn asks_verbose(query: Option<&str>) -> bool {
@@ -185,18 +197,20 @@ fn asks_verbose(query: Option<&str>) -> bool {
 /// A page whose name was pointed at 127.0.0.1 (DNS rebinding) makes a browser on this machine ask us, with the page's
 /// name as the host. On loopback therefore only addresses and `localhost`, which no page can be named, are ours.
 /// A host that is missing or told twice is refused everywhere, as RFC 9112 section 3.2 demands.
-fn refuse_host<B>(request: &Request<B>, guarded: bool) -> Option<Answer> {
+async fn known_hosts(State(guarded): State<bool>, request: Request, next: Next) -> Response {
     let mut told = request.headers().get_all(HOST).iter();
     let host = told.next();
     if told.next().is_some() || (host.is_none() && request.version() == Version::HTTP_11) {
-        return Some(text(StatusCode::BAD_REQUEST, "A request has exactly one Host.\n"));
+        return (StatusCode::BAD_REQUEST, "A request has exactly one Host.\n").into_response();
     }
     // An absolute target has a host of its own; both must be good.
     let in_target = request.uri().authority().map(Authority::as_str);
     let in_header = host.map(|host| host.to_str().unwrap_or_default());
-    let foreign = guarded && !in_target.into_iter().chain(in_header).all(is_local_name);
-    let advice = "On a loopback listener the Host must be an IP address or localhost.\n";
-    foreign.then(|| text(StatusCode::FORBIDDEN, advice))
+    if guarded && !in_target.into_iter().chain(in_header).all(is_local_name) {
+        let advice = "On a loopback listener the Host must be an IP address or localhost.\n";
+        return (StatusCode::FORBIDDEN, advice).into_response();
+    }
+    next.run(request).await
 }
 
 fn is_local_name(host: &str) -> bool {
@@ -204,20 +218,6 @@ fn is_local_name(host: &str) -> bool {
     let name = authority.host();
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     !host.contains('@') && (name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok())
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    respond(status, TEXT, body)
-}
-
-fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }
 
 #[cfg(test)]
@@ -286,6 +286,8 @@ mod tests {
             let answer = ask(site, &format!("{method} /livez"), "localhost").await;
             assert_eq!(status(&answer), 405, "{method}");
             assert!(answer.contains("allow: GET, HEAD\r\n"), "{method}");
+            let elsewhere = ask(site, &format!("{method} /nothing"), "localhost").await;
+            assert_eq!(status(&elsewhere), 405, "{method}");
         }
     }
 
@@ -324,7 +326,8 @@ mod tests {
             assert_eq!(status(&ask(site, "GET /metrics", host).await), 403, "{host}");
         }
         assert_eq!(status(&ask(site, "GET http://evil.example/metrics", "localhost").await), 403);
-        assert_eq!(status(&ask(site, "POST /livez", "evil.example").await), 403);
+        let refused = ask(site, "POST /livez", "evil.example").await;
+        assert!(status(&refused) == 403 && !refused.contains("allow"), "{refused}");
     }
 
     #[tokio::test]
@@ -367,7 +370,7 @@ mod tests {
     async fn a_silent_connection_is_cut_and_makes_room() {
         let (ours, theirs) = tokio::io::duplex(64);
         let started = tokio::time::Instant::now();
-        converse(theirs, false, state(Vec::new())).await;
+        converse(theirs, router(state(Vec::new()), false)).await;
         assert_eq!(started.elapsed(), HEADER);
         drop(ours);
     }
