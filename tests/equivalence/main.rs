@@ -1,4 +1,5 @@
-//! Whatever our readers take, hyper sees on the same bytes with the same head, body and rest.
+//! Whatever our readers take, hyper sees on the same bytes with the same head, body and rest; and what our writers write,
+//! hyper reads as it was meant.
 //!
 //! Enters: generated, mutated and arbitrary bytes. Leaves: the bytes on which
 //! two readers differ. Must not touch: sockets, a runtime.
@@ -9,6 +10,7 @@ mod generate;
 mod judge;
 mod oracle;
 mod ours;
+mod writers;
 
 use std::cell::Cell;
 

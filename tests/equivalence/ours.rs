@@ -1,14 +1,15 @@
-//! The readers under test, by the names that these tests have for them: the only file here that names them.
+//! The readers and writers under test, by the names that these tests have for them: the only file here that names them.
 //!
 //! Enters: bytes. Leaves: what our readers make of them, and hyper with the settings that the product gives it. Must not
 //! touch: any rule of its own.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response, response};
 use hyper::rt::Timer;
 use hyper::{client, server};
 use underpass::config::Client;
-use underpass::listener::{conn, request};
+pub(crate) use underpass::listener::head::Framing;
+use underpass::listener::{conn, head, request};
 use underpass::transport::body::Sent;
 use underpass::upstream::{answer, by_hand, handshake};
 
@@ -60,6 +61,10 @@ pub(crate) fn server_settings(
     conn::hyper_settings(&limits.client(), timer)
 }
 
+pub(crate) fn write_request<B>(request: &Request<B>) -> Vec<u8> {
+    by_hand::request_text(request)
+}
+
 // === responses ===
 
 pub(crate) fn read_response(bytes: &Bytes) -> Verdict<Response<Bytes>> {
@@ -73,6 +78,13 @@ pub(crate) fn read_switch(bytes: &Bytes, accept: &str) -> Verdict<(response::Par
 
 pub(crate) fn client_settings() -> client::conn::http1::Builder {
     by_hand::hyper_settings()
+}
+
+pub(crate) fn write_response(parts: &response::Parts, framing: Framing, keep_alive: bool, dated: bool) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    head::put_head(&mut out, parts);
+    head::finish_head(&mut out, framing, keep_alive, dated);
+    out.into()
 }
 
 impl<T> From<by_hand::Judged<T>> for Verdict<T> {
