@@ -37,6 +37,8 @@ pub(crate) struct RequestSeen {
     pub(crate) body: Bytes,
     /// Where the next message begins.
     pub(crate) rest: Bytes,
+    /// What was written to the client before the request was answered.
+    pub(crate) written: Bytes,
 }
 
 impl RequestSeen {
@@ -49,6 +51,7 @@ impl RequestSeen {
             fields: fields(&parts.headers),
             body,
             rest,
+            written: Bytes::new(),
         }
     }
 }
@@ -96,7 +99,7 @@ pub(crate) fn fields(headers: &HeaderMap) -> Vec<(String, Bytes)> {
 /// The first request that hyper sees in these pieces. `None` when it waits for more.
 pub(crate) fn serve(limits: Limits, pieces: &[&[u8]]) -> Result<Option<RequestSeen>, String> {
     let slot = Arc::new(Mutex::new(None));
-    let (wire, _) = Wire::new(pieces);
+    let (wire, written) = Wire::new(pieces);
     let service = service_fn(|request: Request<Incoming>| {
         let slot = Arc::clone(&slot);
         async move {
@@ -118,9 +121,10 @@ pub(crate) fn serve(limits: Limits, pieces: &[&[u8]]) -> Result<Option<RequestSe
     }
     let parts = conn.into_parts();
     let rest = [&parts.read_buf[..], &parts.io.unread()].concat();
-    let seen = lock(&slot).take();
-    seen.map(|request| request.map(|request| RequestSeen::new(request, rest.into())).map_err(|error| error.to_string()))
-        .transpose()
+    let written = Bytes::from(lock(&written).clone());
+    let Some(seen) = lock(&slot).take() else { return Ok(None) };
+    let request = seen.map_err(|error| error.to_string())?;
+    Ok(Some(RequestSeen { written, ..RequestSeen::new(request, rest.into()) }))
 }
 
 /// Whether hyper goes on with the connection behind the first request.
