@@ -5,7 +5,7 @@
 //! Must not touch: connections (the listener's and upstream's), what a request is for (the gateway's).
 //!
 //! This is no complete HTTP/1. **What is whole and can be read in one way only is read here; everything else is hyper's,
-//! as if nothing had been read.** Reading uses hyper's own parser with its settings, and `tests/equivalence` generates
+//! as if nothing had been read.** Reading uses hyper's own parser with its settings, and `tests/inside/equivalence` generates
 //! the proof that both see the same message.
 //!
 //! | file | is for |

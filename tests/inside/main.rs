@@ -9,6 +9,7 @@ mod binary;
 
 mod codec;
 mod config;
+mod equivalence;
 mod hostile;
 mod listener;
 mod repository;

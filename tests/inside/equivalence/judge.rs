@@ -9,7 +9,7 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 
-use super::oracle::{self, RequestSeen, ResponseSeen};
+use super::oracle::{self, Ending, RequestSeen, ResponseSeen};
 use super::ours::{self, Limits, Verdict};
 
 /// The answer to the key of RFC 6455 section 1.3.
@@ -46,11 +46,11 @@ pub(crate) fn response(bytes: &[u8], cuts: &[usize]) -> Result<bool, String> {
             Verdict::Taken(response) => {
                 let (parts, body) = response.clone().into_parts();
                 let taken = ResponseSeen::new(&parts, body, Bytes::new(), true);
-                same(&Ok(Some(taken)), &oracle::ask(&pieces), &pieces)?;
+                same(&Ok(Some(taken)), &oracle::ask(&pieces, Ending::Open), &pieces)?;
             }
             // Who waits for more must not wait for what hyper would not wait for.
             Verdict::Unfinished if bytes.len() < MOST_IN_PIECES => {
-                same(&Ok(None), &oracle::ask(&pieces), &pieces)?;
+                same(&Ok(None), &oracle::ask(&pieces, Ending::Open), &pieces)?;
             }
             Verdict::Unfinished | Verdict::Left => {}
         }

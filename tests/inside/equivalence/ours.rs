@@ -1,15 +1,16 @@
-//! The readers under test, by the names that these tests have for them: the only file here that names them.
+//! The readers and writers under test, by the names that these tests have for them: the only file here that names them.
 //!
 //! Enters: bytes. Leaves: what our readers make of them, and hyper with the settings that the product gives it. Must not
 //! touch: any rule of its own.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response, response};
 use hyper::rt::Timer;
 use hyper::{client, server};
 use underpass::config::Client;
 use underpass::http::incoming::IncomingBody;
-use underpass::http::{read_request, read_response};
+pub(crate) use underpass::http::write_head::Framing;
+use underpass::http::{read_request, read_response, write_head};
 use underpass::listener::hyper_server;
 use underpass::upstream::{handshake, http1_exchange};
 
@@ -61,6 +62,10 @@ pub(crate) fn server_settings(
     hyper_server::http1_settings(&limits.client(), timer)
 }
 
+pub(crate) fn write_request<B>(request: &Request<B>) -> Vec<u8> {
+    write_head::request_head(request)
+}
+
 // === responses ===
 
 pub(crate) fn read_response(bytes: &Bytes) -> Verdict<Response<Bytes>> {
@@ -74,6 +79,13 @@ pub(crate) fn read_switch(bytes: &Bytes, accept: &str) -> Verdict<(response::Par
 
 pub(crate) fn client_settings() -> client::conn::http1::Builder {
     http1_exchange::hyper_settings()
+}
+
+pub(crate) fn write_response(parts: &response::Parts, framing: Framing, keep_alive: bool, dated: bool) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    write_head::put_response_head(&mut out, parts);
+    write_head::finish_head(&mut out, framing, keep_alive, dated);
+    out.into()
 }
 
 impl<T> From<read_response::Parsed<T>> for Verdict<T> {

@@ -37,6 +37,8 @@ pub(crate) struct RequestSeen {
     pub(crate) body: Bytes,
     /// Where the next message begins.
     pub(crate) rest: Bytes,
+    /// What was written to the client before the request was answered.
+    pub(crate) written: Bytes,
 }
 
 impl RequestSeen {
@@ -49,6 +51,7 @@ impl RequestSeen {
             fields: fields(&parts.headers),
             body,
             rest,
+            written: Bytes::new(),
         }
     }
 }
@@ -96,7 +99,7 @@ pub(crate) fn fields(headers: &HeaderMap) -> Vec<(String, Bytes)> {
 /// The first request that hyper sees in these pieces. `None` when it waits for more.
 pub(crate) fn serve(limits: Limits, pieces: &[&[u8]]) -> Result<Option<RequestSeen>, String> {
     let slot = Arc::new(Mutex::new(None));
-    let (wire, _) = Wire::new(pieces);
+    let (wire, written) = Wire::new(pieces);
     let service = service_fn(|request: Request<Incoming>| {
         let slot = Arc::clone(&slot);
         async move {
@@ -118,9 +121,10 @@ pub(crate) fn serve(limits: Limits, pieces: &[&[u8]]) -> Result<Option<RequestSe
     }
     let parts = conn.into_parts();
     let rest = [&parts.read_buf[..], &parts.io.unread()].concat();
-    let seen = lock(&slot).take();
-    seen.map(|request| request.map(|request| RequestSeen::new(request, rest.into())).map_err(|error| error.to_string()))
-        .transpose()
+    let written = Bytes::from(lock(&written).clone());
+    let Some(seen) = lock(&slot).take() else { return Ok(None) };
+    let request = seen.map_err(|error| error.to_string())?;
+    Ok(Some(RequestSeen { written, ..RequestSeen::new(request, rest.into()) }))
 }
 
 /// Whether hyper goes on with the connection behind the first request.
@@ -144,10 +148,18 @@ pub(crate) fn serves_on(limits: Limits, bytes: &[u8]) -> bool {
 
 // === hyper's client ===
 
+/// How a backend's bytes end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The connection stays open.
+    Open,
+    Closed,
+}
+
 /// The response to a GET that hyper sees in these pieces. `None` when it waits for more.
-pub(crate) fn ask(pieces: &[&[u8]]) -> Result<Option<ResponseSeen>, String> {
+pub(crate) fn ask(pieces: &[&[u8]], ending: Ending) -> Result<Option<ResponseSeen>, String> {
     let (mut wire, written) = Wire::new(pieces);
-    wire.asks = true;
+    (wire.asks, wire.ends) = (true, ending == Ending::Closed);
     let Poll::Ready(shaken) = poll(&mut pin!(ours::client_settings().handshake(wire))) else {
         return Err("hyper's client is not ready".into());
     };
@@ -217,10 +229,11 @@ pub(crate) fn switch(pieces: &[&[u8]]) -> Result<Option<ResponseSeen>, String> {
 
 // === the stream ===
 
-/// A stream in memory. What the peer sends comes piece by piece, with a pause between two, and then nothing.
+/// A stream in memory. What the peer sends comes piece by piece, with a pause between two, and then nothing, or the end.
 pub(crate) struct Wire {
     pieces: VecDeque<Bytes>,
     pauses: bool,
+    ends: bool,
     /// Nothing comes before something was written.
     asks: bool,
     written: Written,
@@ -232,7 +245,8 @@ impl Wire {
     fn new(pieces: &[&[u8]]) -> (Self, Written) {
         let pieces = pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| Bytes::copy_from_slice(piece));
         let written = Written::default();
-        let wire = Self { pieces: pieces.collect(), pauses: false, asks: false, written: Arc::clone(&written) };
+        let wire =
+            Self { pieces: pieces.collect(), pauses: false, ends: false, asks: false, written: Arc::clone(&written) };
         (wire, written)
     }
 
@@ -251,7 +265,9 @@ impl Read for Wire {
         if self.asks && lock(&self.written).is_empty() || std::mem::take(&mut self.pauses) {
             return Poll::Pending;
         }
-        let Some(piece) = self.pieces.front_mut() else { return Poll::Pending };
+        let Some(piece) = self.pieces.front_mut() else {
+            return if self.ends { Poll::Ready(Ok(())) } else { Poll::Pending };
+        };
         let fits = piece.len().min(buf.remaining());
         buf.put_slice(&piece.split_to(fits));
         if piece.is_empty() {

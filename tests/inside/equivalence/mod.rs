@@ -1,14 +1,17 @@
-//! Whatever our readers take, hyper sees on the same bytes with the same head, body and rest.
+//! Whatever our readers take, hyper sees on the same bytes with the same head, body and rest; and what our writers write,
+//! hyper reads as it was meant.
 //!
-//! Enters: generated, mutated and arbitrary bytes. Leaves: the bytes on which
+//! Enters: generated, mutated and arbitrary bytes, and the kept corpus of `tests/fuzz`. Leaves: the bytes on which
 //! two readers differ. Must not touch: sockets, a runtime.
 //!
 //! `EQUIVALENCE_TIMES=50` makes fifty times as many cases as usual.
 
+mod corpus;
 mod generate;
 mod judge;
 mod oracle;
 mod ours;
+mod writers;
 
 use std::cell::Cell;
 
