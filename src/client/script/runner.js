@@ -58,7 +58,7 @@ export function makeRunner(options, Native, address) {
 
   /** @param {boolean} byTimer */
   function setTimer(byTimer) {
-    const { first } = core.timers;
+    const first = core.timers.first();
     const next = first ? first.at : Infinity;
     if (next === due && !isChain) return;
     clearTimeout(timer);

@@ -117,7 +117,7 @@ export function makeWebSocket(runner) {
 
   class WebSocket extends EventTarget {
     #url = "";
-    #state = CONNECTING;
+    #state = /** @type {0 | 1 | 2 | 3} */ (CONNECTING);
     #protocol = "";
     #extensions = "";
     /** @type {BinaryType} */
@@ -215,24 +215,45 @@ export function makeWebSocket(runner) {
       if (type === "blob" || type === "arraybuffer") this.#binaryType = type;
     }
 
-    /**
-     * The property for the events of this type: `onmessage` and its kin.
-     *
-     * @param {string} type
-     */
-    static #defineHandler(type) {
-      Object.defineProperty(this.prototype, "on" + type, {
-        get() {
-          return this.#listeners[type]?.act || null;
-        },
-        set(act) {
-          this.#handle(type, act);
-        },
-        configurable: true,
-      });
+    get onopen() {
+      return this.#handler("open");
     }
 
-    static #handlers = ["open", "message", "error", "close"].map(type => this.#defineHandler(type));
+    set onopen(act) {
+      this.#handle("open", act);
+    }
+
+    get onmessage() {
+      return this.#handler("message");
+    }
+
+    set onmessage(act) {
+      this.#handle("message", act);
+    }
+
+    get onerror() {
+      return this.#handler("error");
+    }
+
+    set onerror(act) {
+      this.#handle("error", act);
+    }
+
+    get onclose() {
+      return this.#handler("close");
+    }
+
+    set onclose(act) {
+      this.#handle("close", act);
+    }
+
+    /**
+     * @param {string} type
+     * @returns {any}
+     */
+    #handler(type) {
+      return this.#listeners[type]?.act || null;
+    }
 
     // A handler keeps its place among the listeners until it is taken away.
     /**

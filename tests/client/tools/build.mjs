@@ -45,7 +45,8 @@ async function build() {
   const { code } = await minify(output[0].code, {
     ecma: 2020,
     compress: { passes: 3 },
-    mangle: { properties: { regex: new RegExp(`^(${names.join("|")})$`) } },
+    // `builtins`: some of these names browsers have too, for things that this script does not use.
+    mangle: { properties: { builtins: true, regex: new RegExp(`^(${names.join("|")})$`) } },
     // A page sees the class's name.
     keep_classnames: /^WebSocket$/,
   });

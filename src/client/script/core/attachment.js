@@ -138,9 +138,7 @@ export class Attachment {
    *
    * @param {number} next
    */
-  accepted(next) {
-    this.session.up.accepted(next);
-  }
+  accepted(next) {}
 
   /**
    * @param {number} number

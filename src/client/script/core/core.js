@@ -10,7 +10,7 @@
 // What is asked for (`ask`) is answered by an event of its own (`answered`), and deadlines (`after`) by `expire`.
 
 import { makeSharedPoll } from "./shared_poll.js";
-import { Timers } from "./timers.js";
+import { makeTimers } from "./timers.js";
 import { makeVerdicts } from "./verdicts.js";
 
 /** @typedef {import("./types.js").Action} Action */
@@ -28,7 +28,7 @@ export class Core {
   hidden = false;
   /** @type {Set<Session>} */
   sessions = new Set();
-  timers = new Timers();
+  timers = makeTimers();
 
   /** @type {Action[]} */
   #actions = [];

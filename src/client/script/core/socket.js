@@ -12,6 +12,7 @@ const LATE = 15000;
 
 export class SocketAttachment extends Attachment {
   duplex = true;
+  asked = 0;
   /** The number of the next message up on this socket. */
   next = 0;
   #connected = false;

@@ -5,44 +5,41 @@
 
 /** @typedef {{ at: number, act: () => void }} Timer */
 
-export class Timers {
+export function makeTimers() {
   /** @type {Set<Timer>} */
-  #waiting = new Set();
+  const waiting = new Set();
+  const timers = {
+    /**
+     * @param {number} at
+     * @param {() => void} act
+     */
+    set(at, act) {
+      const timer = { at, act };
+      waiting.add(timer);
+      return timer;
+    },
 
-  /**
-   * @param {number} at
-   * @param {() => void} act
-   * @returns {Timer}
-   */
-  set(at, act) {
-    const timer = { at, act };
-    this.#waiting.add(timer);
-    return timer;
-  }
+    /** @param {Timer | null} timer */
+    clear(timer) {
+      if (timer) waiting.delete(timer);
+    },
 
-  /** @param {Timer | null} timer */
-  clear(timer) {
-    if (timer) this.#waiting.delete(timer);
-  }
+    /** The timer that is due first; of several, the one that was set first. Null when there is none. */
+    first() {
+      let first = null;
+      for (const timer of waiting) {
+        if (!first || timer.at < first.at) first = timer;
+      }
+      return first;
+    },
 
-  /**
-   * The timer that is due first; of several, the one that was set first.
-   *
-   * @returns {Timer | null}
-   */
-  get first() {
-    let first = null;
-    for (const timer of this.#waiting) {
-      if (!first || timer.at < first.at) first = timer;
-    }
-    return first;
-  }
-
-  /** @param {number} now */
-  expire(now) {
-    for (let timer = this.first; timer && timer.at <= now; timer = this.first) {
-      this.clear(timer);
-      timer.act();
-    }
-  }
+    /** @param {number} now */
+    expire(now) {
+      for (let timer = timers.first(); timer && timer.at <= now; timer = timers.first()) {
+        timers.clear(timer);
+        timer.act();
+      }
+    },
+  };
+  return timers;
 }
