@@ -92,7 +92,7 @@ export function makeLadder(session) {
    * @param {string} suspect
    */
   function reach(ours, why, suspect) {
-    if (ours !== turn || session.over) return attachBest(ours, why, suspect);
+    if (ours !== turn) return;
     session.reach(reached => {
       if (reached) return attachBest(ours, why, suspect);
       const time = backoff(ladder.failures++) * (1 + core.outside.random() / 4);
@@ -106,11 +106,14 @@ export function makeLadder(session) {
    * @param {string} suspect
    */
   function attachBest(ours, why, suspect) {
+    // Whether it is still for us to attach: nobody else does, and the session has not ended or been set aside.
+    const isOurs = () => ours === turn && !session.asleep;
+    const go = () => {
+      if (isOurs()) attach(choose(), why);
+    };
+    if (!isOurs()) return;
     ladder.failures = 0;
     if (suspect) verdicts.draw(suspect);
-    const go = () => {
-      if (ours === turn && !session.over && !session.asleep) attach(choose(), why);
-    };
     if (choose() === "ws") go();
     else sharedPoll.whenReady(go);
   }

@@ -32,6 +32,8 @@ export class SocketAttachment extends Attachment {
     this.core.verdicts.draw("ws");
     if (ladder.trying !== this) return;
     ladder.trying = null;
+    // One is enough.
+    ladder.late?.stop();
     ladder.late = this;
     this.expect(LATE);
     if (!ladder.current) ladder.next("ws silent");
