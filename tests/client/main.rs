@@ -9,6 +9,8 @@ mod plain;
 #[path = "../support/site.rs"]
 mod site;
 
+mod script;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;

@@ -19,6 +19,8 @@ pub(crate) enum Program {
     /// The proxies of `tests/networks`.
     Boxes,
     Chromium,
+    /// Node.js, and what `tests/client/tools/package.json` names.
+    ClientTools,
     Curl,
     Firefox,
     Mosquitto,
@@ -30,10 +32,11 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Applications,
         Self::Boxes,
         Self::Chromium,
+        Self::ClientTools,
         Self::Curl,
         Self::Firefox,
         Self::Mosquitto,
@@ -50,12 +53,13 @@ impl Program {
             Self::Curl => &["bash", "curl"],
             Self::Firefox => &["firefox-esr"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
-            Self::Node => &["node"],
+            Self::ClientTools | Self::Node => &["node"],
             Self::Applications | Self::Python => &[],
             Self::SystemdAnalyze => &["systemd-analyze"],
         };
         let place = match self {
             Self::Applications => Some(application("jupyter-lab")),
+            Self::ClientTools => Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/client/tools/node_modules")),
             Self::Node => Some(script("node_modules")),
             Self::Python => Some(python()),
             _ => None,
