@@ -45,12 +45,15 @@ export function makeRunner(options, Native, address) {
    */
   function tell(event, byTimer = false) {
     core.hidden = !!globalThis.document?.hidden;
-    actions.push(...core.at(performance.now(), event));
+    // One by one: a piece of a stream may hold more messages than a call takes arguments.
+    for (const action of core.at(performance.now(), event)) actions.push(action);
     if (acting) return;
     acting = true;
+    let done = 0;
     try {
-      for (let action = actions.shift(); action; action = actions.shift()) act(action);
+      while (done < actions.length) act(actions[done++]);
     } finally {
+      actions.splice(0, done);
       acting = false;
     }
     setTimer(byTimer);
