@@ -18,6 +18,8 @@ pub enum Program {
     /// The proxies of `tests/outside/networks`.
     Boxes,
     Chromium,
+    /// Node.js, and what `tests/outside/client/tools/package.json` names.
+    ClientTools,
     Curl,
     Firefox,
     Mosquitto,
@@ -29,10 +31,11 @@ pub enum Program {
 }
 
 impl Program {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Applications,
         Self::Boxes,
         Self::Chromium,
+        Self::ClientTools,
         Self::Curl,
         Self::Firefox,
         Self::Mosquitto,
@@ -49,12 +52,15 @@ impl Program {
             Self::Curl => &["bash", "curl"],
             Self::Firefox => &["firefox-esr"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
-            Self::Node => &["node"],
+            Self::ClientTools | Self::Node => &["node"],
             Self::Applications | Self::Python => &[],
             Self::SystemdAnalyze => &["systemd-analyze"],
         };
         let place = match self {
             Self::Applications => Some(application("jupyter-lab")),
+            Self::ClientTools => {
+                Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside/client/tools/node_modules"))
+            }
             Self::Node => Some(script("node_modules")),
             Self::Python => Some(python()),
             _ => None,
