@@ -1,23 +1,7 @@
-//! Fuzzes the reader of requests: what it takes, hyper must see alike (see `tests/inside/equivalence`).
+//! Fuzzes the reader of requests.
 //!
-//! Enters: bytes of the fuzzer. Leaves: a panic that names what differs. Must not touch: a judgement of its own.
+//! Enters: bytes of the fuzzer. Leaves: a panic that names what differs. Must not touch: how it is judged.
 
 #![no_main]
 
-#[path = "../../inside/equivalence/judge.rs"]
-#[expect(dead_code, reason = "the other target uses the rest")]
-mod judge;
-#[path = "../../inside/equivalence/oracle.rs"]
-#[expect(dead_code, reason = "the other target uses the rest")]
-mod oracle;
-#[path = "../../inside/equivalence/ours.rs"]
-#[expect(dead_code, reason = "the other target uses the rest")]
-mod ours;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    // Where hyper gets them in two pieces is as good as chance, and the same for the same bytes.
-    let cut = bytes.iter().fold(0_usize, |cut, byte| cut.wrapping_mul(31).wrapping_add(usize::from(*byte)));
-    if let Err(differs) = judge::request(bytes, ours::Limits::usual(), &[cut]) {
-        panic!("{differs}");
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| underpass_fuzz::request(bytes));
