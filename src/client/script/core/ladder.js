@@ -111,9 +111,10 @@ export function makeLadder(session) {
     const go = () => {
       if (isOurs()) attach(choose(), why);
     };
-    if (!isOurs()) return;
     ladder.failures = 0;
+    // Even if the session has ended meanwhile: the next one is spared.
     if (suspect) verdicts.draw(suspect);
+    if (!isOurs()) return;
     if (choose() === "ws") go();
     else sharedPoll.whenReady(go);
   }
