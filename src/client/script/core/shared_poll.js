@@ -224,13 +224,15 @@ export function makeSharedPoll(core, tab) {
     const all = Object.keys(cursors);
     // A balancer may have spread them over sidecars, by the beginning of the token: these in turn.
     const nodes = [...new Set(all.map(nodeOf))];
-    const node = nodes[turn++ % nodes.length];
+    const node = nodes[turn % nodes.length];
     const tokens = all.filter(token => nodeOf(token) === node).slice(0, MOST_SESSIONS);
     const wanted = JSON.stringify(cursors);
     if (request && wanted === held) return;
     cancel();
     if (!tokens.length) return;
     held = wanted;
+    // Only now: who is asked in vain to hold it would pass over a sidecar, and always the same one.
+    turn++;
     const [first, second] = tokens;
     const n = core.outside.word(12);
     const query = `?after=${cursors[first]}&wait=${nodes[1] ? 1 : wait}&n=${n}`;
