@@ -110,6 +110,8 @@ export class Page {
   #judge() {
     const { closing, ended, session } = this;
     const { code, reason, failed, at } = ended;
+    const given = ["client gone", "client too slow"].includes(session?.fate) && session.endedAt > this.run.fairSince + 30000;
+    assert.ok(!given, `${this.name}: in fair weather the sidecar gave it up: ${session?.fate}`);
     const what = `${this.name}: ended ${JSON.stringify(ended)}, the sidecar's: ${JSON.stringify(session?.closing)} (${session?.fate})`;
     if (failed) {
       assert.ok(this.#mayFail(at), what);
@@ -129,6 +131,7 @@ export class Page {
     if (code !== 1006) return false;
     // It was asked to close, and could not in 30 s or five attempts; or nothing was heard for longer than the grace.
     const closeFailed = closing && at - closing.at >= 7000 && !run.isGentle;
-    return Boolean(closeFailed || (at - lastHeard > LIMITS.grace * 1000 && !tab.frozen) || (closing && at - closing.at >= 30000) || !session);
+    const gaveUp = at - lastHeard > LIMITS.grace * 1000 && !tab.frozen && lastHeard < run.fairSince;
+    return Boolean(closeFailed || gaveUp || (closing && at - closing.at >= 30000) || !session);
   }
 }

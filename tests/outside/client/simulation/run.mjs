@@ -32,6 +32,8 @@ export class Run {
   weather = fair();
   isBusy = false;
   isOver = false;
+  // Since when the weather is fair for good.
+  fairSince = Infinity;
   trace = [];
 
   constructor(seed, traced) {
@@ -80,6 +82,7 @@ export class Run {
 
   opened(target, session) {
     const page = this.pages.find(({ name }) => name === target);
+    assert.ok(!page.session, `${target}: two sessions were opened for one socket`);
     page.session = session;
     session.backend.expected = page.sent;
   }
@@ -172,7 +175,7 @@ export class Run {
       this.cover("set aside");
       tab.tell(() => tab.core.sleep());
       clock.after(chance.pick([10, 3000, 30000]), () => tab.tell(() => tab.core.rouse("resumed")));
-    } else if (chance.oneIn(150) && this.tabs.filter(({ gone }) => !gone).length > 1) {
+    } else if (chance.oneIn(60) && this.tabs.filter(({ gone }) => !gone).length > 1) {
       this.cover("tab gone");
       if (chance.oneIn(2)) tab.tell(() => tab.core.leave());
       tab.gone = true;
@@ -207,13 +210,14 @@ export class Run {
   }
 
   #finale() {
-    const { chance } = this;
+    const { chance, clock } = this;
     this.weather = fair();
+    this.fairSince = clock.now;
     this.isBusy = false;
     for (const tab of this.tabs) {
-      tab.hidden = false;
       if (tab.frozen) tab.thaw();
-      tab.tell(() => tab.core.rouse("shown"));
+      if (tab.hidden) tab.tell(() => tab.core.rouse("shown"));
+      tab.hidden = false;
     }
     const here = this.pages.filter(page => !page.isGone);
     this.#until("an opening or a refusal", () => here.every(page => page.isOpen || page.ended));
