@@ -29,7 +29,9 @@ fn no_file_is_forgotten() {
 fn is_root(file: &Path, home: &Path) -> bool {
     let file = file.strip_prefix(home).expect("walked from there");
     let parts: Vec<_> = file.iter().filter_map(|part| part.to_str()).collect();
-    matches!(parts[..], ["src", "lib.rs" | "main.rs"] | ["tests", _] | ["tests", _, "main.rs"])
+    let ours = matches!(parts[..], ["src", "lib.rs" | "main.rs"] | ["tests", _] | ["tests", _, "main.rs"]);
+    // The fuzz targets are a package of their own.
+    ours || matches!(parts[..], ["tests", "fuzz", "judges.rs"] | ["tests", "fuzz", "fuzz_targets", _])
 }
 
 fn walk(folder: &Path, found: &mut BTreeSet<PathBuf>) {
