@@ -11,7 +11,7 @@ use crate::support::site::{Backend, BackendSocket, Opened, Site};
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What tokio says where the runtime of a test has ended before its sidecar's further workers: no request's doing, and in
-/// the product the first runtime is the last to end.
+/// the product the process ends with that runtime.
 const RUNTIME_ENDED: &str = "A Tokio 1.x context was found, but it is being shutdown";
 
 /// Notes every panic that is not an assertion of these tests.
