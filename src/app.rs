@@ -234,7 +234,7 @@ fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
         // What limits or logs requests belongs here: behind the router, so that it knows who asks and for what, and
         // below the refusals, so that it can refuse.
         .service(GatewayService(Arc::clone(gateway)));
-    Stack { router: Router(Arc::clone(gateway)), service }
+    Arc::new(Stack { router: Router(Arc::clone(gateway)), service })
 }
 
 /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core. It ends

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use tower::ServiceExt as _;
@@ -43,6 +44,17 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// Responds to a request that was routed.
     fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture;
+}
+
+/// Shared by all connections: each has a pointer to it and not the whole stack, whose layers are some words long.
+impl<H: Handler> Handler for Arc<H> {
+    fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
+        (**self).route(request, conn)
+    }
+
+    fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture {
+        (**self).respond(request)
+    }
 }
 
 /// A router, and the service that gets the routed requests.
