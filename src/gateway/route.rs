@@ -99,9 +99,7 @@ impl Endpoint {
             Self::Selftest(Selftest::Seen) | Self::Unknown => "GET, POST, OPTIONS",
         }
     }
-}
 
-impl Endpoint {
     /// Whether it takes this method.
     pub(super) fn takes(&self, method: &Method) -> bool {
         // Every method may be tried at what is not there.
