@@ -204,8 +204,8 @@ underpass {version} demo
 
 To paste into another terminal:
 
-  curl -N {url}/_underpass/sse/clock
-  S={url}$(curl -sX POST {url}/_underpass/open/echo | sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/'); curl \"$S/send?as=text\" -d hello
+  curl -N '{url}/clock?underpass=sse'
+  S={url}/$(curl -sX POST '{url}/echo?underpass=open' | sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/'); curl \"$S/send?as=text\" -d hello
   curl \"$S/poll?wait=5\"
 
 Ctrl-C stops it.

@@ -19,8 +19,8 @@ pub struct Greeting<'a> {
     pub token: &'a str,
     /// The subprotocol that the backend chose; empty when none.
     pub protocol: &'a str,
-    /// The path under which all of our endpoints are.
-    pub prefix: &'a str,
+    /// Where its endpoints are: a reference, relative to what was requested.
+    pub url: &'a str,
     /// The largest message, the largest batch, and after how much to acknowledge, in bytes.
     pub bytes: [usize; 3],
     /// Heartbeat, the wait of a poll, grace, and recycling.
@@ -47,19 +47,15 @@ pub struct Attached {
 /// Appends the object.
 pub fn encode(out: &mut BytesMut, greeting: &Greeting<'_>) {
     out.reserve(512);
-    for (name, text) in
-        [("{\"id\":", greeting.id), (",\"token\":", greeting.token), (",\"protocol\":", greeting.protocol)]
-    {
+    for (name, text) in [
+        ("{\"id\":", greeting.id),
+        (",\"token\":", greeting.token),
+        (",\"protocol\":", greeting.protocol),
+        (",\"url\":", greeting.url),
+    ] {
         out.extend_from_slice(name.as_bytes());
         json_string(out, text.as_bytes());
     }
-    out.extend_from_slice(b",\"url\":");
-    // The prefix's closing quote gives way to the rest, which is URL-safe.
-    json_string(out, greeting.prefix.as_bytes());
-    out.truncate(out.len() - 1);
-    out.extend_from_slice(b"/s/");
-    out.extend_from_slice(greeting.token.as_bytes());
-    out.put_u8(b'"');
     for (name, number) in [",\"max_message\":", ",\"max_batch\":", ",\"ack_bytes\":"].into_iter().zip(greeting.bytes) {
         out.extend_from_slice(name.as_bytes());
         decimal(out, number as u64);
@@ -112,7 +108,7 @@ mod tests {
             id: "abc",
             token: "n1-abcdef",
             protocol: "a\"b",
-            prefix: "/_under\"pass",
+            url: "../_under\"pass/s/n1-abcdef",
             bytes: [1, 1_000_000, usize::MAX],
             timers: [15_000, 25_500, 60_000, 0].map(Duration::from_millis),
             transports: &["ws", "sse"],
@@ -129,7 +125,7 @@ mod tests {
     #[test]
     fn a_greeting_has_its_values_by_name() {
         let mut expected = json!({
-            "id": "abc", "token": "n1-abcdef", "protocol": "a\"b", "url": "/_under\"pass/s/n1-abcdef",
+            "id": "abc", "token": "n1-abcdef", "protocol": "a\"b", "url": "../_under\"pass/s/n1-abcdef",
             "max_message": 1, "max_batch": 1_000_000, "ack_bytes": usize::MAX,
             "heartbeat": 15, "wait": 25.5, "grace": 60, "recycle": 0, "transports": ["ws", "sse"],
         });

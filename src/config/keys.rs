@@ -35,6 +35,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     config.origins.allowed = top.texts("allowed_origins", formats::origin);
     top.flag("allow_credentials", &mut config.origins.credentials);
     top.flag("require_origin", &mut config.origins.require);
+    top.flag("trust_unnamed_origin", &mut config.origins.trust_unnamed);
     config.trusted = rules::trusted(top.texts("trusted_proxies", formats::peer));
     let listeners = listeners(top);
     let admin = top.text("admin", &mut config.admin, |text| formats::address(text).map(Some));

@@ -208,6 +208,8 @@ pub struct Origins {
     pub credentials: bool,
     /// Whether a request under the prefix without `Origin` is refused.
     pub require: bool,
+    /// Whether a GET that opens a session may bring credentials without saying which page it comes from.
+    pub trust_unnamed: bool,
 }
 
 /// Peers whose forwarding fields are trusted.

@@ -26,7 +26,7 @@ use crate::upstream::headers::{end_to_end, tunnel_handshake};
 pub(super) async fn proxy(call: &Call<'_>, mut request: BoxRequest) -> Result<Response<Body>, Refusal> {
     let Call { gateway, live, peer } = *call;
     let path = request.uri().path();
-    let backend = live.routes.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let backend = live.backends.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let inject = backend.inject.as_ref();
     let method = request.method().clone();
     let navigation = inject.and_then(|route| Some((injection::prepare(&method, request.headers_mut())?, route)));

@@ -1,4 +1,4 @@
-//! The requests under the prefix: each endpoint checks what it was given and hands it to a transport.
+//! The requests that are ours: each endpoint checks what it was given and hands it to a transport.
 //!
 //! Enters: a request that passed origin and method. Leaves: a response, or a fault. Must not touch: statuses of errors,
 //! how sessions are carried.
@@ -9,12 +9,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, request};
 use http_body::Body as _;
 
 use super::error::{Refusal, refuse};
 use super::origin::{self, Verdict};
 use super::route::{Endpoint, Verb};
+use super::target::relative;
 use super::{BoxRequest, Gateway, Live, protect};
 use crate::client;
 use crate::codec::batch::Form;
@@ -35,7 +36,7 @@ use crate::transport::stream::OCTET_STREAM;
 use crate::transport::{Fault, multi, poll, send, sse, stream, ws};
 use crate::upstream::headers::wants_upgrade;
 
-/// The largest body of `open` and `close`, in bytes: a nonce and 32 names, or a code and a reason.
+/// The largest body of `close`, in bytes: a code and a reason.
 const SMALL_BODY: usize = 8 * 1024;
 /// The largest body of `poll`, in bytes: the most sessions, with their tokens and cursors.
 const POLL_BODY: usize = 64 * 1024;
@@ -43,7 +44,7 @@ pub(super) const JSON: &str = "application/json";
 /// An event id that a browser sends back.
 pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
-/// One request under the prefix.
+/// One request that is ours.
 pub(super) struct Call<'a> {
     pub(super) gateway: &'a Arc<Gateway>,
     pub(super) live: &'a Live,
@@ -51,10 +52,13 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Responds to a request under the prefix: origin first, then the method, then the endpoint.
+    /// Responds to a request that is ours: origin first, then the method, then the endpoint.
     pub(super) async fn respond(&self, request: BoxRequest, endpoint: &Endpoint) -> Result<Response<Body>, Refusal> {
         let origins = &self.live.config.origins;
-        let verdict = origin::judge(origins, request.headers(), &self.peer.host);
+        let verdict = match endpoint {
+            Endpoint::Sse => origin::judge_opening_get(origins, request.headers(), &self.peer.host),
+            _ => origin::judge(origins, request.headers(), &self.peer.host),
+        };
         let target = request.uri().path_and_query().cloned();
         let query = Query::parse(target.as_ref().and_then(PathAndQuery::query));
         let responded = match &verdict {
@@ -87,13 +91,14 @@ impl Call<'_> {
     ) -> Result<Response<Body>, Refusal> {
         // Boxed where it takes long or is rare (see `Gateway::respond`).
         let responded = match endpoint {
-            Endpoint::Open { target } => Box::pin(self.open(request, target)).await,
-            Endpoint::Sse { target } => return Box::pin(self.open_sse(&request.into_parts().0, target)).await,
+            Endpoint::Open => Box::pin(self.open(request)).await,
+            Endpoint::Sse => return Box::pin(self.open_sse(&request.into_parts().0)).await,
             Endpoint::Session { token, verb } => self.session(request, (token, *verb), query).await,
             Endpoint::Poll => Box::pin(self.poll_many(request, query)).await,
             Endpoint::Info => Ok(self.info()),
             Endpoint::Client(file) => Ok(self.client(&request.into_parts().0, *file)),
             Endpoint::Selftest(what) => Box::pin(self.selftest(request, *what)).await,
+            Endpoint::Unclear => return Err(Refusal::unclear()),
             Endpoint::Unknown => return Err(Refusal::no_endpoint()),
         };
         match responded {
@@ -122,16 +127,17 @@ impl Call<'_> {
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?;
+        let token = presented(token, verb, request.headers())?;
         let session = match (self.find(token), verb) {
             (Err(Fault::SessionClosed(_)), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
             (Err(Fault::SessionClosed(close)), Verb::Close) => return Ok(json_response(send::closed(&close), nonce)),
             (found, _) => found?,
         };
         match verb {
-            Verb::Attach(Transport::Sse) => self.attach_sse(&session, request.headers(), query),
+            Verb::Attach(Transport::Sse) => self.attach_sse(&session, &request, query),
             Verb::Attach(Transport::Stream) => {
                 let reader = self.attach(&session, Transport::Stream, query.number("after")?, query)?;
-                Ok(self.streaming(stream::respond(reader, &self.live.config.prefix)))
+                Ok(self.streaming(stream::respond(reader, &self.url(&session, request.uri()))))
             }
             Verb::Attach(Transport::Poll) => self.poll(&session, request.headers(), query, nonce),
             Verb::Attach(Transport::Ws) => self.attach_ws(&session, &request, query),
@@ -158,14 +164,15 @@ impl Call<'_> {
     fn attach_sse(
         &self,
         session: &Arc<LiveSession>,
-        headers: &HeaderMap,
+        request: &Request<IncomingBody>,
         query: &Query<'_>,
     ) -> Result<Response<Body>, Fault> {
         // An EventSource repeats its URL for ever, so the header wins over an old `after`.
-        let after = query.number("after")?.max(last_event_id(headers, session));
+        let after = query.number("after")?.max(last_event_id(request.headers(), session));
         match self.attach(session, Transport::Sse, after, query) {
             Ok(reader) => {
-                Ok(self.streaming(sse::respond(reader, IdForm::Bare, Arrival::Known, &self.live.config.prefix)))
+                let url = self.url(session, request.uri());
+                Ok(self.streaming(sse::respond(reader, IdForm::Bare, Arrival::Known, &url)))
             }
             Err(Fault::SessionClosed(_)) => Ok(no_content()),
             Err(fault) => Err(fault),
@@ -227,7 +234,7 @@ impl Call<'_> {
         }
         let handshake = ws::Handshake::check(request.headers())?;
         let reader = self.attach(session, Transport::Ws, query.number("after")?, query)?;
-        Ok(handshake.respond(reader, &self.live.config.prefix))
+        Ok(handshake.respond(reader, &self.url(session, request.uri())))
     }
 
     async fn send(&self, session: &LiveSession, request: BoxRequest, query: &Query<'_>) -> Result<BytesMut, Fault> {
@@ -254,11 +261,27 @@ impl Call<'_> {
         send::read_body(body, SMALL_BODY, self.live.config.client.body).await
     }
 
+    /// Where the endpoints of a session are, relative to what was requested.
+    pub(super) fn url(&self, session: &LiveSession, requested: &Uri) -> String {
+        relative(requested.path(), &format!("{}/s/{}", self.live.config.prefix, session.token().as_str()))
+    }
+
     pub(super) fn streaming(&self, mut response: Response<Body>) -> Response<Body> {
         if self.live.session.identity {
             response.headers_mut().insert("content-encoding", HeaderValue::from_static("identity"));
         }
         response
+    }
+}
+
+/// The token that a request presents: in its path, or in the handshake of a WebSocket whose path names the session only.
+fn presented<'a>(path: &'a str, verb: Verb, headers: &'a HeaderMap) -> Result<&'a str, Fault> {
+    match ws::offered_token(headers) {
+        Some(token) if verb == Verb::Attach(Transport::Ws) && !token.starts_with(path) => {
+            Err(Fault::BadRequest("the path names another session than the token that is offered".into()))
+        }
+        Some(token) if verb == Verb::Attach(Transport::Ws) => Ok(token),
+        _ => Ok(path),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use crate::registry::OpenError;
 use crate::terms::ErrorCode;
 use crate::transport::Fault;
 use crate::upstream::dial::DialError;
+use crate::upstream::headers::acted_on;
 use crate::upstream::proxy::ProxyError;
 
 /// What is kept of the body with which a backend refuses, in bytes.
@@ -66,6 +67,13 @@ impl Refusal {
     pub(super) fn not_found(path: &str) -> Self {
         let shown: String = path.chars().take(100).collect();
         Self::new(ErrorCode::NotFound, StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
+    }
+
+    /// A parameter of ours, and nothing that says what is wanted.
+    pub(super) fn unclear() -> Self {
+        let what =
+            "parameters named `underpass` or `underpass.…` are this server's own, and they do not say what is wanted";
+        Self::bad_request(format!("{what}: give `underpass=open` or `underpass=sse` once"))
     }
 
     /// Names no path: under the prefix it may hold a token, and this is logged.
@@ -206,7 +214,9 @@ fn unreachable_backend(message: String) -> Refusal {
     Refusal::new(ErrorCode::BackendUnreachable, StatusCode::BAD_GATEWAY, message)
 }
 
-/// The backend answered, but not 101: a 4xx and a 503 are passed on, everything else is a bad gateway.
+/// The backend answered, but not 101: a 4xx and a 503 are passed on, everything else is a bad gateway. Its fields on which
+/// browsers act go with it, as they would have with the handshake. A challenge goes into the body only: in the header it
+/// would open the browser's password dialog, which no WebSocket does.
 async fn refused_by_backend(head: response::Parts, body: Incoming) -> Refusal {
     let theirs = head.status;
     let status = match theirs {
@@ -216,14 +226,28 @@ async fn refused_by_backend(head: response::Parts, body: Incoming) -> Refusal {
     };
     let message = format!("the backend answered the WebSocket handshake with {theirs}: see `backend`");
     let mut refusal = Refusal::new(ErrorCode::BackendRefused, status, message);
-    let start = start_of(body).await;
-    refusal.backend = Some(json!({ "status": theirs.as_u16(), "body": String::from_utf8_lossy(&start) }));
-    for name in [WWW_AUTHENTICATE, RETRY_AFTER] {
-        for value in head.headers.get_all(&name) {
-            refusal.headers.append(name.clone(), value.clone());
-        }
+    let mut backend = json!({ "status": theirs.as_u16() });
+    if explains(&head) {
+        backend["body"] = String::from_utf8_lossy(&start_of(body).await).into();
     }
+    let challenges = head.headers.get_all(WWW_AUTHENTICATE).iter();
+    let challenges: Vec<_> = challenges.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    if !challenges.is_empty() {
+        backend["challenges"] = json!(challenges);
+    }
+    refusal.backend = Some(backend);
+    refusal.headers = acted_on(&head.headers);
     refusal
+}
+
+/// Whether the body is about the handshake that was refused. A page is not, whatever it shows: the client asked for a
+/// WebSocket, and who may not read the page must not get it this way.
+fn explains(head: &response::Parts) -> bool {
+    let kind = head.headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase()).unwrap_or_default();
+    let is_page = [b"text/html".as_slice(), b"application/xhtml+xml"].iter().any(|page| kind.starts_with(page));
+    (head.status.is_client_error() || head.status.is_server_error())
+        && !is_page
+        && !head.headers.contains_key(CONTENT_ENCODING)
 }
 
 /// The first bytes of a body, as many as come in time.

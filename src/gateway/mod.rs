@@ -5,6 +5,7 @@
 //! A request is routed once, from its head (`Router::route`), and answered once (`Gateway::respond`); the order of
 //! the steps there is the policy. What is about *every* request is a layer around both (see `app`).
 
+mod backends;
 mod beside;
 mod endpoints;
 mod error;
@@ -14,6 +15,7 @@ mod opening;
 mod origin;
 mod route;
 mod selftest;
+mod target;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,10 +26,11 @@ use arc_swap::ArcSwap;
 use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Request, Response};
 
+use self::backends::Backends;
 use self::endpoints::Call;
 pub use self::error::Refusal;
 use self::error::refuse;
-use self::route::{Purpose, Routes};
+use self::route::Purpose;
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
@@ -58,7 +61,7 @@ pub(crate) struct Live {
     config: Arc<Config>,
     session: Arc<config::Session>,
     backend: Arc<config::Backend>,
-    routes: Routes,
+    backends: Backends,
     /// The self-test's conversation: its path, and who answers there. `None` when it is off.
     selftest: Option<(String, Arc<Dialer>)>,
 }
@@ -68,7 +71,7 @@ impl Live {
         Ok(Self {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
-            routes: Routes::new(&config)?,
+            backends: Backends::new(&config)?,
             selftest: config.selftest.then(|| selftest::conversation(&config)),
             config,
         })
@@ -78,7 +81,7 @@ impl Live {
     fn dialer(&self, host: &str, path: &str) -> Option<&Arc<Dialer>> {
         match &self.selftest {
             Some((talk, dialer)) if talk == path => Some(dialer),
-            _ => self.routes.find(host, path).map(|backend| &backend.dialer),
+            _ => self.backends.find(host, path).map(|backend| &backend.dialer),
         }
     }
 }

@@ -1,46 +1,54 @@
-//! Opening a session: `open`, and the one-request form that opens and streams.
+//! Opening a session, at the path of its WebSocket: `open`, and the one-request form that opens and streams.
 //!
-//! Enters: a request for a target. Leaves: a response, or a fault. Must not touch: statuses of errors, how sessions are
+//! Enters: a request for a target, with the marks of ours in its query. Leaves: a response, or a fault. Must not touch: statuses of errors, how sessions are
 //! carried.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+use http::header::{Entry, ORIGIN};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request};
 
 use super::endpoints::{Call, JSON, LAST_EVENT_ID, no_content};
 use super::error::{Refusal, refuse};
-use super::route::{self, Ours};
-use super::{BoxRequest, forwarded};
+use super::target::{self, Ours};
+use super::{BoxRequest, forwarded, origin};
 use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
 use crate::http::body::{Body, response};
-use crate::registry::{LiveSession, Opening};
+use crate::registry::{LiveSession, Opened, Opening};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
 use crate::transport::greeting::{self, Arrival};
 use crate::transport::sse::IdForm;
-use crate::transport::{Fault, sse};
+use crate::transport::{Fault, send, sse};
 use crate::upstream::dial::fresh_key;
 use crate::upstream::headers;
 
+/// The largest body of `open`, in bytes: a nonce, and as many subprotocols as a header can carry, escaped.
+const OPEN_BODY: usize = 64 * 1024;
+
 impl Call<'_> {
-    /// `POST open/{target}`.
-    pub(super) async fn open(&self, request: BoxRequest, target: &str) -> Result<Response<Body>, Fault> {
+    /// `POST …?underpass=open`.
+    pub(super) async fn open(&self, request: BoxRequest) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
-        let (query, ours) = route::split_query(head.uri.query());
-        let body = self.small_body(body).await?;
+        let (target, ours) = target::split(head.uri.path(), head.uri.query());
+        let body = send::read_body(body, OPEN_BODY, self.live.config.client.body).await?;
         let mut asked = OpenRequest::decode(&body)?;
         if let Some(nonce) = ours.nonce {
             check_nonce(&nonce)?;
             asked.nonce = Some(nonce);
         }
-        let session = self.open_session(&head, target, query.as_deref(), asked, true).await?;
-        Ok(response(StatusCode::OK, JSON, greeting::of_session(&session, &self.live.config.prefix)))
+        let Opened { session, fields } = self.open_session(&head, target, asked, true).await?;
+        let url = self.url(&session, &head.uri);
+        let mut response = response(StatusCode::OK, JSON, greeting::of_session(&session, &url));
+        response.headers_mut().extend(fields);
+        Ok(response)
     }
 
-    /// `GET sse/{target}`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
-    pub(super) async fn open_sse(&self, head: &request::Parts, target: &str) -> Result<Response<Body>, Refusal> {
-        let refusal = match self.one_request(head, target).await {
+    /// `GET …?underpass=sse`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
+    pub(super) async fn open_sse(&self, head: &request::Parts) -> Result<Response<Body>, Refusal> {
+        let refusal = match self.one_request(head).await {
             Ok(response) => return Ok(response),
             Err(Fault::SessionClosed(_)) => return Ok(no_content()),
             Err(fault) => refuse(fault).await,
@@ -53,12 +61,12 @@ impl Call<'_> {
         Ok(sse::unavailable(&refusal.json()))
     }
 
-    async fn one_request(&self, head: &request::Parts, target: &str) -> Result<Response<Body>, Fault> {
-        let (query, ours) = route::split_query(head.uri.query());
+    async fn one_request(&self, head: &request::Parts) -> Result<Response<Body>, Fault> {
+        let (target, ours) = target::split(head.uri.path(), head.uri.query());
         let mut arrival = Arrival::Known;
         if let Some((token, after)) = resume_id(&head.headers, &ours)? {
             match self.find(&token) {
-                Ok(session) => return self.stream_bare(session, Some(after), arrival),
+                Ok(session) => return self.stream_bare(session, &head.uri, Some(after), arrival),
                 Err(Fault::UnknownSession) => {
                     self.gateway.metrics.resumed(Resume::Unknown);
                     arrival = Arrival::Forgotten;
@@ -66,43 +74,51 @@ impl Call<'_> {
                 Err(fault) => return Err(fault),
             }
         }
-        let session = self.open_session(head, target, query.as_deref(), open_request(ours, arrival)?, false).await?;
-        self.stream_bare(session, None, arrival)
+        let Opened { session, fields } = self.open_session(head, target, open_request(ours, arrival)?, false).await?;
+        let mut response = self.stream_bare(session, &head.uri, None, arrival)?;
+        response.headers_mut().extend(fields);
+        Ok(response)
     }
 
     fn stream_bare(
         &self,
         session: Arc<LiveSession>,
+        requested: &Uri,
         after: Option<u64>,
         arrival: Arrival,
     ) -> Result<Response<Body>, Fault> {
         let attach = Attach { after, acknowledging: false, is_poll: false };
         let reader = session.attach(Transport::Sse, attach, None)?;
-        Ok(self.streaming(sse::respond(reader, IdForm::Token(session), arrival, &self.live.config.prefix)))
+        let url = self.url(&session, requested);
+        Ok(self.streaming(sse::respond(reader, IdForm::Token(session), arrival, &url)))
     }
 
     async fn open_session(
         &self,
         head: &request::Parts,
-        target: &str,
-        query: Option<&str>,
+        target: Option<PathAndQuery>,
         asked: OpenRequest,
         acknowledging: bool,
-    ) -> Result<Arc<LiveSession>, Fault> {
-        let bad = || Fault::BadRequest(format!("`{target}` is no target: it must be a path"));
-        let target = route::target(target, query).ok_or_else(bad)?;
+    ) -> Result<Opened, Fault> {
+        self.check_weight(&asked.protocols)?;
+        let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
+        let target = target.ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
         let dialer = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
         let forwarded = forwarded(self.peer);
         let protocols = &asked.protocols;
-        let handshake = headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
-        let origin = head.headers.get("origin").and_then(|origin| origin.to_str().ok()).map(str::to_owned);
+        let mut handshake =
+            headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
+        if let Entry::Vacant(unsaid) = handshake.headers.entry(ORIGIN)
+            && let Some(page) = origin::page(&head.headers, self.peer)
+        {
+            unsaid.insert(page);
+        }
         let opening = Opening {
             nonce: asked.nonce,
             handshake,
             protocols: asked.protocols,
-            origin,
             acknowledging,
             client: self.peer.client.map(|client| client.to_string()).unwrap_or_else(|| "unix".into()),
             policy: Arc::clone(&self.live.session),
@@ -110,6 +126,17 @@ impl Call<'_> {
             dialer: Arc::clone(dialer),
         };
         Ok(self.gateway.registry.open(opening).await?)
+    }
+
+    /// The subprotocols must fit into the header of a handshake, as we would take it from a browser: services carry
+    /// credentials of some KiB in them.
+    fn check_weight(&self, protocols: &[String]) -> Result<(), Fault> {
+        let limit = self.live.config.client.header_bytes;
+        let weight: usize = protocols.iter().map(|name| name.len() + ", ".len()).sum();
+        if weight <= limit {
+            return Ok(());
+        }
+        Err(Fault::TooLarge { what: "the list of `protocols`".into(), limit })
     }
 }
 

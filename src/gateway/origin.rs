@@ -6,11 +6,15 @@
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ORIGIN, VARY,
+    AUTHORIZATION, COOKIE, ORIGIN, REFERER, VARY,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::Origins;
+use crate::listener::peer::Peer;
+
+/// What a browser says of the page that a request is from (Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whose page a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +48,50 @@ pub(super) fn judge(origins: &Origins, headers: &HeaderMap, host: &str) -> Verdi
     Verdict::Refused(format!("pages of `{shown}` may not use this server: add that origin to `allowed_origins`"))
 }
 
+/// Judges a GET that opens a session. Pages of other sites can have one sent by an `<img>` or an `<iframe>`, with the
+/// visitor's cookies and, over plain HTTP, without a word on where it comes from. So one that brings credentials has to
+/// say so: by `Sec-Fetch-Site`, or by a `Referer` of our own origin.
+pub(super) fn judge_opening_get(origins: &Origins, headers: &HeaderMap, host: &str) -> Verdict {
+    let verdict = judge(origins, headers, host);
+    let is_named = [&ORIGIN, &SEC_FETCH_SITE].into_iter().any(|name| headers.contains_key(name));
+    let has_credentials = [COOKIE, AUTHORIZATION].iter().any(|name| headers.contains_key(name));
+    if verdict != Verdict::Own
+        || is_named
+        || !has_credentials
+        || origins.trust_unnamed
+        || referer(headers, host).is_some()
+    {
+        return verdict;
+    }
+    let why = "a GET that opens a session with `Cookie` or `Authorization` must say which page it is from: send `Origin`, \
+               `Sec-Fetch-Site: same-origin` or a `Referer` of this server, or set `trust_unnamed_origin`";
+    Verdict::Refused(why.into())
+}
+
+/// The origin of the page that a request without `Origin` comes from, when it is our own page: browsers leave it out of a
+/// GET to their own site, but never out of a WebSocket's handshake.
+pub(super) fn page(headers: &HeaderMap, peer: &Peer) -> Option<HeaderValue> {
+    let own = || format!("{}://{}", peer.proto, peer.host);
+    let site = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "same-origin");
+    let origin = referer(headers, &peer.host).map(str::to_owned).or_else(|| site.then(own))?;
+    HeaderValue::try_from(origin).ok()
+}
+
+/// The origin of a `Referer`, when it is our own.
+fn referer<'a>(headers: &'a HeaderMap, host: &str) -> Option<&'a str> {
+    let url = headers.get(REFERER)?.to_str().ok()?;
+    let start = url.find("://")? + "://".len();
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    let origin = &url[..end];
+    is_own(&origin.to_ascii_lowercase(), host).then_some(origin)
+}
+
 fn without_origin(origins: &Origins, headers: &HeaderMap) -> Verdict {
     if origins.require {
         return Verdict::Refused("the request has no `Origin`, which `require_origin` asks for".into());
     }
     // A browser leaves `Origin` out of some GETs; it tells then whose page it was.
-    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     if matches!(site, Some(b"cross-site" | b"same-site")) {
         return Verdict::Refused("the request comes from another site's page, without an `Origin`".into());
     }
@@ -150,6 +192,40 @@ mod tests {
     #[test]
     fn configured_origins_pass_in_any_case() {
         assert!(matches!(verdict("https://APP.example", "a.example"), Verdict::Allowed(_)));
+    }
+
+    #[test]
+    fn a_get_that_opens_with_credentials_says_where_it_is_from() {
+        let get = |fields: &[(&'static str, &'static str)], trusting: bool| {
+            let origins = Origins { trust_unnamed: trusting, ..Origins::default() };
+            let fields =
+                fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            judge_opening_get(&origins, &fields.collect(), "a.example:8080")
+        };
+        let cookie = ("cookie", "session=1");
+        for more in [
+            ("referer", "http://a.example:8080/page?x"),
+            ("referer", "http://A.example:8080"),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "none"),
+            ("origin", "http://a.example:8080"),
+        ] {
+            assert_eq!(get(&[cookie, more], false), Verdict::Own, "{more:?}");
+        }
+        for more in [
+            ("referer", "http://evil.example/"),
+            ("referer", "http://a.example:8080@evil.example/"),
+            ("referer", "http://a.example/"),
+            ("referer", "a.example:8080"),
+            ("sec-fetch-site", "cross-site"),
+            ("accept", "text/event-stream"),
+        ] {
+            for credentials in [cookie, ("authorization", "Basic YTpi")] {
+                assert!(matches!(get(&[credentials, more], false), Verdict::Refused(_)), "{credentials:?} {more:?}");
+            }
+        }
+        assert_eq!(get(&[cookie], true), Verdict::Own);
+        assert_eq!(get(&[("accept", "text/event-stream")], false), Verdict::Own);
     }
 
     #[test]

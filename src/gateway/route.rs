@@ -1,26 +1,16 @@
 //! What a request is for: one of our endpoints, or a backend.
 //!
-//! Enters: a request's head, the configured routes. Leaves: its [`Purpose`], a target, a route. Must not touch: bodies, the
-//! network. Where we dial is the configuration's affair alone.
+//! Enters: a request's head. Leaves: its [`Purpose`]. Must not touch: bodies, the network, which backend it is for.
 
-use std::borrow::Cow;
-use std::sync::Arc;
-
-use http::uri::PathAndQuery;
 use http::{Method, Request};
 use percent_encoding::percent_decode_str;
 
-use super::injection::Told;
+use super::target::Mark;
 use crate::client;
-use crate::codec::sse::parse_id;
-use crate::config::{self, Config};
 use crate::listener::framing::request_fault;
 use crate::listener::handler::Latency;
 use crate::terms::Transport;
-use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{lost_upgrade, wants_upgrade};
-use crate::upstream::proxy::Proxy;
-use crate::upstream::tls::UpstreamTlsError;
 
 /// What a request is for, as its head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +20,7 @@ pub(super) enum Purpose {
     /// Its path would be under the prefix if it were decoded or normalised once more. It is refused, because boxes and
     /// backends disagree on such paths.
     Disguised,
-    /// For us: its path is under the prefix.
+    /// For us: its path is under the prefix, or its query says so.
     Endpoint(Endpoint),
     /// A WebSocket handshake for a backend. Only a GET is one (RFC 6455 section 4.1): other methods are requests like any
     /// other, which no backend must get to see as a GET.
@@ -41,13 +31,15 @@ pub(super) enum Purpose {
     Proxied,
 }
 
-/// An endpoint under the prefix.
+/// An endpoint: a path under the prefix, or a mark in the query of a WebSocket's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
-    /// `open/{target}`.
-    Open { target: String },
-    /// `sse/{target}`: one request that opens and streams.
-    Sse { target: String },
+    /// `?underpass=open` at the path of a WebSocket.
+    Open,
+    /// `?underpass=sse` there: one request that opens and streams.
+    Sse,
+    /// A parameter of ours that says neither.
+    Unclear,
     /// `s/{token}/{verb}`.
     Session { token: String, verb: Verb },
     /// `poll`: of several sessions.
@@ -90,20 +82,20 @@ impl Endpoint {
     /// The methods it takes, as `Allow` lists them. `OPTIONS` is for preflight.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Open { .. } | Self::Poll | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => {
+            Self::Open | Self::Poll | Self::Session { verb: Verb::Send | Verb::Ack | Verb::Close, .. } => {
                 "POST, OPTIONS"
             }
-            Self::Sse { .. } | Self::Session { .. } => "GET, OPTIONS",
+            Self::Sse | Self::Session { .. } => "GET, OPTIONS",
             Self::Selftest(Selftest::Talk) => "GET, OPTIONS",
             Self::Info | Self::Client(_) | Self::Selftest(Selftest::Page) => "GET, HEAD, OPTIONS",
-            Self::Selftest(Selftest::Seen) | Self::Unknown => "GET, POST, OPTIONS",
+            Self::Selftest(Selftest::Seen) | Self::Unclear | Self::Unknown => "GET, POST, OPTIONS",
         }
     }
 
     /// Whether it takes this method.
     pub(super) fn takes(&self, method: &Method) -> bool {
         // Every method may be tried at what is not there.
-        *self == Self::Unknown || self.methods().split(", ").any(|allowed| allowed == method)
+        matches!(self, Self::Unclear | Self::Unknown) || self.methods().split(", ").any(|allowed| allowed == method)
     }
 }
 
@@ -114,12 +106,17 @@ impl Purpose {
             return Self::Faulty(what);
         }
         let path = request.uri().path();
+        let mark = Mark::of(request.uri().query());
         match path.strip_prefix(prefix) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => match Endpoint::at(rest) {
-                Endpoint::Selftest(_) if !selftest => Self::Endpoint(Endpoint::Unknown),
-                endpoint => Self::Endpoint(endpoint),
-            },
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                Self::Endpoint(match (Endpoint::at(rest), mark) {
+                    (Endpoint::Selftest(_), _) if !selftest => Endpoint::Unknown,
+                    (Endpoint::Selftest(Selftest::Talk), Some(mark)) => Endpoint::marked(mark),
+                    (endpoint, _) => endpoint,
+                })
+            }
             _ if is_disguised(path, prefix) => Self::Disguised,
+            _ if let Some(mark) = mark => Self::Endpoint(Endpoint::marked(mark)),
             _ if request.method() != Method::GET => Self::Proxied,
             _ if wants_upgrade(request.headers(), request.version()) => Self::Tunnel,
             _ if lost_upgrade(request.headers(), request.version()) => Self::LostUpgrade,
@@ -130,8 +127,9 @@ impl Purpose {
     /// How long the response may take.
     pub(super) fn latency(&self) -> Latency {
         match self {
-            Self::Endpoint(Endpoint::Open { .. } | Endpoint::Sse { .. } | Endpoint::Selftest(Selftest::Talk))
-            | Self::Tunnel => Latency::UntilDialled,
+            Self::Endpoint(Endpoint::Open | Endpoint::Sse | Endpoint::Selftest(Selftest::Talk)) | Self::Tunnel => {
+                Latency::UntilDialled
+            }
             Self::Endpoint(Endpoint::Session { verb: Verb::Attach(_), .. }) => Latency::UntilMessage,
             Self::Endpoint(_) | Self::Faulty(_) | Self::Disguised | Self::LostUpgrade | Self::Proxied => Latency::Short,
         }
@@ -143,11 +141,7 @@ impl Endpoint {
     fn at(path: &str) -> Self {
         let path = path.strip_prefix('/').unwrap_or_default();
         let (head, tail) = path.split_once('/').map_or((path, None), |(head, tail)| (head, Some(tail)));
-        // The target keeps the slash that stands before it.
-        let target = || if tail.is_some() { path[head.len()..].to_owned() } else { "/".to_owned() };
         match (head, tail) {
-            ("open", _) => Self::Open { target: target() },
-            ("sse", _) => Self::Sse { target: target() },
             ("s", Some(tail)) => Self::of_session(tail),
             ("info", None) => Self::Info,
             ("poll", None) => Self::Poll,
@@ -156,6 +150,15 @@ impl Endpoint {
             ("selftest", Some("talk")) => Self::Selftest(Selftest::Talk),
             (name, None) => client::File::named(name).map_or(Self::Unknown, Self::Client),
             _ => Self::Unknown,
+        }
+    }
+
+    /// The endpoint of a marked query.
+    fn marked(mark: Mark) -> Self {
+        match mark {
+            Mark::Open => Self::Open,
+            Mark::Sse => Self::Sse,
+            Mark::Unclear => Self::Unclear,
         }
     }
 
@@ -201,95 +204,6 @@ fn is_disguised(path: &str, prefix: &str) -> bool {
     normal.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// A target's query, and the parameters in it that were ours.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ours {
-    pub(super) nonce: Option<String>,
-    pub(super) protocols: Option<String>,
-    /// Event ids to resume from: `underpass.after` and `lastEventId`.
-    pub(super) after: Option<String>,
-    pub(super) last_event_id: Option<String>,
-}
-
-/// Splits the query of `open` and `sse`: parameters whose names begin with `underpass.` are ours, and so is a
-/// `lastEventId` in the form of our ids; all others reach the backend byte for byte.
-pub(super) fn split_query(query: Option<&str>) -> (Option<String>, Ours) {
-    let mut ours = Ours::default();
-    let Some(query) = query else { return (None, ours) };
-    let mut theirs = Vec::new();
-    for parameter in query.split('&') {
-        let (name, value) = form_urlencoded::parse(parameter.as_bytes()).next().unwrap_or_default();
-        if !ours.take(&name, value) {
-            theirs.push(parameter);
-        }
-    }
-    let all_taken = theirs.is_empty();
-    ((!all_taken).then(|| theirs.join("&")), ours)
-}
-
-impl Ours {
-    fn take(&mut self, name: &str, value: Cow<'_, str>) -> bool {
-        let place = match name {
-            "underpass.nonce" => &mut self.nonce,
-            "underpass.protocols" => &mut self.protocols,
-            "underpass.after" => &mut self.after,
-            "lastEventId" if parse_id(&value).is_some() => &mut self.last_event_id,
-            name => return name.starts_with("underpass."),
-        };
-        *place = Some(value.into_owned());
-        true
-    }
-}
-
-/// The target as the backend is asked for it; `None` when it cannot be one.
-pub(super) fn target(path: &str, query: Option<&str>) -> Option<PathAndQuery> {
-    match query {
-        Some(query) => format!("{path}?{query}").parse().ok(),
-        None => path.parse().ok(),
-    }
-}
-
-/// A configured backend, ready to be dialled.
-pub(super) struct Backend {
-    pub(super) dialer: Arc<Dialer>,
-    pub(super) proxy: Proxy,
-    /// Where its pages get the script: the route's path, and what was told of it.
-    pub(super) inject: Option<(String, Arc<Told>)>,
-}
-
-/// The configured routes, most specific first.
-pub(super) struct Routes(Vec<(config::Route, Arc<Backend>)>);
-
-impl Routes {
-    /// Prepares every backend.
-    pub(super) fn new(config: &Config) -> Result<Self, UpstreamTlsError> {
-        let mut routes = Vec::new();
-        for route in &config.routes {
-            let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?);
-            let proxy = Proxy::new(Arc::clone(&dialer), &config.backend);
-            let inject = route.inject.then(|| (route.path.clone(), Arc::default()));
-            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, inject })));
-        }
-        routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
-        Ok(Self(routes))
-    }
-
-    /// The backend for a host (as the client wrote it, with a port perhaps) and a path.
-    pub(super) fn find(&self, host: &str, path: &str) -> Option<&Arc<Backend>> {
-        let host = super::origin::split_port(host).0.trim_end_matches('.');
-        let fits = |route: &config::Route| {
-            route.host.as_ref().is_none_or(|named| named.eq_ignore_ascii_case(host)) && is_under(path, &route.path)
-        };
-        self.0.iter().find(|(route, _)| fits(route)).map(|(_, backend)| backend)
-    }
-}
-
-/// Whether `path` is `prefix` or lies below it, by whole segments.
-fn is_under(path: &str, prefix: &str) -> bool {
-    let Some(rest) = path.strip_prefix(prefix.trim_end_matches('/')) else { return false };
-    rest.is_empty() || rest.starts_with('/') || prefix == "/"
-}
-
 #[cfg(test)]
 mod tests {
     use http::request::Builder;
@@ -310,18 +224,26 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_found_with_their_targets() {
-        assert_eq!(ours("/_underpass/open/chat/a"), Endpoint::Open { target: "/chat/a".into() });
-        assert_eq!(ours("/_underpass/open"), Endpoint::Open { target: "/".into() });
-        assert_eq!(ours("/_underpass/open//x"), Endpoint::Open { target: "//x".into() });
-        assert_eq!(ours("/_underpass/sse/clock"), Endpoint::Sse { target: "/clock".into() });
+    fn endpoints_are_found_by_path_and_by_mark() {
+        assert_eq!(ours("/chat/a?room=1&underpass=open"), Endpoint::Open);
+        assert_eq!(ours("/?underpass=sse"), Endpoint::Sse);
+        assert_eq!(ours("/chat?underpass.nonce=x"), Endpoint::Unclear);
+        assert_eq!(ours("/_underpass/selftest/talk?underpass=open"), Endpoint::Open);
+        assert_eq!(ours("/_underpass/info?underpass=open"), Endpoint::Info);
         assert_eq!(ours("/_underpass/s/n1-x/polls"), Endpoint::Poll);
         for transport in Transport::ALL {
             let path = format!("/_underpass/s/n1-x/{}", transport.as_str());
             assert_eq!(ours(&path), Endpoint::Session { token: "n1-x".into(), verb: Verb::Attach(*transport) });
         }
         assert_eq!(ours("/_underpass/info"), Endpoint::Info);
-        for path in ["/_underpass", "/_underpass/", "/_underpass/s/n1-x", "/_underpass/s/n1-x/poll/", "/_underpass/x"] {
+        for path in [
+            "/_underpass",
+            "/_underpass/",
+            "/_underpass/s/n1-x",
+            "/_underpass/s/n1-x/poll/",
+            "/_underpass/x",
+            "/_underpass/open/chat",
+        ] {
             assert_eq!(ours(path), Endpoint::Unknown, "{path}");
         }
     }
@@ -355,6 +277,7 @@ mod tests {
         };
         assert_eq!(purpose(handshake("GET")), Purpose::Tunnel);
         assert_eq!(purpose(handshake("POST")), Purpose::Proxied);
+        assert_eq!(purpose(handshake("GET").uri("/chat?underpass=sse")), Purpose::Endpoint(Endpoint::Sse));
         let lost = Request::get("/chat").header("sec-websocket-key", "x");
         assert_eq!(purpose(lost), Purpose::LostUpgrade);
     }
@@ -377,8 +300,8 @@ mod tests {
     fn what_waits_is_known_from_the_head() {
         let attach = format!("/_underpass/s/n1-x/{}", Transport::Poll.as_str());
         for (path, expected) in [
-            ("/_underpass/open/chat", Latency::UntilDialled),
-            ("/_underpass/sse/chat", Latency::UntilDialled),
+            ("/chat?underpass=open", Latency::UntilDialled),
+            ("/chat?underpass=sse", Latency::UntilDialled),
             (attach.as_str(), Latency::UntilMessage),
             ("/_underpass/s/n1-x/send", Latency::Short),
             ("/_underpass/info", Latency::Short),
@@ -386,23 +309,5 @@ mod tests {
         ] {
             assert_eq!(purpose(Request::get(path)).latency(), expected, "{path}");
         }
-    }
-
-    #[test]
-    fn the_targets_query_stays_as_it_is_without_ours() {
-        let (query, ours) = split_query(Some("a=%20b&underpass.nonce=abc&c&underpass.x=1&a=2"));
-        assert_eq!(query.as_deref(), Some("a=%20b&c&a=2"));
-        assert_eq!(ours.nonce.as_deref(), Some("abc"));
-        assert_eq!(split_query(Some("underpass.after=x")).0, None);
-        assert_eq!(split_query(Some("lastEventId=17")).0.as_deref(), Some("lastEventId=17"));
-        let id = format!("lastEventId=n1-{}.17", "a".repeat(44));
-        assert!(split_query(Some(&id)).1.last_event_id.is_some());
-    }
-
-    #[test]
-    fn paths_match_by_whole_segments() {
-        assert!(is_under("/chat", "/chat") && is_under("/chat/a", "/chat") && is_under("/chat/a", "/chat/"));
-        assert!(is_under("/anything", "/") && is_under("*", "/"));
-        assert!(!is_under("/chatter", "/chat"));
     }
 }

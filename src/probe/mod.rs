@@ -74,7 +74,8 @@ pub async fn probe(options: &ProbeOptions, stop: impl Future) -> Result<Report, 
     let seen = trial.get("/selftest/seen").await?;
     let talk = seen.body.as_ref().and_then(|body| body["talk"].as_str()).filter(|_| seen.status == 200);
     match (talk, &options.target) {
-        (Some(talk), None) => trial.target = talk.to_owned(),
+        // Our own path to it: a front may serve the prefix elsewhere.
+        (Some(_), None) => trial.target = format!("{}/selftest/talk", trial.server.prefix),
         (_, target) => trial.use_backend(target.as_deref().unwrap_or("/")),
     }
     if let Some(seen) = seen.body.as_ref().filter(|_| talk.is_some()) {

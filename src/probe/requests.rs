@@ -67,7 +67,8 @@ impl<'a> SessionRequests<'a> {
 
     /// Opens the session, or records in the findings why it cannot.
     pub(super) async fn open(&self) -> bool {
-        let path = format!("{}/open{}", self.trial.server.prefix, self.trial.target);
+        let mark = if self.trial.target.contains('?') { '&' } else { '?' };
+        let path = format!("{}{mark}underpass=open", self.trial.target);
         let body = json!({ "nonce": nonce() }).to_string();
         let mut state = self.state.lock().await;
         let opened = self.post(&mut state.connection, &path, JSON, body).await;

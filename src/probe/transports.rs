@@ -63,9 +63,8 @@ impl Trial {
     async fn native(&self) {
         let (sender, mut outgoing) = mpsc::unbounded_channel();
         self.native.start();
-        let path = if self.own { format!("{}/selftest/talk", self.server.prefix) } else { self.target.clone() };
         let receive = async {
-            match self.server.websocket(&path, None).await {
+            match self.server.websocket(&self.target, None).await {
                 Ok(socket) => {
                     self.receive_by_socket(&self.native, socket, &mut outgoing, false).await;
                 }

@@ -12,6 +12,7 @@ mod token;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -19,7 +20,7 @@ pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
 pub use self::live_session::{LiveSession, Progress};
-use self::nonces::{NonceError, Nonces, Purpose, Slot};
+use self::nonces::{NonceError, Nonces, Slot};
 pub use self::reader::Reader;
 use self::token::Token;
 use crate::config;
@@ -29,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::session::{Close, Limits, Moment, Session};
 use crate::terms::Ending;
 use crate::upstream::dial::{DialError, Dialer};
+use crate::upstream::headers::acted_on;
 use crate::upstream::socket::Socket;
 
 /// All sessions of this process.
@@ -53,8 +55,6 @@ pub struct Opening {
     pub handshake: http::request::Parts,
     /// The subprotocols offered in it.
     pub protocols: Vec<String>,
-    /// The origin of the page; a repeated open must have the same.
-    pub origin: Option<String>,
     /// The client has promised to acknowledge.
     pub acknowledging: bool,
     /// The client's address, for the log.
@@ -65,6 +65,14 @@ pub struct Opening {
     pub dialer: Arc<Dialer>,
 }
 
+/// A session that was opened.
+#[derive(Clone)]
+pub struct Opened {
+    pub session: Arc<LiveSession>,
+    /// The fields of the backend's answer on which a browser acts. A repeated open gets them too.
+    pub fields: HeaderMap,
+}
+
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -73,8 +81,10 @@ pub enum OpenError {
     Full { max: usize },
     #[error("this server is stopping: try again in a moment")]
     Draining,
-    /// The nonce was used for another target, other protocols or another origin.
-    #[error("this nonce was used for another target, other protocols or another origin: take a new one for each open")]
+    /// The nonce was used for something else, or by somebody else.
+    #[error(
+        "this nonce was used for another target, or with other protocols, origin or credentials: take a new one for each open"
+    )]
     NonceReused,
     #[error("no randomness for a token: {0}")]
     Randomness(getrandom::Error),
@@ -110,13 +120,9 @@ impl Registry {
     ///
     /// # Errors
     /// [`OpenError`]; nothing is left behind.
-    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
+    pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
         let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
-        let purpose = Purpose {
-            target: opening.handshake.uri.to_string(),
-            protocols: opening.protocols.clone(),
-            origin: opening.origin.clone(),
-        };
+        let purpose = self.nonces.purpose(&opening.handshake);
         let slot =
             self.nonces.slot(&nonce, purpose, opening.policy.nonce, self.max.saturating_mul(2)).map_err(|refused| {
                 match refused {
@@ -132,17 +138,17 @@ impl Registry {
         opened.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    async fn open_at(self: &Arc<Self>, slot: Slot, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
+    async fn open_at(self: &Arc<Self>, slot: Slot, opening: Opening) -> Result<Opened, OpenError> {
         let mut slot = slot.lock().await;
-        if let Some(live) = &*slot {
-            return Ok(Arc::clone(live));
+        if let Some(opened) = &*slot {
+            return Ok(opened.clone());
         }
-        let live = self.open_new(opening).await?;
-        *slot = Some(Arc::clone(&live));
-        Ok(live)
+        let opened = self.open_new(opening).await?;
+        *slot = Some(opened.clone());
+        Ok(opened)
     }
 
-    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Arc<LiveSession>, OpenError> {
+    async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
@@ -154,7 +160,7 @@ impl Registry {
         if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
             return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
         }
-        let protocol = protocol_of(&upgraded.head);
+        let (protocol, fields) = (protocol_of(&upgraded.head), acted_on(&upgraded.head.headers));
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
@@ -170,7 +176,7 @@ impl Registry {
         );
         self.directory.insert(&live);
         tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, &opening.backend, seat));
-        Ok(live)
+        Ok(Opened { session: live, fields })
     }
 
     /// Removes a finished session and remembers how it ended.

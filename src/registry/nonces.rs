@@ -1,30 +1,35 @@
 //! Nonces: an open that a proxy or a browser repeats gets the session of the first one (PROTOCOL 3.1).
 //!
-//! Enters: a nonce with what it was used for. Leaves: its slot, which one opener locks at a time. Must not touch: dialling.
+//! Enters: a nonce with what it was used for, and by whom. Leaves: its slot, which one opener locks at a time. Must not
+//! touch: dialling.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::header::{AUTHORIZATION, COOKIE, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderName, HeaderValue};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use super::live_session::LiveSession;
+use super::Opened;
 
-/// What a nonce was used for; with anything else it is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Purpose {
-    pub(super) target: String,
-    pub(super) protocols: Vec<String>,
-    pub(super) origin: Option<String>,
-}
+/// What a nonce was used for, and by whom: the target, and the fields `BELONGING` of the handshake, hashed with a key that
+/// nobody knows. With anything else it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Purpose(u64);
 
-/// The session of a nonce, once there is one. It is locked while one opener dials, so that a repeated open waits for it.
-pub(super) type Slot = Arc<AsyncMutex<Option<Arc<LiveSession>>>>;
+/// Whose a session is: it must not be given to anybody else who learns of the nonce.
+const BELONGING: [HeaderName; 4] = [SEC_WEBSOCKET_PROTOCOL, ORIGIN, COOKIE, AUTHORIZATION];
+
+/// What came of a nonce, once it is there. It is locked while one opener dials, so that a repeated open waits for it.
+pub(super) type Slot = Arc<AsyncMutex<Option<Opened>>>;
 
 /// The nonces that were used of late.
 #[derive(Default)]
 pub(super) struct Nonces {
+    hashes: RandomState,
     inner: Mutex<Inner>,
 }
 
@@ -51,6 +56,12 @@ pub(super) enum NonceError {
 }
 
 impl Nonces {
+    /// The purpose of a handshake.
+    pub(super) fn purpose(&self, handshake: &http::request::Parts) -> Purpose {
+        let fields = BELONGING.map(|name| handshake.headers.get(name).map(HeaderValue::as_bytes));
+        Purpose(self.hashes.hash_one((handshake.uri.to_string(), fields)))
+    }
+
     /// The slot of this nonce, for at most `age`; at most `count` are remembered.
     pub(super) fn slot(&self, nonce: &str, purpose: Purpose, age: Duration, count: usize) -> Result<Slot, NonceError> {
         // Every change is a single insert or remove, so a panic leaves nothing half done.

@@ -90,7 +90,7 @@ const failure = error => error.name === "AbortError" ? "stopped" : error.name ==
 
 class Session {
   constructor(facts) { Object.assign(this, facts, { cursor: 0, seq: 1 }); }
-  address(what, query = "") { return `s/${this.token}/${what}?after=${this.cursor}${query}&n=${unique()}`; }
+  address(what, query = "", name = this.token) { return `s/${name}/${what}?after=${this.cursor}${query}&n=${unique()}`; }
   // Repeated with the same number until there is a response, so the server takes it once only.
   async send(text) {
     const seq = this.seq++;
@@ -126,7 +126,7 @@ async function post(path, json) {
 async function openSession(row) {
   row.asked = now();
   let response;
-  try { response = await post(`open${run.seen.talk}`, JSON.stringify({ nonce: unique() + unique() })); }
+  try { response = await post("selftest/talk?underpass=open", JSON.stringify({ nonce: unique() + unique() })); }
   catch (error) { row.refused(`its session: ${failure(error)}`); return null; }
   if (response.status !== 200 || !response.body?.session) { row.refused(`its session: ${blame(response)}`); return null; }
   row.begun = row.asked = now();
@@ -223,7 +223,10 @@ async function polling(row, session) {
 // One WebSocket, until it closes. `session` is null for one that is passed through.
 const socketing = (row, session) => new Promise(done => {
   const at = location.origin.replace(/^http/, "ws") + `${base}/`;
-  const socket = row.socket = session ? new WebSocket(at + session.address("ws"), "underpass.v1") : new WebSocket(`${at}selftest/talk`);
+  // A browser writes the address of a socket that failed into its console: it holds the session's name, not its token.
+  const name = session && session.token.slice(0, session.token.indexOf("-") + 1) + session.id;
+  const offered = session && ["underpass.v1", `underpass.token.${session.token}`];
+  const socket = row.socket = session ? new WebSocket(at + session.address("ws", "", name), offered) : new WebSocket(`${at}selftest/talk`);
   let again = false, over = false;
   socket.binaryType = "arraybuffer";
   run.stop.signal.addEventListener("abort", () => socket.close());

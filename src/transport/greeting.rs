@@ -13,32 +13,33 @@ use crate::config;
 use crate::registry::{LiveSession, Reader};
 use crate::terms::Transport;
 
-/// What a client gets when its session is opened: an object with the greeting as `session`.
+/// What a client gets when its session is opened: an object with the greeting as `session`. `url` is where its endpoints
+/// are, relative to what was requested.
 #[must_use]
-pub fn of_session(session: &LiveSession, prefix: &str) -> String {
+pub fn of_session(session: &LiveSession, url: &str) -> String {
     let mut out = BytesMut::from(r#"{"session":"#);
-    greeting::encode(&mut out, &of(session, prefix, None));
+    greeting::encode(&mut out, &of(session, url, None));
     out.extend_from_slice(b"}");
     text(out)
 }
 
 /// What a stream of a session begins with. `next` is the up number expected.
 #[must_use]
-pub fn of_attachment(reader: &Reader, prefix: &str, arrival: Arrival, next: u64) -> String {
+pub fn of_attachment(reader: &Reader, url: &str, arrival: Arrival, next: u64) -> String {
     let lost = arrival == Arrival::Forgotten;
     let attached = Attached { resumed: reader.resumed() && !lost, from: reader.from(), next, lost };
     let mut out = BytesMut::new();
-    greeting::encode(&mut out, &of(reader.session(), prefix, Some(attached)));
+    greeting::encode(&mut out, &of(reader.session(), url, Some(attached)));
     text(out)
 }
 
-fn of<'a>(session: &'a LiveSession, prefix: &'a str, attachment: Option<Attached>) -> Greeting<'a> {
+fn of<'a>(session: &'a LiveSession, url: &'a str, attachment: Option<Attached>) -> Greeting<'a> {
     let policy = session.policy();
     Greeting {
         id: session.id(),
         token: session.token().as_str(),
         protocol: session.protocol(),
-        prefix,
+        url,
         bytes: [policy.message, policy.batch, policy.ack_bytes],
         timers: [policy.heartbeat, policy.wait, policy.grace, policy.recycle],
         transports: Transport::WORDS,

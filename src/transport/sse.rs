@@ -30,9 +30,9 @@ pub enum IdForm {
 
 /// Streams the session.
 #[must_use]
-pub fn respond(reader: Reader, ids: IdForm, arrival: Arrival, prefix: &str) -> Response<Body> {
+pub fn respond(reader: Reader, ids: IdForm, arrival: Arrival, url: &str) -> Response<Body> {
     let next = reader.session().progress().counts.next;
-    let greeting = greeting::of_attachment(&reader, prefix, arrival, next);
+    let greeting = greeting::of_attachment(&reader, url, arrival, next);
     let source = Streaming::new(reader, Events(ids), greeting);
     event_stream(Body::Stream(Box::new(source)))
 }

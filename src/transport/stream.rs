@@ -16,9 +16,9 @@ pub const OCTET_STREAM: &str = "application/octet-stream";
 
 /// Streams the session.
 #[must_use]
-pub fn respond(reader: Reader, prefix: &str) -> Response<Body> {
+pub fn respond(reader: Reader, url: &str) -> Response<Body> {
     let next = reader.session().progress().counts.next;
-    let greeting = greeting::of_attachment(&reader, prefix, Arrival::Known, next);
+    let greeting = greeting::of_attachment(&reader, url, Arrival::Known, next);
     let mut response = Response::new(Body::Stream(Box::new(Streaming::new(reader, Frames, greeting))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OCTET_STREAM));
     response

@@ -20,13 +20,16 @@ use super::fault::Fault;
 use super::greeting::{self, Arrival};
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
 use crate::http::body::Body;
-use crate::http::fields::has_token;
+use crate::http::fields::{has_token, tokens};
 use crate::registry::{LiveSession, Reader};
 use crate::session::{Close, Kind, Message, Pulled, Pushed};
 use crate::upstream::socket::{Socket, SocketEvent};
 
 /// The subprotocol of these WebSockets.
 pub const SUBPROTOCOL: &str = "underpass.v1";
+/// What stands before a token that is offered as a subprotocol: browsers write the URL of a WebSocket that failed into
+/// their console, so it names the session only by its public beginning.
+const TOKEN: &str = "underpass.token.";
 /// Payload bytes pulled before the socket is flushed.
 const CHUNK: usize = 16 * 1024;
 /// Room for our own frames when messages are configured very small.
@@ -35,6 +38,12 @@ const LEAST_LIMIT: usize = 8 * 1024;
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// After how many milliseconds a client comes back when this process stops: the next one needs a moment to start.
 const STOPPING_MS: u32 = 1000;
+
+/// The token that a handshake offers as a subprotocol.
+#[must_use]
+pub fn offered_token(headers: &HeaderMap) -> Option<&str> {
+    tokens(headers, &SEC_WEBSOCKET_PROTOCOL).find_map(|name| name.strip_prefix(TOKEN))
+}
 
 /// A checked handshake without a response yet.
 pub struct Handshake {
@@ -61,9 +70,9 @@ impl Handshake {
 
     /// Responds 101; behind it the connection carries the session.
     #[must_use]
-    pub fn respond(self, reader: Reader, prefix: &str) -> Response<Body> {
+    pub fn respond(self, reader: Reader, url: &str) -> Response<Body> {
         let next = reader.session().progress().counts.next;
-        let greeting = greeting::of_attachment(&reader, prefix, Arrival::Known, next);
+        let greeting = greeting::of_attachment(&reader, url, Arrival::Known, next);
         let mut response = Response::new(Body::upgrade(move |connection| {
             let limit = reader.session().policy().message.max(LEAST_LIMIT) + 1;
             Carrier::new(Socket::server(connection, Bytes::new(), limit), reader, greeting, next)

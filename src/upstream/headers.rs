@@ -10,10 +10,10 @@
 use std::borrow::Cow;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
-    COOKIE, EXPECT, HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, ORIGIN, PRAGMA, RANGE, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-    SET_COOKIE, TE, TRAILER, UPGRADE, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT,
+    HOST, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, ORIGIN,
+    PRAGMA, RANGE, REFERER, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY, TE, TRAILER, UPGRADE, UPGRADE_INSECURE_REQUESTS, USER_AGENT,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version, request};
@@ -65,13 +65,14 @@ const PROTECTED: [HeaderName; 11] = [
     EXPECT,
 ];
 
-/// What an opening request says of itself and a WebSocket handshake does not say; with it go `Content-…`,
-/// `Sec-Fetch-…` and `Sec-WebSocket-…`.
-const NOT_FOR_A_HANDSHAKE: [HeaderName; 14] = [
+/// What an opening request says of itself and a browser's WebSocket handshake does not say (Fetch, "WebSocket opening
+/// handshake"); with it go `Content-…`, `Sec-Fetch-…`, `Sec-CH-…` and `Sec-WebSocket-…`.
+const NOT_FOR_A_HANDSHAKE: [HeaderName; 15] = [
     ACCEPT,
-    ACCEPT_ENCODING,
-    CACHE_CONTROL,
-    PRAGMA,
+    REFERER,
+    HeaderName::from_static("priority"),
+    HeaderName::from_static("x-requested-with"),
+    UPGRADE_INSECURE_REQUESTS,
     EXPECT,
     TE,
     TRAILER,
@@ -82,6 +83,20 @@ const NOT_FOR_A_HANDSHAKE: [HeaderName; 14] = [
     IF_UNMODIFIED_SINCE,
     IF_RANGE,
     HeaderName::from_static("last-event-id"),
+];
+
+/// Fields of the answer to a handshake on which a browser acts by itself, whether it was a 101 or not. Without the
+/// challenge: browsers answer one from what they know, but never ask anybody because of a WebSocket.
+const ACTED_ON: [HeaderName; 9] = [
+    SET_COOKIE,
+    RETRY_AFTER,
+    STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("accept-ch"),
+    HeaderName::from_static("critical-ch"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("reporting-endpoints"),
 ];
 
 /// Room for the fields of an ordinary handshake: more than these are rare.
@@ -167,6 +182,8 @@ pub fn session_handshake(
         headers.append(name.clone(), value.clone());
     }
     outgoing(&mut headers, forwarded, Some(host.clone()));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     headers.insert(SEC_WEBSOCKET_KEY, key);
     if let Some(protocols) = protocol_list(protocols) {
@@ -240,8 +257,15 @@ fn is_alias(name: &str) -> bool {
 }
 
 fn fits_handshake(name: &HeaderName) -> bool {
-    let families = ["content-", "sec-fetch-", "sec-websocket-"];
+    let families = ["content-", "sec-fetch-", "sec-ch-", "sec-websocket-"];
     !NOT_FOR_A_HANDSHAKE.contains(name) && !families.iter().any(|family| name.as_str().starts_with(family))
+}
+
+/// The fields of the answer to a handshake on which a browser acts, for the answer that stands in for it.
+#[must_use]
+pub fn acted_on(answer: &HeaderMap) -> HeaderMap {
+    let named = |name: &HeaderName| ACTED_ON.contains(name);
+    answer.iter().filter(|(name, _)| named(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn join_cookies(headers: &mut HeaderMap) {

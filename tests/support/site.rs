@@ -242,10 +242,10 @@ impl Site {
 
     /// Opens a session; the path under which it is reached, and what was answered.
     pub async fn open(&self, target: &str) -> Opened {
-        let reply = self.post(&format!("/_underpass/open{target}"), "").await;
+        let reply = self.post(&marked(target, "open"), "").await;
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
         let session = reply.json()["session"].clone();
-        Opened { url: session["url"].as_str().expect("a url").to_owned(), session }
+        Opened { url: resolved(target, &session), session }
     }
 
     /// A WebSocket to any path, with these headers.
@@ -259,6 +259,23 @@ impl Site {
         let socket = TcpStream::connect(self.at).await.expect("it listens");
         soon("a WebSocket", tokio_tungstenite::client_async(request, socket)).await.expect("a WebSocket").0
     }
+}
+
+/// The target of a request that opens a session there.
+pub fn marked(target: &str, mark: &str) -> String {
+    let more = if target.contains('?') { '&' } else { '?' };
+    format!("{target}{more}underpass={mark}")
+}
+
+/// The path of a session that was opened at this target (RFC 3986 section 5.2: a reference without dots but at its start).
+pub fn resolved(target: &str, session: &Value) -> String {
+    let path = target.split('?').next().unwrap_or_default();
+    let mut reference = session["url"].as_str().expect("a url");
+    let mut folder = &path[..path.rfind('/').expect("a slash")];
+    while let Some(rest) = reference.strip_prefix("../") {
+        (reference, folder) = (rest, &folder[..folder.rfind('/').expect("a folder above")]);
+    }
+    format!("{folder}/{reference}")
 }
 
 /// Sends a request on a connection of its own; its answer, as soon as the head has come.

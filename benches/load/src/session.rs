@@ -62,6 +62,12 @@ impl Kind {
     }
 }
 
+/// The target of a request that opens a session there.
+fn marked(path: &str, mark: &str) -> String {
+    let more = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{more}underpass={mark}")
+}
+
 /// Streams on one HTTP/2 connection.
 const STREAMS: usize = 100;
 
@@ -118,13 +124,13 @@ impl Site {
 
     async fn open_sse(self: &Arc<Self>, path: &str) -> Result<Session> {
         let mut conn = self.connect().await?;
-        let head = conn.ask(&get(&format!("/_underpass/sse{path}")), 200).await?;
+        let head = conn.ask(&get(&marked(path, "sse")), 200).await?;
         let body = Body::One(Box::new(conn), head.length);
         Ok(self.session(Down::events(body), Up::Underpass { url: String::new(), conn: None, seq: 1 }))
     }
 
     async fn open_h2(self: &Arc<Self>, path: &str) -> Result<Session> {
-        let request = http::Request::get(format!("https://localhost/_underpass/sse{path}")).body(())?;
+        let request = http::Request::get(format!("https://localhost{}", marked(path, "sse"))).body(())?;
         let mut sender = self.shared_connection().await?.ready().await?;
         let answer = sender.send_request(request, true)?.0.await?;
         if answer.status() != 200 {
@@ -148,8 +154,10 @@ impl Site {
 
     async fn open_token(self: &Arc<Self>, path: &str) -> Result<Session> {
         let mut conn = self.connect().await?;
-        let facts = conn.fetch(&post(&format!("/_underpass/open{path}"), "application/json", b""), 200).await?;
-        let url = dialect::string_after(&facts, b"\"url\":\"").context("no url in the answer to open")?.to_owned();
+        let facts = conn.fetch(&post(&marked(path, "open"), "application/json", b""), 200).await?;
+        let url = dialect::string_after(&facts, b"\"url\":\"").context("no url in the answer to open")?;
+        // Relative to the path, which is one below the root.
+        let url = format!("/{}", url.trim_start_matches("../"));
         let down = match self.kind {
             Kind::Stream => {
                 let head = conn.ask(&get(&format!("{url}/stream?after=0")), 200).await?;

@@ -174,7 +174,10 @@ fn an_opening_request_becomes_an_ordinary_handshake() {
         ("x-tenant", "7"),
         ("accept", "text/event-stream"),
         ("accept-encoding", "gzip"),
-        ("cache-control", "no-cache"),
+        ("cache-control", "max-age=0"),
+        ("referer", "https://app.example/page"),
+        ("priority", "u=1"),
+        ("sec-ch-ua", "x"),
         ("last-event-id", "n1-x.7"),
         ("content-type", "application/json"),
         ("content-length", "12"),
@@ -197,12 +200,15 @@ fn an_opening_request_becomes_an_ordinary_handshake() {
     assert_eq!(key, "a key");
     assert_eq!((parts.method, parts.uri.to_string().as_str()), (Method::GET, "/chat?room=1&x=%20"));
     let expected = [
+        "accept-encoding: gzip",
         "accept-language: de",
         "authorization: Bearer t",
+        "cache-control: no-cache",
         "connection: Upgrade",
         "cookie: a=1; b=2",
         "host: app.example:8443",
         "origin: https://app.example",
+        "pragma: no-cache",
         "sec-websocket-protocol: a, b.v1",
         "sec-websocket-version: 13",
         "upgrade: websocket",

@@ -124,7 +124,7 @@ fn routes_have_hosts_paths_and_tls() {
     let client = TlsFiles { certificate: "client.pem".into(), key: "client.key".into() };
     assert_eq!(rooms.upstream.tls, Some(UpstreamTls { ca: None, client: Some(client) }));
     let allowed = ["https://app.example", "http://[::1]:8000", "capacitor://localhost"].map(String::from).to_vec();
-    assert_eq!(config.origins, Origins { allowed, credentials: false, require: false });
+    assert_eq!(config.origins, Origins { allowed, credentials: false, require: false, trust_unnamed: false });
     let networks =
         ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"].map(|network| network.parse().expect("a sound address")).to_vec();
     assert_eq!(config.trusted, Trusted { networks, unix: false });

@@ -124,7 +124,7 @@ async fn endless_heads_are_cut_off() {
         let site = Site::start(at, "[backend]\nresponse = \"400ms\"\nhandshake = \"400ms\"\n");
         let plain = raw::ask(site.at, "GET", "/x", &[], b"").await;
         assert!(matches!(plain.status, 502 | 504), "{plain:?}");
-        let open = raw::ask(site.at, "POST", "/_underpass/open/x", &[], b"").await;
+        let open = raw::ask(site.at, "POST", "/x?underpass=open", &[], b"").await;
         assert!(matches!(open.status, 502 | 504), "{open:?}");
         assert!(matches!(open.refused().as_str(), "backend_unreachable" | "backend_timeout"));
         for _ in 0..2 {
@@ -139,7 +139,7 @@ async fn endless_heads_are_cut_off() {
 async fn an_endless_refusal_is_cut_short() {
     let (at, mut ended) = endless(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n", b"no\xff<b>\r\n\0").await;
     let site = Site::start(at, "");
-    let answer = raw::ask(site.at, "POST", "/_underpass/open/x", &[], b"").await;
+    let answer = raw::ask(site.at, "POST", "/x?underpass=open", &[], b"").await;
     assert_eq!((answer.status, answer.refused().as_str()), (403, "backend_refused"));
     let said = answer.json()["error"]["backend"]["body"].as_str().expect("a body").to_owned();
     assert!(said.starts_with("no\u{fffd}<b>\r\n\0") && said.chars().count() <= 4096, "{}", said.len());
@@ -267,12 +267,12 @@ async fn what_was_not_offered_may_not_be_chosen() {
         .await;
         let site = Site::start(backend.at, "");
         let offer: &[u8] = br#"{"protocols":["other","chat"]}"#;
-        let answer = raw::ask(site.at, "POST", "/_underpass/open/chat", &[], offer).await;
+        let answer = raw::ask(site.at, "POST", "/chat?underpass=open", &[], offer).await;
         assert_eq!(answer.status, status, "{more}");
         if status == 502 {
             assert_eq!(answer.refused(), "backend_unreachable");
         }
-        let answer = raw::ask(site.at, "POST", "/_underpass/open/chat", &[], b"").await;
+        let answer = raw::ask(site.at, "POST", "/chat?underpass=open", &[], b"").await;
         assert_eq!(answer.status, 502, "{more} where nothing was offered");
     }
 }

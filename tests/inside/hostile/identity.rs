@@ -3,7 +3,7 @@
 use super::house::watch_panics;
 use super::raw::{self, handshake};
 use super::recorder::{Recorder, Seen};
-use crate::support::site::Site;
+use crate::support::site::{Site, marked};
 
 /// The ways by which a request becomes one to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +33,12 @@ impl Stage {
     /// What the backend is asked when a client goes this way.
     async fn seen(&self, way: Way, target: &str, headers: &[(&str, &str)]) -> Seen {
         let answer = match way {
-            Way::Open => raw::ask(self.site.at, "POST", &format!("/_underpass/open{target}"), headers, b"").await,
-            Way::Sse => raw::ask(self.site.at, "GET", &format!("/_underpass/sse{target}"), headers, b"").await,
+            Way::Open => raw::ask(self.site.at, "POST", &marked(target, "open"), headers, b"").await,
+            Way::Sse => {
+                // With cookies it must say which page it comes from; a request that was typed comes from none.
+                let headers: Vec<_> = headers.iter().copied().chain([("Sec-Fetch-Site", "none")]).collect();
+                raw::ask(self.site.at, "GET", &marked(target, "sse"), &headers, b"").await
+            }
             Way::Tunnel => {
                 let connection = headers.iter().find(|(name, _)| *name == "Connection").map_or("", |(_, value)| value);
                 let connection = format!("Upgrade, {connection}");
@@ -70,7 +74,7 @@ async fn path_and_query_arrive_as_they_were_written() {
         "/%C3%A9/%ff",
         "/?lastEventId=17",
         "/?lastEventId=item-7.3",
-        "/?underpass=1&underpassx=2&xunderpass.nonce=3",
+        "/?Underpass=1&underpassx=2&xunderpass.nonce=3",
     ] {
         // A fragment never reaches a server; what is left of it here is the client's mistake.
         let sent = target.split('#').next().unwrap_or_default();
@@ -98,9 +102,14 @@ async fn what_is_ours_in_the_query_stays_here() {
             let seen = stage.seen(way, &format!("/t{query}"), &[]).await;
             assert_eq!(seen.target(), format!("/t{theirs}"), "{way:?} {query}");
         }
-        for way in [Way::Tunnel, Way::Plain] {
-            assert_eq!(stage.seen(way, &format!("/t{query}"), &[]).await.target(), format!("/t{query}"), "{way:?}");
+        // Without a word on what is wanted, it is nobody's.
+        for headers in [vec![], handshake(&[])] {
+            for method in ["GET", "POST", "HEAD", "PUT", "OPTIONS"] {
+                let answer = raw::ask(stage.site.at, method, &format!("/t{query}"), &headers, b"").await;
+                assert!(matches!(answer.status, 400 | 204), "{method} {query} {answer:?}");
+            }
         }
+        assert!(stage.backend.take().is_empty(), "{query}");
     }
     let seen = stage.seen(Way::Sse, "/t?underpass.protocols=a,b", &[]).await;
     assert_eq!(seen.field("sec-websocket-protocol").replace(' ', ""), "a,b");
@@ -123,7 +132,6 @@ async fn the_clients_own_fields_arrive() {
         ("traceparent", "00-1-1-01"),
         ("X_Custom", "2"),
         ("X.Custom", "3"),
-        ("Referer", "https://good.example:8443/page"),
         ("X-Latin", "caf\u{e9}"),
     ];
     for way in WAYS {
@@ -134,7 +142,7 @@ async fn the_clients_own_fields_arrive() {
         assert_eq!(seen.field("x-forwarded-host"), "good.example:8443", "{way:?}");
     }
     let protocols = br#"{"protocols":["chat.v2","chat.v1"]}"#;
-    raw::ask(stage.site.at, "POST", "/_underpass/open/t", &[], protocols).await;
+    raw::ask(stage.site.at, "POST", "/t?underpass=open", &[], protocols).await;
     assert_eq!(stage.backend.take()[0].field("sec-websocket-protocol"), "chat.v2, chat.v1");
     let asked = [("Sec-WebSocket-Protocol", "x, y"), ("Sec-WebSocket-Extensions", "permessage-deflate")];
     let seen = stage.seen(Way::Tunnel, "/t", &asked).await;
@@ -187,9 +195,12 @@ async fn a_sessions_handshake_is_an_ordinary_one() {
         ("Content-Type", "text/plain"),
         ("Content-Encoding", "identity"),
         ("Accept", "text/event-stream"),
-        ("Accept-Encoding", "gzip"),
-        ("Cache-Control", "no-cache"),
-        ("Pragma", "no-cache"),
+        ("Cache-Control", "max-age=0"),
+        ("Referer", "http://localhost/page"),
+        ("Priority", "u=1, i"),
+        ("Upgrade-Insecure-Requests", "1"),
+        ("Sec-CH-UA", "\"x\""),
+        ("X-Requested-With", "XMLHttpRequest"),
         ("Range", "bytes=0-"),
         ("If-None-Match", "x"),
         ("Last-Event-ID", "17"),
@@ -202,9 +213,13 @@ async fn a_sessions_handshake_is_an_ordinary_one() {
         ("Sec-WebSocket-Accept", "x"),
     ];
     for way in [Way::Open, Way::Sse] {
-        let seen = stage.seen(way, "/t", &fields).await;
-        for (name, _) in
-            fields.iter().filter(|(name, _)| !matches!(*name, "Sec-WebSocket-Version" | "Sec-WebSocket-Key"))
+        // A browser leaves `Origin` out of a GET to its own site, but never out of a handshake.
+        let origin = if way == Way::Open { ("Origin", "http://localhost") } else { ("Accept-Language", "de") };
+        let all: Vec<_> = fields.into_iter().chain([("Accept-Encoding", "gzip"), origin]).collect();
+        let seen = stage.seen(way, "/t", &all).await;
+        for (name, _) in fields
+            .iter()
+            .filter(|(name, _)| !matches!(*name, "Sec-WebSocket-Version" | "Sec-WebSocket-Key" | "Cache-Control"))
         {
             assert!(!seen.has(name), "{name} by {way:?}: {seen:?}");
         }
@@ -212,6 +227,12 @@ async fn a_sessions_handshake_is_an_ordinary_one() {
         assert_eq!(seen.field("sec-websocket-key").len(), 24, "a key of ours: {seen:?}");
         assert!(!seen.has("content-length") && !seen.has("transfer-encoding"), "{seen:?}");
         assert_eq!(seen.line, "GET /t HTTP/1.1");
+        // What a browser's WebSocket says of itself.
+        assert_eq!((seen.field("pragma").as_str(), seen.field("cache-control").as_str()), ("no-cache", "no-cache"));
+        assert_eq!(
+            (seen.field("accept-encoding").as_str(), seen.field("origin").as_str()),
+            ("gzip", "http://localhost")
+        );
     }
 }
 

@@ -9,8 +9,8 @@ const METHODS: [&str; 9] = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OP
 async fn each_endpoint_takes_its_own_methods_only() {
     let mut house = House::open("").await;
     let mut endpoints: Vec<(String, &[&str])> = vec![
-        ("/_underpass/open/chat".into(), &["POST"]),
-        ("/_underpass/sse/chat".into(), &["GET"]),
+        ("/chat?underpass=open".into(), &["POST"]),
+        ("/chat?underpass=sse".into(), &["GET"]),
         ("/_underpass/info".into(), &["GET", "HEAD"]),
     ];
     for verb in ["sse", "stream", "poll", "ws"] {
@@ -53,7 +53,7 @@ async fn methods_that_are_none() {
         let answer = house.ask(method, path, &[("Content-Length", "0")], b"").await;
         assert_eq!((answer.status, answer.refused().as_str()), (405, "method_not_allowed"), "{method}");
     }
-    for target in [&close, &send, "/_underpass/open/chat", "/", "localhost:80", "*"] {
+    for target in [&close, &send, "/chat?underpass=open", "/", "localhost:80", "*"] {
         let mut wire = house.wire().await;
         wire.write(
             format!("CONNECT {target} HTTP/1.1\r\nHost: localhost:80\r\n\r\nGET /hidden HTTP/1.1\r\n").as_bytes(),

@@ -8,6 +8,7 @@ pub(crate) mod house;
 mod identity;
 mod input;
 mod methods;
+mod openings;
 mod origins;
 pub(crate) mod raw;
 pub(crate) mod recorder;

@@ -57,12 +57,12 @@ const OWN: &[&str] = &[
 /// Everything under the prefix, with what a page would send there.
 fn endpoints(url: &str) -> Vec<(&'static str, String, &'static [u8])> {
     let mut all: Vec<(&str, String, &[u8])> = vec![
-        ("POST", "/_underpass/open/chat".into(), b""),
-        ("GET", "/_underpass/sse/chat".into(), b""),
+        ("POST", "/chat?underpass=open".into(), b""),
+        ("GET", "/chat?underpass=sse".into(), b""),
         ("GET", "/_underpass/info".into(), b""),
         ("GET", "/_underpass/nothing".into(), b""),
-        ("PUT", "/_underpass/open/chat".into(), b""),
-        ("OPTIONS", "/_underpass/open/chat".into(), b""),
+        ("PUT", "/chat?underpass=open".into(), b""),
+        ("OPTIONS", "/chat?underpass=open".into(), b""),
         ("OPTIONS", format!("{url}/send"), b""),
         ("POST", format!("{url}/send?as=text"), b"never"),
         ("POST", format!("{url}/send"), br#"{"messages":["never"]}"#),
@@ -161,7 +161,7 @@ async fn a_missing_origin_is_refused_where_one_is_required() {
         is_refused(&raw::ask(site.at, method, &path, &[HOST], body).await, &path);
     }
     let headers = [HOST, ("Origin", OWN[0])];
-    assert_eq!(raw::ask(site.at, "POST", "/_underpass/open/chat", &headers, b"").await.status, 200);
+    assert_eq!(raw::ask(site.at, "POST", "/chat?underpass=open", &headers, b"").await.status, 200);
     assert_eq!(backend.connections(), 1);
 }
 
@@ -170,7 +170,7 @@ async fn our_own_pages_pass_without_cors() {
     let (backend, site, _) = site("").await;
     for (count, origin) in (2..).zip(OWN) {
         let headers = [HOST, ("Origin", *origin)];
-        let answer = raw::ask(site.at, "POST", "/_underpass/open/chat", &headers, b"").await;
+        let answer = raw::ask(site.at, "POST", "/chat?underpass=open", &headers, b"").await;
         assert_eq!((answer.status, has_cors(&answer)), (200, false), "{origin}");
         assert_eq!(backend.connections(), count, "{origin}");
     }

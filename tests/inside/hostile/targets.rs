@@ -3,7 +3,7 @@
 use super::house::{no_panics, watch_panics};
 use super::raw::{Wire, handshake, request};
 use super::recorder::{Recorder, Reply, ok};
-use crate::support::site::Site;
+use crate::support::site::{Site, marked};
 
 /// Our backend, another server that must never hear of us, and a sidecar.
 struct Stage {
@@ -38,8 +38,8 @@ impl Stage {
         [
             self.throw(&request("GET", target, more, b"")).await,
             self.throw(&request("GET", target, &handshake(more), b"")).await,
-            self.throw(&request("POST", &format!("/_underpass/open{target}"), more, b"")).await,
-            self.throw(&request("GET", &format!("/_underpass/sse{target}"), more, b"")).await,
+            self.throw(&request("POST", &marked(target, "open"), more, b"")).await,
+            self.throw(&request("GET", &marked(target, "sse"), more, b"")).await,
         ]
     }
 }
@@ -103,12 +103,9 @@ async fn targets_that_are_no_paths_are_not_dialled() {
                 assert!(targets.iter().all(|seen| seen.starts_with(['/', '*'])), "{target}: {targets:?}");
             }
         }
-        for verb in ["open", "sse"] {
-            // The slash is missing: another endpoint, and none.
-            let method = if verb == "open" { "POST" } else { "GET" };
-            let (status, targets) =
-                stage.throw(&request(method, &format!("/_underpass/{verb}{target}"), &[], b"")).await;
-            assert!(targets.iter().all(|seen| seen.starts_with('/')), "{verb}{target}: {status} {targets:?}");
+        for (method, mark) in [("POST", "open"), ("GET", "sse")] {
+            let (status, targets) = stage.throw(&request(method, &marked(target, mark), &[], b"")).await;
+            assert!(targets.iter().all(|seen| seen.starts_with(['/', '*'])), "{mark} {target}: {status} {targets:?}");
         }
     }
 }
@@ -133,7 +130,7 @@ async fn absolute_targets_and_other_hosts_only_name_the_host() {
             assert_eq!((got, targets), (status, vec![path.to_owned()]), "{target}");
         }
     }
-    let (status, targets) = stage.throw(&request("POST", "http://EVIL/_underpass/open/x", &named, b"")).await;
+    let (status, targets) = stage.throw(&request("POST", "http://EVIL/x?underpass=open", &named, b"")).await;
     assert_eq!((status, targets), (200, vec!["/x".to_owned()]));
     // One that differs from `Host` could mean either.
     for target in ["http://EVIL/x", "http://user@EVIL/x", "http://EVIL:80/x"] {

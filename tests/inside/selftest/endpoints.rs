@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::plain::nowhere;
-use crate::support::site::{Site, soon};
+use crate::support::site::{Site, marked, soon};
 
 const TALK: &str = "/_underpass/selftest/talk";
 
@@ -28,9 +28,7 @@ async fn off_it_is_not_there() {
             assert_eq!((reply.status.as_u16(), reply.error().as_str()), (404, "not_found"), "{path}");
         }
     }
-    // A session's target is the backend's then, whatever it is called.
-    let reply = site.post(&format!("/_underpass/open{TALK}"), "").await;
-    assert_eq!(reply.error(), "backend_unreachable");
+    assert_eq!(site.post(&marked(TALK, "open"), "").await.error(), "not_found");
 }
 
 #[tokio::test]

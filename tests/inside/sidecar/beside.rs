@@ -307,7 +307,7 @@ async fn an_answer_that_was_early_is_whole_before_the_next_one_begins() {
         let body = vec![b'x'; length];
         let was_taken = timeout(SHORT, backend.0.write_all(&body)).await.is_ok();
         // The end of the request, and behind it one that is answered without hyper.
-        client.say("2GET /_underpass/sse/next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        client.say("2GET /next?underpass=sse HTTP/1.1\r\nHost: a\r\n\r\n").await;
         if !was_taken {
             break;
         }

@@ -32,9 +32,9 @@ async fn a_nonce_in_the_query_is_echoed_in_every_json_answer() {
 async fn a_nonce_of_open_has_its_form_wherever_it_stands() {
     let backend = Backend::start().await;
     let site = Site::start(backend.at, "");
-    let short = site.post("/_underpass/open/?underpass.nonce=x", "").await;
+    let short = site.post("/?underpass.nonce=x&underpass=open", "").await;
     assert_eq!(short.error(), "bad_request");
-    let path = "/_underpass/open/?underpass.nonce=0123456789abcdef";
+    let path = "/?underpass.nonce=0123456789abcdef&underpass=open";
     let (one, two) = (site.post(path, "").await, site.post(path, "").await);
     assert_eq!((one.status, one.json()["session"]["id"].is_string()), (StatusCode::OK, true));
     assert_eq!(one.json(), two.json());

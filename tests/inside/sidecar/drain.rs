@@ -38,7 +38,7 @@ async fn everything_that_is_open_ends_in_good_order() {
     let mut stream = site.stream(&format!("{}/stream", sockets[1].url), &[]).await;
     let poll_url = format!("{}/poll?wait=20", sockets[2].url);
     let mut ws = site.websocket(&format!("{}/ws", sockets[3].url), &V1).await;
-    let mut bare = site.stream("/_underpass/sse/", &[]).await;
+    let mut bare = site.stream("/?underpass=sse", &[]).await;
     backends.push(backend.accept().await);
     let mut tunnel = site.websocket("/raw", &[]).await;
     let mut behind = backend.accept().await;
@@ -112,7 +112,7 @@ async fn a_request_that_is_under_way_is_answered_and_a_new_session_refused() {
     let mut socket = backend.accept().await;
     // A request that is half written when the drain begins.
     let mut line = Line::to(site.at).await;
-    let head = format!("POST /_underpass/open/ HTTP/1.1\r\nHost: {}\r\nContent-Length: 2\r\n\r\n", site.at);
+    let head = format!("POST /?underpass=open HTTP/1.1\r\nHost: {}\r\nContent-Length: 2\r\n\r\n", site.at);
     line.say(format!("{head}{{")).await;
     let mut sending = Line::to(site.at).await;
     let send = format!("POST {}/send?as=text HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\n\r\nla", opened.url, site.at);
@@ -199,7 +199,7 @@ async fn the_metrics_count_what_happened() {
 async fn a_client_that_lost_messages_is_counted() {
     let mut backend = Backend::start().await;
     let site = Site::start(backend.at, &format!("{ADMIN}[session]\nreplay = \"4KiB\"\n"));
-    let mut stream = site.stream("/_underpass/sse/", &[]).await;
+    let mut stream = site.stream("/?underpass=sse", &[]).await;
     let id = stream.told().await.id;
     let mut socket = backend.accept().await;
     for _ in 0..10 {
@@ -207,7 +207,7 @@ async fn a_client_that_lost_messages_is_counted() {
         stream.told().await;
     }
     drop(stream);
-    let mut again = site.stream("/_underpass/sse/", &[("last-event-id", &id)]).await;
+    let mut again = site.stream("/?underpass=sse", &[("last-event-id", &id)]).await;
     again.told().await;
     assert_eq!(again.told().await.event, "lost");
     assert_eq!(site.metric("underpass_session_resumes_total{result=\"lost\"}").await, 1.0);

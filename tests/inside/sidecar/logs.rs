@@ -38,8 +38,8 @@ async fn live_through(site: &Site, backend: &mut Backend) -> (String, String) {
     site.request(Method::GET, &format!("{}/poll", opened.url), &[("origin", "https://evil.example")], "").await;
     let id = [("last-event-id", format!("{token}.99"))];
     let id = id.each_ref().map(|(name, value)| (*name, value.as_str()));
-    site.request(Method::GET, "/_underpass/sse/", &id, "").await;
-    site.get(&format!("/_underpass/sse/?underpass.after={token}.98")).await;
+    site.request(Method::GET, "/?underpass=sse", &id, "").await;
+    site.get(&format!("/?underpass.after={token}.98&underpass=sse")).await;
     socket.close(4001, "kicked").await;
     site.get(&format!("{}/poll", opened.url)).await;
     site.get(&format!("{}/poll?after=2", opened.url)).await;

@@ -75,7 +75,7 @@ async fn an_attached_client_that_does_not_read_pauses_the_backend_too() {
         flood(&mut socket.ws).await;
         drop(stream);
     }
-    let mut stream = site.stream("/_underpass/sse/", &[]).await;
+    let mut stream = site.stream("/?underpass=sse", &[]).await;
     let mut socket = backend.accept().await;
     stream.told().await;
     flood(&mut socket.ws).await;

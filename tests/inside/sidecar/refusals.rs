@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::support::plain::{canned, nowhere, silent};
 use crate::support::site::{Backend, Reply, Site, soon};
 
-const OPEN: &str = "/_underpass/open/chat";
-const SSE: &str = "/_underpass/sse/chat";
+const OPEN: &str = "/chat?underpass=open";
+const SSE: &str = "/chat?underpass=sse";
 
 /// The error inside the one event of an answer that says `unavailable`.
 async fn unavailable(site: &Site) -> Value {
@@ -61,14 +61,14 @@ async fn a_backend_that_drops_the_handshake_or_answers_with_a_wrong_key() {
 }
 
 #[tokio::test]
-async fn a_4xx_of_the_backend_is_ours_with_its_body_and_challenge() {
+async fn a_4xx_of_the_backend_is_ours_with_its_body_and_no_challenge_that_asks_anybody() {
     let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 7\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\r\nnot you";
     let (site, reply) = refusing(answer).await;
-    let expected = json!({"status": 403, "body": "not you"});
+    let expected = json!({"status": 403, "body": "not you", "challenges": ["Basic realm=\"x\""]});
     for reply in [reply, site.get(SSE).await] {
         assert_eq!(told(&reply), (403, "backend_refused".into()));
         assert_eq!(reply.json()["error"]["backend"], expected);
-        assert_eq!(reply.header("www-authenticate"), Some("Basic realm=\"x\""));
+        assert_eq!(reply.header("www-authenticate"), None);
         assert_eq!(reply.header("content-type"), Some("application/json"));
     }
 }
@@ -131,13 +131,13 @@ async fn malformed_requests_are_named_and_open_nothing() {
         (OPEN, r#"{"nonce":"short"}"#),
         (OPEN, r#"{"protocols":["a b"]}"#),
         (OPEN, r#"{"protocols":"a"}"#),
-        ("/_underpass/open/chat?underpass.nonce=short", ""),
+        ("/chat?underpass.nonce=short&underpass=open", ""),
     ] {
         let reply = site.post(path, body).await;
         assert_eq!(told(&reply), (400, "bad_request".into()), "{path} {body}");
     }
     for query in ["underpass.nonce=x", "underpass.after=12", "underpass.protocols=a%20b"] {
-        let reply = site.get(&format!("{SSE}?{query}")).await;
+        let reply = site.get(&format!("{SSE}&{query}")).await;
         assert_eq!(told(&reply), (400, "bad_request".into()), "{query}");
     }
     assert!(backend.try_accept().is_none(), "the backend was dialled");
@@ -167,7 +167,7 @@ async fn what_a_session_is_opened_with_reaches_the_backend() {
         ("user-agent", "test"),
         ("x-custom", "kept"),
     ];
-    let path = "/_underpass/open/chat/%C3%A9?room=1&underpass.x=y&b=%2F";
+    let path = "/chat/%C3%A9?room=1&underpass.x=y&b=%2F&underpass=open";
     let body = r#"{"protocols":["one","two"]}"#;
     let reply = site.request(http::Method::POST, path, &headers, body).await;
     assert_eq!(reply.json()["session"]["protocol"], "one", "{}", reply.text());
@@ -188,8 +188,8 @@ async fn a_forgotten_session_opens_a_new_one_that_says_so() {
     let id = format!("n1-{}.7", "A".repeat(44));
     let ways: [(String, Vec<(&str, &str)>); 3] = [
         (SSE.to_owned(), vec![("last-event-id", id.as_str())]),
-        (format!("{SSE}?underpass.after={id}"), vec![]),
-        (format!("{SSE}?lastEventId={id}"), vec![]),
+        (format!("{SSE}&underpass.after={id}"), vec![]),
+        (format!("{SSE}&lastEventId={id}"), vec![]),
     ];
     for (path, headers) in ways {
         let mut stream = site.stream(&path, &headers).await;
@@ -200,7 +200,7 @@ async fn a_forgotten_session_opens_a_new_one_that_says_so() {
         assert_eq!(backend.accept().await.path, "/chat");
     }
     // An id that is not of our form is the backend's own.
-    let mut stream = site.stream(&format!("{SSE}?lastEventId=42"), &[("last-event-id", "42")]).await;
+    let mut stream = site.stream(&format!("{SSE}&lastEventId=42"), &[("last-event-id", "42")]).await;
     assert_eq!(stream.told().await.json().get("lost"), None);
     assert_eq!(backend.accept().await.path, "/chat?lastEventId=42");
 }

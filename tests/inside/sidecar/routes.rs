@@ -91,7 +91,7 @@ async fn a_unix_listener_serves_sessions() {
     let _site = Site::start(backend, &format!("[[listener]]\naddress = \"unix:{}\"\n", path.display()));
     let mut socket = tokio::net::UnixStream::connect(&path).await.expect("it listens");
     socket
-        .write_all(b"POST /_underpass/open/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+        .write_all(b"POST /?underpass=open HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
         .await
         .expect("it is taken");
     let (head, body) = Line(socket).answer().await;

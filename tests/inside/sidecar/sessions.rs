@@ -20,24 +20,24 @@ const NONCE: &str = r#"{"nonce":"0123456789abcdef"}"#;
 async fn the_same_nonce_opens_the_same_session_even_while_the_backend_is_dialled() {
     let mut backend = Backend::start().await;
     let site = Site::start(backend.at, "");
-    let open = || async { site.post("/_underpass/open/a?x=1", NONCE).await.json()["session"].clone() };
+    let open = || async { site.post("/a?x=1&underpass=open", NONCE).await.json()["session"].clone() };
     let (one, two, three) = tokio::join!(open(), open(), open());
     assert_eq!((&one, &two), (&two, &three));
     assert_eq!(open().await, one);
     backend.accept().await;
     assert!(backend.try_accept().is_none(), "one socket at the backend");
-    let mut stream = site.stream("/_underpass/sse/a?x=1&underpass.nonce=0123456789abcdef", &[]).await;
+    let mut stream = site.stream("/a?x=1&underpass.nonce=0123456789abcdef&underpass=sse", &[]).await;
     assert_eq!(stream.told().await.json()["id"], one["id"]);
     for (path, body) in [
-        ("/_underpass/open/b?x=1", NONCE),
-        ("/_underpass/open/a?x=2", NONCE),
-        ("/_underpass/open/a?x=1", r#"{"nonce":"0123456789abcdef","protocols":["p"]}"#),
+        ("/b?x=1&underpass=open", NONCE),
+        ("/a?x=2&underpass=open", NONCE),
+        ("/a?x=1&underpass=open", r#"{"nonce":"0123456789abcdef","protocols":["p"]}"#),
     ] {
         let reply = site.post(path, body).await;
         assert_eq!((reply.status.as_u16(), reply.error().as_str()), (409, "nonce_reused"), "{path}");
     }
     let origin = format!("http://{}", site.at);
-    let reply = site.request(Method::POST, "/_underpass/open/a?x=1", &[("origin", &origin)], NONCE).await;
+    let reply = site.request(Method::POST, "/a?x=1&underpass=open", &[("origin", &origin)], NONCE).await;
     assert_eq!(reply.error(), "nonce_reused");
 }
 
@@ -60,13 +60,13 @@ async fn a_client_that_is_cut_off_while_the_backend_is_dialled_finds_its_session
     let site = Site::start(at, "");
     let mut first = TcpStream::connect(site.at).await.expect("it listens");
     let head =
-        format!("POST /_underpass/open/ HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", site.at, NONCE.len());
+        format!("POST /?underpass=open HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", site.at, NONCE.len());
     first.write_all(format!("{head}{NONCE}").as_bytes()).await.expect("it is taken");
     let dialled = soon("a dial", asked.recv()).await.expect("a dial");
     drop(first);
     // The sidecar notices within milliseconds; the box repeats the request.
     sleep(Duration::from_millis(100)).await;
-    let again = async { site.post("/_underpass/open/", NONCE).await };
+    let again = async { site.post("/?underpass=open", NONCE).await };
     let shake = async {
         let mut ws = tokio_tungstenite::accept_async(dialled).await.expect("the first dial is still wanted");
         assert!(tokio::time::timeout(Duration::from_millis(300), ws.next()).await.is_err(), "it was dropped");
@@ -172,7 +172,7 @@ async fn an_open_stream_proves_nothing_but_acknowledgements_do() {
 async fn a_bare_stream_lives_by_what_it_takes() {
     let mut backend = Backend::start().await;
     let site = Site::start(backend.at, "[session]\ngrace = \"800ms\"\nheartbeat = \"100ms\"\nprobe = \"100ms\"\n");
-    let mut stream = site.stream("/_underpass/sse/", &[]).await;
+    let mut stream = site.stream("/?underpass=sse", &[]).await;
     let mut socket = backend.accept().await;
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(2000) {
@@ -254,14 +254,14 @@ async fn every_way_in_which_a_backend_closes_is_told_on_every_transport() {
 async fn a_bare_event_source_is_stopped_by_its_close() {
     let mut backend = Backend::start().await;
     let site = Site::start(backend.at, "");
-    let mut stream = site.stream("/_underpass/sse/", &[]).await;
+    let mut stream = site.stream("/?underpass=sse", &[]).await;
     let mut socket = backend.accept().await;
     socket.close(4001, "kicked").await;
     stream.told().await;
     let close = stream.told().await;
     assert!(close.id.ends_with(".1"), "{close:?}");
     let headers = [("last-event-id", close.id.as_str())];
-    assert_eq!(site.request(Method::GET, "/_underpass/sse/", &headers, "").await.status, 204);
+    assert_eq!(site.request(Method::GET, "/?underpass=sse", &headers, "").await.status, 204);
     assert!(backend.try_accept().is_none(), "it opened another");
 }
 

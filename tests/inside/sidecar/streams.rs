@@ -133,13 +133,13 @@ async fn every_answer_of_ours_is_protected_and_has_its_type() {
     let url = &opened.url;
     let json = "application/json";
     let cases = [
-        ("POST", "/_underpass/open/".to_owned(), 200, json),
-        ("POST", "/_underpass/open/?underpass.nonce=x".to_owned(), 400, json),
+        ("POST", "/?underpass=open".to_owned(), 200, json),
+        ("POST", "/?underpass.nonce=x&underpass=open".to_owned(), 400, json),
         ("GET", "/_underpass/info".to_owned(), 200, json),
         ("HEAD", "/_underpass/info".to_owned(), 200, json),
         ("GET", "/_underpass/nothing".to_owned(), 404, json),
         ("GET", "/_underpass".to_owned(), 404, json),
-        ("GET", "/_underpass/open/".to_owned(), 405, json),
+        ("GET", "/?underpass=open".to_owned(), 405, json),
         ("PUT", format!("{url}/send"), 405, json),
         ("POST", format!("{url}/poll"), 405, json),
         ("DELETE", "/_underpass/info".to_owned(), 405, json),
@@ -181,7 +181,7 @@ async fn streams_are_protected_too_and_say_identity_when_asked_to() {
     for (path, content_type) in [
         (format!("{}/sse", opened.url), sse),
         (format!("{}/stream", opened.url), "application/octet-stream"),
-        ("/_underpass/sse/".to_owned(), sse),
+        ("/?underpass=sse".to_owned(), sse),
     ] {
         let stream = site.stream(&path, &[]).await;
         assert_eq!(stream.headers.get_all("content-type").iter().collect::<Vec<_>>(), [content_type], "{path}");
@@ -191,7 +191,7 @@ async fn streams_are_protected_too_and_say_identity_when_asked_to() {
         }
     }
     let none = Site::start(nowhere().await, "");
-    let stream = none.stream("/_underpass/sse/", &[]).await;
+    let stream = none.stream("/?underpass=sse", &[]).await;
     assert_eq!(stream.headers["content-type"], sse);
     for (name, value) in PROTECTION {
         assert_eq!(stream.headers[name], value, "{name} of unavailable");

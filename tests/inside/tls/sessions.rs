@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::{Authority, Pair};
 use crate::support::plain::Line;
 use crate::support::scratch::Scratch;
-use crate::support::site::{Backend, Site, soon};
+use crate::support::site::{Backend, Site, resolved, soon};
 
 /// An authority, and a certificate of it for `localhost`.
 struct Papers {
@@ -52,10 +52,9 @@ async fn a_session_over_tls_and_http_1_1() {
     let (scratch, papers) = (Scratch::new("h1"), Papers::new());
     let site = papers.site(&scratch, &format!("upstream = \"ws://{}\"\n", backend.at));
     let mut line = Line(papers.connect(site.at, "http/1.1").await);
-    line.say("POST /_underpass/open/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
+    line.say("POST /chat?underpass=open HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").await;
     let (_, body) = line.answer().await;
-    let url = serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["session"]["url"].clone();
-    let url = url.as_str().expect("a url");
+    let url = resolved("/chat", &serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["session"]);
     let mut socket = backend.accept().await;
     assert_eq!(socket.headers["x-forwarded-proto"], "https");
     socket.send("one").await;
@@ -96,8 +95,8 @@ async fn all_of_a_session_over_one_http_2_connection() {
     let io = TokioIo::new(papers.connect(site.at, "h2").await);
     let (mut sender, conn) = http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
     tokio::spawn(conn);
-    let opened = json(ask(&mut sender, "POST", "/_underpass/open/chat?x=1", "").await).await;
-    let url = opened["session"]["url"].as_str().expect("a url").to_owned();
+    let opened = json(ask(&mut sender, "POST", "/chat?x=1&underpass=open", "").await).await;
+    let url = resolved("/chat", &opened["session"]);
     let mut socket = backend.accept().await;
     assert_eq!((socket.path.as_str(), socket.headers["host"].as_bytes()), ("/chat?x=1", &b"localhost"[..]));
 
@@ -165,6 +164,6 @@ async fn a_backend_behind_a_private_authority() {
 
     let stranger = scratch.file("other.pem", &Papers::new().authority.pem());
     let site = Site::from_toml(&format!("{upstream}ca = \"{}\"\n", stranger.display()));
-    let reply = site.post("/_underpass/open/", "").await;
+    let reply = site.post("/?underpass=open", "").await;
     assert_eq!((reply.status.as_u16(), reply.error().as_str()), (502, "backend_unreachable"));
 }

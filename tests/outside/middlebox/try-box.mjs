@@ -85,7 +85,7 @@ async function upgrade(box, at) {
 async function soon(test) { for (const end = Date.now() + 20000; !test(); await wait(10)) assert.ok(Date.now() < end, "in vain: " + test); }
 
 const S = "/_underpass/s/n1-x/sse", P = "/_underpass/s/n1-x/poll", UP = "/_underpass/s/n1-x/send";
-const OPEN = "/_underpass/open/x", STAYS = S + "/stays", END = "\r\n\r\n", ECHO = END + "echo hello";
+const OPEN = "/x?underpass=open", STAYS = S + "/stays", END = "\r\n\r\n", ECHO = END + "echo hello";
 const checks = {
   pass: [{}, async box => assert.equal((await ask(box, S)).text, all)],
   kill: [{ sse: { kill: 502 } }, async box => assert.deepEqual([(await ask(box, S)).status, (await ask(box, P)).status], [502, 200])],

@@ -73,7 +73,7 @@ enum Form {
 impl Form {
     async fn url(self, site: &Site, base: &str) -> String {
         match self {
-            Self::OneRequest => format!("{base}/_underpass/sse/chat?room=1"),
+            Self::OneRequest => format!("{base}/chat?room=1&underpass=sse"),
             Self::Session => format!("{base}{}/sse", site.open("/chat?room=1").await.url),
         }
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::site::{Event, Site, Streaming, soon};
+use crate::support::site::{Event, Site, Streaming, marked, resolved, soon};
 
 /// After this many bytes the cursor is presented. Far below what the sidecar asks for: often is what is tried here.
 const ACK_BYTES: usize = 500;
@@ -83,11 +83,11 @@ impl<'a> Talk<'a> {
     /// Opens a session and attaches.
     pub(crate) async fn open(site: &'a Site, target: &str, protocols: &[&str], transport: Transport) -> Self {
         let body = serde_json::json!({"protocols": protocols}).to_string();
-        let reply = site.post(&format!("/_underpass/open{target}"), body).await;
+        let reply = site.post(&marked(target, "open"), body).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let session = reply.json()["session"].clone();
         let field = |name: &str| session[name].as_str().expect("a string").to_owned();
-        let (url, protocol) = (field("url"), field("protocol"));
+        let (url, protocol) = (resolved(target, &session), field("protocol"));
         let down = attach(site, &url, transport, 0).await;
         Self { site, url, transport, down, after: 0, unacked: 0, seq: 1, protocol }
     }

@@ -209,7 +209,7 @@ async fn with_transports_changed_in_mid_session() {
 
 /// What a browser does with the one-request form: its URL for ever, and the last id it saw.
 async fn event_source(cutter: &Cutter, seed: u64) -> (Vec<Message>, serde_json::Value, u64) {
-    let path = format!("/_underpass/sse/feed?room=1&underpass.nonce=nonce-of-seed-{seed:06}");
+    let path = format!("/feed?room=1&underpass.nonce=nonce-of-seed-{seed:06}&underpass=sse");
     let (mut received, mut last_id, mut attempts) = (Vec::new(), String::new(), 0u64);
     let mut close = None;
     loop {
@@ -282,7 +282,7 @@ async fn over_a_bare_event_source() {
 async fn what_is_gone_is_told_to_a_bare_event_source() {
     let mut backend = Backend::start().await;
     let site = Site::start(backend.at, "[session]\nreplay = \"4KiB\"\n");
-    let mut stream = site.stream("/_underpass/sse/feed", &[]).await;
+    let mut stream = site.stream("/feed?underpass=sse", &[]).await;
     let first = stream.told().await;
     let mut socket = backend.accept().await;
     for number in 1..=20 {
@@ -293,7 +293,7 @@ async fn what_is_gone_is_told_to_a_bare_event_source() {
     }
     drop(stream);
     let headers = [("last-event-id", first.id.as_str())];
-    let mut again = site.stream("/_underpass/sse/feed", &headers).await;
+    let mut again = site.stream("/feed?underpass=sse", &headers).await;
     let session = again.told().await;
     assert_eq!((session.event.as_str(), session.json()["resumed"].as_bool()), ("session", Some(true)));
     let lost = again.told().await;
