@@ -5,8 +5,9 @@
 //! rooms.
 //!
 //! A page need not have a `<head>`, so the place is in front of the first element that does more than describe the page.
-//! Those that describe (`DESCRIBING`) are passed over, so that `<meta charset>` stays among the first bytes and a policy in a `<meta>` is known
-//! before the decision. A page that has the tag already has it there, since it must precede every other script.
+//! Those that describe (`DESCRIBING`) are passed over, so that `<meta charset>` stays among the first bytes and a policy in a
+//! `<meta>` is known before the decision. Not `<base>`: behind it, the tag's address would be resolved against another
+//! host's, perhaps. A page that has the tag already has it there, since it must precede every other script.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,7 @@ const MEMORY: usize = 256 * 1024;
 const OPENINGS: &[&str] =
     &["!doctype", "html", "head", "title", "meta", "base", "link", "style", "script", "body", "frameset"];
 /// Elements that neither run nor show anything.
-const DESCRIBING: &[&str] = &["html", "head", "title", "meta", "base", "link", "style"];
+const DESCRIBING: &[&str] = &["html", "head", "title", "meta", "link", "style"];
 
 /// The result for a page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,10 +215,7 @@ fn is_policy(element: &Element<'_, '_>) -> bool {
 fn decided(page: &Page) -> (Outcome, String) {
     match page.decide() {
         Decision::Forbidden(change) => (Outcome::Forbidden(change), String::new()),
-        Decision::Allowed(None) => (Outcome::Injected, format!("<script src=\"{}\"></script>", page.address())),
-        Decision::Allowed(Some(nonce)) => {
-            (Outcome::Injected, format!("<script src=\"{}\" nonce=\"{nonce}\"></script>", page.address()))
-        }
+        Decision::Allowed(nonce) => (Outcome::Injected, page.tag(nonce.as_deref())),
     }
 }
 
@@ -259,7 +257,9 @@ mod tests {
             scheme: "https".into(),
             host: "a.example".into(),
             script: "/_underpass/client.js".into(),
+            reference: "/_underpass/client.js".into(),
             hash: "1".into(),
+            attributes: String::new(),
             policies: Vec::new(),
         }
     }
@@ -305,6 +305,7 @@ mod tests {
             "\u{feff}<!doctype html>|<header>no head</header>",
             "  \n|<script>1</script>",
             "<!doctype html>only text|",
+            "<html><head><meta charset=utf-8>|<base href=https://cdn.example/><title>x</title><script></script>",
             "<html><head><style>body::before{content:'<script>'}</style><link rel=x></head></html>|",
         ] {
             expect(marked.as_bytes(), &Outcome::Injected);
@@ -339,6 +340,7 @@ mod tests {
             expect(body.as_bytes(), &Outcome::AlreadyThere);
         }
         expect(b"<html>|<script src=/other/_underpass/client.js.map></script>", &Outcome::Injected);
+        expect(b"<html>|<script src=//other/_underpass/client.js></script>", &Outcome::Injected);
         let (once, _) = injected(b"<html><body>x", 5);
         assert_eq!(injected(&once, 5), (once, Outcome::AlreadyThere));
     }

@@ -3,19 +3,22 @@
 //! Enters: a request's method, headers and query. Leaves: the file, its compressed form, or 304. Must not touch: what is
 //! in the files; other rooms.
 //!
-//! `inject` writes the script's tag into pages, `policy` decides whether a page's Content-Security-Policy allows the script,
-//! `unpack` undoes the compression of a page on its way.
+//! `inject` writes the script's tag into pages, `prelude` the script before those of workers, `policy` decides whether a
+//! page's Content-Security-Policy allows the script, `unpack` undoes the compression of a page on its way.
 //!
 //! A file that is requested with its hash (`client.js?v=<hash>`, see [`hash`]) may be cached for a year. Without the hash
 //! it must be revalidated each time, which its `ETag` makes cheap.
 
 pub mod inject;
 pub mod policy;
+pub mod prelude;
 pub mod unpack;
 
 use std::io::Write as _;
 use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -74,6 +77,16 @@ impl File {
 #[must_use]
 pub fn hash(file: File) -> &'static str {
     &file.made().hash
+}
+
+/// The script's digest, as a tag's `integrity` has it (Subresource Integrity, section 3.1).
+#[must_use]
+pub fn integrity() -> &'static str {
+    static INTEGRITY: LazyLock<String> = LazyLock::new(|| {
+        let digest = ring::digest::digest(&ring::digest::SHA384, script().as_bytes());
+        format!("sha384-{}", STANDARD.encode(digest))
+    });
+    &INTEGRITY
 }
 
 /// The script as it is served.

@@ -10,10 +10,14 @@ pub struct Page {
     pub scheme: String,
     /// Host, with the port if any, that the browser asked for.
     pub host: String,
-    /// The path of the script.
+    /// The path of the script, as the browser knows it.
     pub script: String,
+    /// How a page writes the script's address: that path, or a reference to it. Without its hash.
+    pub reference: String,
     /// The hash of the script, a part of its address.
     pub hash: String,
+    /// What else the tag says: attributes, each behind a blank.
+    pub attributes: String,
     /// The enforced policies: values of the field, and contents of `<meta>` elements.
     pub policies: Vec<String>,
 }
@@ -27,20 +31,24 @@ pub enum Decision {
 }
 
 impl Page {
-    /// The address of the script, with its hash.
+    /// The tag, with a nonce if it needs one.
     #[must_use]
-    pub fn address(&self) -> String {
-        format!("{}?v={}", self.script, self.hash)
+    pub fn tag(&self, nonce: Option<&str>) -> String {
+        let nonce = nonce.map_or(String::new(), |nonce| format!(" nonce=\"{nonce}\""));
+        format!("<script src=\"{}?v={}\"{nonce}{}></script>", self.reference, self.hash, self.attributes)
     }
 
-    /// Whether a script's address, as a page writes it, is ours.
+    /// Whether a script's address, as a page writes it, is ours: below whatever path of this host, for a front may have
+    /// put one before ours.
     #[must_use]
     pub fn is_ours(&self, source: &str) -> bool {
         let source = source.trim();
         let path = source.split(['?', '#']).next().unwrap_or_default();
         let own = [format!("{}://{}", self.scheme, self.host), format!("//{}", self.host)];
-        let path = own.iter().find_map(|origin| path.strip_prefix(origin.as_str())).unwrap_or(path);
-        path == self.script
+        let here = own.iter().find_map(|origin| path.strip_prefix(origin.as_str()));
+        let is_elsewhere = here.is_none() && (path.contains("://") || path.starts_with("//"));
+        let path = here.unwrap_or(path);
+        !is_elsewhere && (path.ends_with(&self.script) || path == &self.script[1..])
     }
 
     #[must_use]
@@ -57,12 +65,24 @@ impl Page {
             let barred = policies.iter().find(|policy| !self.may_load(&policy.script().1, None));
             return Decision::Forbidden(self.script_change(barred));
         };
-        if let Some(barred) = policies.iter().find(|policy| !self.may_connect(&policy.connect().1)) {
-            let name = barred.connect().0;
-            let what = format!("add `'self'` to its `{name}`: the script asks this origin for messages by fetch");
-            return Decision::Forbidden(what);
+        match self.connect_change(&policies) {
+            Some(change) => Decision::Forbidden(change),
+            None => Decision::Allowed(nonce.map(str::to_owned)),
         }
-        Decision::Allowed(nonce.map(str::to_owned))
+    }
+
+    /// Whether the script may connect, where it need not be loaded: in a worker, whose own script it is a part of.
+    #[must_use]
+    pub fn decide_for_worker(&self) -> Decision {
+        let policies: Vec<Policy<'_>> =
+            self.policies.iter().flat_map(|field| field.split(',')).map(Policy::parse).collect();
+        self.connect_change(&policies).map_or(Decision::Allowed(None), Decision::Forbidden)
+    }
+
+    fn connect_change(&self, policies: &[Policy<'_>]) -> Option<String> {
+        let barred = policies.iter().find(|policy| !self.may_connect(&policy.connect().1))?;
+        let name = barred.connect().0;
+        Some(format!("add `'self'` to its `{name}`: the script asks this origin for messages by fetch"))
     }
 
     fn script_change(&self, barred: Option<&Policy<'_>>) -> String {
@@ -83,10 +103,9 @@ impl Page {
         !is("'strict-dynamic'") && sources.iter().any(|source| self.matches(source, &self.script))
     }
 
+    /// Sessions are opened at the WebSockets' own paths, whatever they are: the whole origin must be allowed.
     fn may_connect(&self, sources: &[&str]) -> bool {
-        let folder = &self.script[..=self.script.rfind('/').unwrap_or_default()];
-        sources.iter().any(|source| self.matches(source, &format!("{folder}open")))
-            && sources.iter().any(|source| self.matches(source, &format!("{folder}s/x/send")))
+        sources.iter().any(|source| self.matches(source, "/"))
     }
 
     /// Whether a source expression covers a path of this origin (CSP3 section 6.7.2.8).
@@ -190,7 +209,9 @@ mod tests {
             scheme: "https".into(),
             host: "a.example:8443".into(),
             script: "/_underpass/client.js".into(),
+            reference: "/_underpass/client.js".into(),
             hash: "1".into(),
+            attributes: String::new(),
             policies: policies.iter().map(|policy| (*policy).to_owned()).collect(),
         }
     }
@@ -215,7 +236,7 @@ mod tests {
             (&["script-src a.example:8443"], None),
             (&["script-src https://*.example:*/_underpass/"], None),
             (&["script-src https://a.example:8443/_underpass/client.js"], None),
-            (&["default-src 'none'; script-src 'self'; connect-src https://a.example:8443/_underpass/"], None),
+            (&["default-src 'none'; script-src 'self'; connect-src https://a.example:8443/"], None),
             (&["sandbox allow-forms allow-scripts"], None),
         ];
         for (policies, nonce) in allowed {
@@ -241,7 +262,7 @@ mod tests {
             (&["connect-src wss://a.example:8443"], "`'self'` to its `connect-src`"),
             (&["connect-src 'none'"], "`connect-src`"),
             (&["default-src 'none'; script-src 'self'"], "`default-src`"),
-            (&["connect-src https://a.example:8443/_underpass/open"], "`connect-src`"),
+            (&["connect-src https://a.example:8443/_underpass/"], "`connect-src`"),
             (&["sandbox"], "`sandbox`"),
         ];
         for (policies, change) in forbidden {
@@ -255,11 +276,24 @@ mod tests {
     #[test]
     fn our_own_tag_is_known_however_it_is_written() {
         let page = page(&[]);
-        for source in ["/_underpass/client.js", " /_underpass/client.js?v=2#x", "//a.example:8443/_underpass/client.js"]
-        {
+        for source in [
+            "/_underpass/client.js",
+            " /_underpass/client.js?v=2#x",
+            "//a.example:8443/_underpass/client.js",
+            "_underpass/client.js",
+            "../../_underpass/client.js",
+            "/app/_underpass/client.js",
+        ] {
             assert!(page.is_ours(source), "{source}");
         }
-        for source in ["/_underpass/client.mjs", "https://b.example/_underpass/client.js", "client.js", ""] {
+        for source in [
+            "/_underpass/client.mjs",
+            "https://b.example/_underpass/client.js",
+            "//b.example/_underpass/client.js",
+            "client.js",
+            "x_underpass/client.js",
+            "",
+        ] {
             assert!(!page.is_ours(source), "{source}");
         }
     }

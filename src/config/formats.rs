@@ -158,6 +158,18 @@ pub(super) fn prefix(text: &str) -> Result<String, ValueError> {
 }
 
 /// Text or JSON.
+/// What carries a conversation: `session`, or `raw`.
+pub(super) fn raw(text: &str) -> Result<bool, ValueError> {
+    match text {
+        "session" => Ok(false),
+        "raw" => Ok(true),
+        _ => {
+            let hint = "\"raw\" is a plain WebSocket, and a session only when that fails";
+            Err(ValueError::new("must be \"session\" or \"raw\"", hint))
+        }
+    }
+}
+
 pub(super) fn log_format(text: &str) -> Result<LogFormat, ValueError> {
     match text {
         "text" => Ok(LogFormat::Text),

@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::reader::{Span, Table};
-use super::{Backend, Client, Config, Drain, Listener, Log, Route, Session, TlsFiles, Upstream, formats, rules};
+use super::{
+    Backend, Client, Config, Drain, Listener, Log, Route, Script, Session, TlsFiles, Upstream, formats, rules,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -75,9 +77,8 @@ fn listener(table: &mut Table<'_, '_>) -> Option<(Listener, Span)> {
 /// The shorthand `upstream`, then each `[[route]]`, with its span.
 fn routes(top: &mut Table<'_, '_>) -> Vec<(Route, Span)> {
     let shorthand = upstream(top);
-    let mut inject = false;
-    top.flag("inject", &mut inject);
-    let shorthand = shorthand.map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream, inject }, at));
+    let script = script(top);
+    let shorthand = shorthand.map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream, script }, at));
     let listed = top.list("route", " in [[route]]", route);
     if top.key_span("upstream").is_none() {
         rules::without_upstream(top);
@@ -93,15 +94,24 @@ fn route(table: &mut Table<'_, '_>) -> Option<(Route, Span)> {
     table.text("host", &mut host, |text| formats::route_host(text).map(Some));
     table.text("path", &mut path, formats::route_path);
     let upstream = upstream(table);
-    let mut inject = false;
-    table.flag("inject", &mut inject);
+    let script = script(table);
     if table.key_span("upstream").is_none() {
         table.missing("a route without `upstream`", "add for example: upstream = \"ws://127.0.0.1:9000\"");
     }
     // A route with an error is not compared with the others, because its host and path may be wrong.
     let at = table.key_span("path").or_else(|| table.key_span("host")).or_else(|| table.header());
     let (upstream, _) = upstream.filter(|_| table.is_clean())?;
-    Some((Route { host, path, upstream, inject }, at?))
+    Some((Route { host, path, upstream, script }, at?))
+}
+
+/// What the browser client does on a route; the keys may stand where `upstream` may.
+fn script(table: &mut Table<'_, '_>) -> Script {
+    let mut script = Script::default();
+    table.flag("inject", &mut script.pages);
+    table.flag("inject_workers", &mut script.workers);
+    table.text("ws", &mut script.raw, formats::raw);
+    rules::script(table, script);
+    script
 }
 
 /// A backend and its TLS keys; they may stand at the top level and in each `[[route]]`.

@@ -94,7 +94,7 @@ impl Config {
         match (formats::address(listen), formats::upstream(upstream)) {
             (Ok(address), Ok(upstream)) => Ok(Self {
                 listeners: vec![Listener { address, tls: None }],
-                routes: vec![Route { host: None, path: "/".to_owned(), upstream, inject: false }],
+                routes: vec![Route { host: None, path: "/".to_owned(), upstream, script: Script::default() }],
                 ..Self::default()
             }),
             (address, endpoint) => {
@@ -163,8 +163,19 @@ pub struct Route {
     pub path: String,
     /// Where the backend listens.
     pub upstream: Upstream,
-    /// Whether the script's tag is written into its pages.
-    pub inject: bool,
+    /// How its pages come to the browser client.
+    pub script: Script,
+}
+
+/// Where the browser client is written into what a backend serves, and what it does there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Script {
+    /// The script's tag is written into pages.
+    pub pages: bool,
+    /// The script itself is written before the scripts of workers.
+    pub workers: bool,
+    /// A plain WebSocket carries a conversation for as long as it works, without a session.
+    pub raw: bool,
 }
 
 /// A backend's address.

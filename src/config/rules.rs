@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::formats::Peer;
 use super::reader::{Span, Table};
 use super::values::{ValueError, show_duration, show_size};
-use super::{Address, Drain, Listener, Route, Session, TlsFiles, Trusted, Upstream, UpstreamTls};
+use super::{Address, Drain, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls};
 
 /// The spans of these keys, where the operator set them to a valid value.
 pub(super) struct SessionSet {
@@ -90,8 +90,21 @@ pub(super) fn upstream_tls(
 pub(super) fn without_upstream(top: &mut Table<'_, '_>) {
     let (what, hint) = ("is for `upstream`, which is not set", "write it below the [[route]] that it is for");
     unexpected_tls(top, what, hint);
-    if let Some(at) = top.key_span("inject") {
-        top.error("inject", at, ValueError::new(what, hint));
+    for key in SCRIPT {
+        if let Some(at) = top.key_span(key) {
+            top.error(key, at, ValueError::new(what, hint));
+        }
+    }
+}
+
+/// The keys of [`Script`].
+const SCRIPT: [&str; 3] = ["inject", "inject_workers", "ws"];
+
+/// Reports that `ws` is set for tags that nobody injects.
+pub(super) fn script(table: &mut Table<'_, '_>, script: Script) {
+    if let (true, false, Some(at)) = (script.raw, script.pages, table.key_span("ws")) {
+        let hint = "add inject = true, or write data-ws=\"raw\" into a tag of your own";
+        table.error("ws", at, ValueError::new("is for pages with `inject = true`", hint));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::injection::Told;
+use super::injection::Injection;
 use crate::config::{self, Config};
 use crate::upstream::dial::Dialer;
 use crate::upstream::proxy::Proxy;
@@ -15,8 +15,8 @@ use crate::upstream::tls::UpstreamTlsError;
 pub(super) struct Backend {
     pub(super) dialer: Arc<Dialer>,
     pub(super) proxy: Proxy,
-    /// Where its pages get the script: the route's path, and what was told of it.
-    pub(super) inject: Option<(String, Arc<Told>)>,
+    /// How its pages get the script.
+    pub(super) injection: Option<Injection>,
 }
 
 /// The configured routes, most specific first.
@@ -29,8 +29,8 @@ impl Backends {
         for route in &config.routes {
             let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?);
             let proxy = Proxy::new(Arc::clone(&dialer), &config.backend);
-            let inject = route.inject.then(|| (route.path.clone(), Arc::default()));
-            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, inject })));
+            let injection = Injection::of(&route.path, route.script);
+            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, injection })));
         }
         routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))

@@ -11,7 +11,7 @@ use http_body::Body as _;
 use super::endpoints::Call;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
-use super::{BoxRequest, Gateway, Live, forwarded, injection};
+use super::{BoxRequest, Gateway, Live, forwarded};
 use crate::http::body::Body;
 use crate::http::body::Duplex;
 use crate::http::incoming::IncomingBody;
@@ -27,17 +27,16 @@ pub(super) async fn proxy(call: &Call<'_>, mut request: BoxRequest) -> Result<Re
     let Call { gateway, live, peer } = *call;
     let path = request.uri().path();
     let backend = live.backends.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
-    let inject = backend.inject.as_ref();
-    let method = request.method().clone();
-    let navigation = inject.and_then(|route| Some((injection::prepare(&method, request.headers_mut())?, route)));
+    let injection = backend.injection.as_ref();
+    let expected = injection.and_then(|injection| injection.prepare(&mut request, peer, &live.config.prefix));
     let _counted = gateway.metrics.proxying();
     let response = backend.proxy.forward(*request, &forwarded(peer)).await;
     gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
     let response = response?;
-    Ok(match navigation {
-        Some((navigation, (path, warned))) => navigation.answer(response, peer, &live.config.prefix, (path, warned)),
-        None if inject.is_some() => injection::aside(response),
-        None => response.map(Body::Proxied),
+    Ok(match (injection, expected) {
+        (Some(injection), Some(expected)) => expected.answer(injection, response, peer),
+        (Some(injection), None) => injection.aside(response),
+        (None, _) => response.map(Body::Proxied),
     })
 }
 

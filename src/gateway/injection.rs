@@ -1,8 +1,8 @@
-//! Which proxied answers get the script's tag, and what else of them changes for it.
+//! Which proxied answers get the script, and what else of them changes for it.
 //!
 //! Enters: the head of a request on a route that injects, then the backend's answer to it. Leaves: the head as the
-//! backend gets it, the answer as the client gets it. Must not touch: how the tag gets into the bytes (`client::inject`),
-//! answers to anything but a navigation.
+//! backend gets it, the answer as the client gets it. Must not touch: how the script gets into the bytes (`client::inject`,
+//! `client::prelude`), answers to anything but what may be a page or a worker's script.
 //!
 //! A page with the tag is another representation than the backend's, so its `ETag` says so. Only tags of ours lead back to
 //! a 304: a page that a browser kept from before is fetched anew.
@@ -15,13 +15,17 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RANGE, TRAILER, VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
+use super::target::relative;
 use crate::client;
 use crate::client::inject::{Injector, Outcome};
-use crate::client::policy::Page;
+use crate::client::policy::{Decision, Page};
+use crate::client::prelude::Prelude;
 use crate::client::unpack::{PIECE, Unpacker};
+use crate::config::Script;
 use crate::http::body::Body;
+use crate::http::fields::tokens;
 use crate::http::incoming::IncomingBody;
 use crate::http::rewriting::{Rewrite, RewritingBody};
 use crate::listener::peer::Peer;
@@ -30,64 +34,164 @@ use crate::listener::peer::Peer;
 const DIGESTS: &[&str] = &["content-md5", "digest", "content-digest", "repr-digest"];
 /// How many bytes are given to the injector at once, when none are unpacked.
 const WHOLE: usize = 64 * 1024;
+/// Where a trusted proxy says below which path it serves us.
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// Asks for a digest of each script (Integrity Policy).
+const INTEGRITY_POLICY: HeaderName = HeaderName::from_static("integrity-policy");
+
+/// How the answers of a route get the script.
+pub(super) struct Injection {
+    /// The route's path.
+    pub(super) route: String,
+    pub(super) script: Script,
+    told: Arc<Told>,
+}
 
 /// What was told of a route already.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+struct Told {
     policy: AtomicBool,
     coding: AtomicBool,
 }
 
-/// A navigation that was sent on; its answer may be a page.
-pub(super) struct Navigation {
-    /// The client knows the page as we have changed it.
+/// A request that was sent on; its answer may get the script.
+pub(super) struct Expected {
+    kind: Kind,
+    /// The client knows the answer as we have changed it.
     knows: bool,
+    /// The path of the script, as the browser knows it.
+    script: String,
+    /// How the answer writes that.
+    reference: String,
 }
 
-/// Prepares the request for a page; `None` when it asks for something else, and is then as it was.
-pub(super) fn prepare(method: &Method, headers: &mut HeaderMap) -> Option<Navigation> {
-    if *method == Method::HEAD || headers.contains_key(RANGE) || !is_navigation(headers) {
+/// What may be answered (Fetch Metadata, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A page that is about to be shown.
+    Page,
+    /// What a script fetches. It may be a page that is shown later: service workers keep some.
+    Fetched,
+    /// The script of a worker.
+    Worker,
+}
+
+impl Injection {
+    /// For a route; `None` where it has nothing to do.
+    pub(super) fn of(route: &str, script: Script) -> Option<Self> {
+        let told = Arc::default();
+        (script.pages || script.workers).then(|| Self { route: route.to_owned(), script, told })
+    }
+
+    /// Prepares a request whose answer may get the script; `None` when it asks for something else, and is then as it was.
+    pub(super) fn prepare<B>(&self, request: &mut Request<B>, peer: &Peer, prefix: &str) -> Option<Expected> {
+        let kind = kind_of(request.method(), request.headers())?;
+        if !(if kind == Kind::Worker { self.script.workers } else { self.script.pages }) {
+            return None;
+        }
+        let front = if peer.trusted { forwarded_prefix(request.headers()) } else { None };
+        let script = format!("{}{prefix}/client.js", front.as_deref().unwrap_or_default());
+        // What is fetched may be shown at any address. What is shown at its own stays right below a path that a front takes
+        // away without a word.
+        let is_relative = front.is_none() && kind != Kind::Fetched;
+        let reference = if is_relative { relative(request.uri().path(), &script) } else { script.clone() };
+        Some(Expected { kind, knows: ask_for(kind, request.headers_mut()), script, reference })
+    }
+
+    /// An answer to anything else on such a route. A cache must not show it to a navigation, nor the other way round.
+    pub(super) fn aside(&self, mut response: Response<IncomingBody>) -> Response<Body> {
+        let (status, headers) = (response.status(), response.headers());
+        if (self.script.pages && is_page(status, headers)) || (self.script.workers && is_script(status, headers)) {
+            vary(response.headers_mut());
+        }
+        response.map(Body::Proxied)
+    }
+}
+
+/// What the answer to this request may be.
+fn kind_of(method: &Method, headers: &HeaderMap) -> Option<Kind> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if *method == Method::HEAD || headers.contains_key(RANGE) {
         return None;
     }
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let asked = headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
-    let ours: Vec<String> = asked.flat_map(|list| list.split(',')).filter_map(unmarked).collect();
-    headers.remove(IF_NONE_MATCH);
-    let knows = !ours.is_empty();
-    if !knows {
-        headers.remove(IF_MODIFIED_SINCE);
+    let accept = text(ACCEPT.as_str()).to_ascii_lowercase();
+    let is_by_script = headers.contains_key("x-requested-with");
+    match (text("sec-fetch-dest"), text("sec-fetch-mode")) {
+        ("document" | "iframe" | "frame" | "embed" | "object", _) => Some(Kind::Page),
+        // A service worker passes on what it was asked for.
+        ("empty", "navigate") => Some(Kind::Page),
+        ("worker" | "sharedworker", _) => Some(Kind::Worker),
+        ("empty", _) => {
+            let may_be_page = accept.contains("text/html") || accept.contains("*/*");
+            (*method == Method::GET && may_be_page && !is_by_script).then_some(Kind::Fetched)
+        }
+        ("", _) => (accept.contains("text/html") && !is_by_script).then_some(Kind::Page),
+        _ => None,
     }
-    let theirs = ours.into_iter().filter(|tag| !tag.is_empty()).collect::<Vec<_>>().join(", ");
-    if let (false, Ok(value)) = (theirs.is_empty(), HeaderValue::try_from(theirs)) {
+}
+
+/// Makes the request ask for what can be changed. True when the client knows the answer as we have changed it.
+fn ask_for(kind: Kind, headers: &mut HeaderMap) -> bool {
+    let asked = headers.get_all(IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    let asked: Vec<String> = asked.flat_map(|list| list.split(',')).map(|tag| tag.trim().to_owned()).collect();
+    let ours: Vec<String> = asked.iter().filter_map(|tag| unmarked(tag)).collect();
+    let knows = !ours.is_empty();
+    let mut theirs: Vec<String> = ours.into_iter().filter(|tag| !tag.is_empty()).collect();
+    if kind == Kind::Fetched {
+        // Mostly it is no page, and stays as it is.
+        let known: Vec<_> =
+            tokens(headers, &ACCEPT_ENCODING).filter(|coding| is_unpacked(coding)).map(str::to_owned).collect();
+        let known = if known.is_empty() { "identity".to_owned() } else { known.join(", ") };
+        if headers.contains_key(ACCEPT_ENCODING)
+            && let Ok(known) = HeaderValue::try_from(known)
+        {
+            headers.insert(ACCEPT_ENCODING, known);
+        }
+        theirs.extend(asked.into_iter().filter(|tag| unmarked(tag).is_none()));
+    } else {
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if !knows {
+            headers.remove(IF_MODIFIED_SINCE);
+        }
+    }
+    headers.remove(IF_NONE_MATCH);
+    if let (false, Ok(value)) = (theirs.is_empty(), HeaderValue::try_from(theirs.join(", "))) {
         headers.insert(IF_NONE_MATCH, value);
     }
-    Some(Navigation { knows })
+    knows
 }
 
-/// A page that is to be shown, as opposed to a part of one that a script fetches (Fetch Metadata, section 2.1).
-fn is_navigation(headers: &HeaderMap) -> bool {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match headers.get("sec-fetch-dest") {
-        Some(dest) => matches!(dest.as_bytes(), b"document" | b"iframe" | b"frame"),
-        None => text(&ACCEPT).to_ascii_lowercase().contains("text/html") && !headers.contains_key("x-requested-with"),
-    }
+/// Whether a member of `Accept-Encoding` is a coding that can be undone here, or none at all.
+fn is_unpacked(member: &str) -> bool {
+    let coding = member.split(';').next().unwrap_or_default().trim();
+    coding != "*" && Unpacker::named(coding).is_some()
 }
 
-impl Navigation {
-    /// Makes the client's answer of the backend's. `told` is of the route at `path`.
+/// The path below which trusted proxies serve us, the outermost first; empty for `/`. `None` when it is not plain.
+fn forwarded_prefix(headers: &HeaderMap) -> Option<String> {
+    let path: String = tokens(headers, &FORWARDED_PREFIX).map(|part| part.trim_end_matches('/')).collect();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%+@=:".contains(&byte);
+    let is_root = path.is_empty() && headers.contains_key(FORWARDED_PREFIX);
+    let is_path = path.starts_with('/') && !path.starts_with("//");
+    (is_root || (is_path && path.bytes().all(is_plain))).then_some(path)
+}
+
+impl Expected {
+    /// Makes the client's answer of the backend's.
     pub(super) fn answer(
         &self,
+        injection: &Injection,
         response: Response<IncomingBody>,
         peer: &Peer,
-        prefix: &str,
-        (path, told): (&str, &Arc<Told>),
     ) -> Response<Body> {
+        let Injection { route, script, told } = injection;
         let (mut head, body) = response.into_parts();
         if head.status == StatusCode::NOT_MODIFIED && self.knows {
             mark(&mut head.headers);
             return Response::from_parts(head, Body::Proxied(body));
         }
-        if !is_page(head.status, &head.headers) {
+        let fits = if self.kind == Kind::Worker { is_script } else { is_page };
+        if !fits(head.status, &head.headers) {
             return Response::from_parts(head, Body::Proxied(body));
         }
         vary(&mut head.headers);
@@ -96,40 +200,58 @@ impl Navigation {
         let Some(unpacker) = Unpacker::named(&coding) else {
             if !told.coding.swap(true, Ordering::Relaxed) {
                 let what = "page without our script: its backend compresses it although asked not to; turn that off";
-                tracing::warn!(route = path, coding = %coding, "{what}");
+                tracing::warn!(route = %route, coding = %coding, "{what}");
             }
             return Response::from_parts(head, Body::Proxied(body));
         };
         let piece = if matches!(unpacker, Unpacker::Identity) { WHOLE } else { PIECE };
-        let page = page(&head.headers, peer, prefix);
+        let page = self.page(&head.headers, peer, *script);
+        let writer = match self.kind {
+            Kind::Worker => {
+                if let Decision::Forbidden(change) = page.decide_for_worker() {
+                    warn_of_policy(told, route, &change);
+                    return Response::from_parts(head, Body::Proxied(body));
+                }
+                Writer::Worker(Prelude::new(self.reference.clone()))
+            }
+            Kind::Page | Kind::Fetched => Writer::Page(Box::new(Injector::new(page)), Arc::clone(told), route.clone()),
+        };
         adjust(&mut head.headers);
-        let route = path.to_owned();
-        let pages = Pages { unpacker, injector: Injector::new(page), told: Arc::clone(told), route };
-        Response::from_parts(head, Body::Rewriting(Box::new(RewritingBody::new(body, piece, Box::new(pages)))))
+        let changing = Changing { unpacker, writer };
+        Response::from_parts(head, Body::Rewriting(Box::new(RewritingBody::new(body, piece, Box::new(changing)))))
+    }
+
+    fn page(&self, headers: &HeaderMap, peer: &Peer, script: Script) -> Page {
+        let policies = headers.get_all(CONTENT_SECURITY_POLICY).into_iter();
+        let mut attributes = String::new();
+        if script.raw {
+            attributes.push_str(" data-ws=\"raw\"");
+        }
+        let wants_integrity = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).contains("script");
+        if headers.get_all(INTEGRITY_POLICY).iter().any(wants_integrity) {
+            attributes.push_str(&format!(" integrity=\"{}\" crossorigin=\"anonymous\"", client::integrity()));
+        }
+        Page {
+            scheme: peer.proto.to_owned(),
+            host: peer.host.clone(),
+            script: self.script.clone(),
+            reference: self.reference.clone(),
+            hash: client::hash(client::File::Script).to_owned(),
+            attributes,
+            policies: policies.map(|policy| String::from_utf8_lossy(policy.as_bytes()).into_owned()).collect(),
+        }
     }
 }
 
-/// An answer to anything else on such a route. A cache must not show it to a navigation, nor the other way round.
-pub(super) fn aside(mut response: Response<IncomingBody>) -> Response<Body> {
-    if is_page(response.status(), response.headers()) {
-        vary(response.headers_mut());
+/// Says it once: every page of a route has the same policy, mostly.
+fn warn_of_policy(told: &Told, route: &str, change: &str) {
+    if !told.policy.swap(true, Ordering::Relaxed) {
+        tracing::warn!(route = %route, %change, "page without our script: its Content-Security-Policy forbids it");
     }
-    response.map(Body::Proxied)
 }
 
 fn vary(headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from_static("Sec-Fetch-Dest"));
-}
-
-fn page(headers: &HeaderMap, peer: &Peer, prefix: &str) -> Page {
-    let policies = headers.get_all(CONTENT_SECURITY_POLICY).into_iter();
-    Page {
-        scheme: peer.proto.to_owned(),
-        host: peer.host.clone(),
-        script: format!("{prefix}/client.js"),
-        hash: client::hash(client::File::Script).to_owned(),
-        policies: policies.map(|policy| String::from_utf8_lossy(policy.as_bytes()).into_owned()).collect(),
-    }
 }
 
 /// Whether the answer is an HTML page that may be changed, in a charset in which ASCII is itself.
@@ -145,12 +267,25 @@ fn is_page(status: StatusCode, headers: &HeaderMap) -> bool {
     let is_foreign = ["utf-16", "utf-32", "utf-7", "iso-2022", "hz-gb", "ucs-2", "unicode", "iso-10646", "csunicode"]
         .iter()
         .any(|name| charset.starts_with(name) && charset != "unicode-1-1-utf-8");
-    let is_kept = text(&CACHE_CONTROL).split(',').any(|directive| directive.trim() == "no-transform");
     matches!(status.as_u16(), 200 | 201 | 203)
         && kind.trim() == "text/html"
         && !is_foreign
-        && !is_kept
+        && !is_kept(headers)
         && !text(&CONTENT_DISPOSITION).trim_start().starts_with("attachment")
+}
+
+/// Whether the answer is a script that a worker may run (HTML, "fetch a classic worker script") and that may be changed.
+fn is_script(status: StatusCode, headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_js =
+        ["text/javascript", "application/javascript", "application/x-javascript", "text/ecmascript"].contains(&kind);
+    status == StatusCode::OK && is_js && !is_kept(headers)
+}
+
+/// Whether nobody on the way may change it (RFC 9111 section 5.2.2.6).
+fn is_kept(headers: &HeaderMap) -> bool {
+    tokens(headers, &CACHE_CONTROL).any(|directive| directive.eq_ignore_ascii_case("no-transform"))
 }
 
 /// What the head said of bytes that change.
@@ -196,39 +331,61 @@ fn unmarked(tag: &str) -> Option<String> {
     Some(if theirs.is_empty() { String::new() } else { format!("\"{theirs}\"") })
 }
 
-/// Unpacks a page and writes the tag into it.
-struct Pages {
+/// Unpacks an answer and writes the script into it.
+struct Changing {
     unpacker: Unpacker,
-    injector: Injector,
-    told: Arc<Told>,
-    route: String,
+    writer: Writer,
 }
 
-impl Rewrite for Pages {
+enum Writer {
+    /// A tag in a page; what was told of its route, and the route's path.
+    Page(Box<Injector>, Arc<Told>, String),
+    /// The text before a worker's.
+    Worker(Prelude),
+}
+
+impl Rewrite for Changing {
     fn write(&mut self, bytes: &[u8], out: &mut BytesMut) -> std::io::Result<()> {
         if matches!(self.unpacker, Unpacker::Identity) {
-            return self.injector.write(bytes, out);
+            return self.writer.write(bytes, out);
         }
         let mut plain = BytesMut::new();
         self.unpacker.write(bytes, &mut plain)?;
-        self.injector.write(&plain, out)
+        self.writer.write(&plain, out)
     }
 
     fn end(&mut self, out: &mut BytesMut) -> std::io::Result<()> {
         let mut plain = BytesMut::new();
         self.unpacker.end(&mut plain)?;
-        self.injector.write(&plain, out)?;
-        self.injector.end(out)
+        self.writer.write(&plain, out)?;
+        match &mut self.writer {
+            Writer::Page(injector, ..) => injector.end(out),
+            Writer::Worker(prelude) => {
+                prelude.end(out);
+                Ok(())
+            }
+        }
     }
 }
 
-impl Drop for Pages {
-    /// Says it once: every page of a route has the same policy, mostly.
+impl Writer {
+    fn write(&mut self, plain: &[u8], out: &mut BytesMut) -> std::io::Result<()> {
+        match self {
+            Self::Page(injector, ..) => injector.write(plain, out),
+            Self::Worker(prelude) => {
+                prelude.write(plain, out);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
     fn drop(&mut self) {
-        if let Outcome::Forbidden(change) = self.injector.outcome()
-            && !self.told.policy.swap(true, Ordering::Relaxed)
+        if let Self::Page(injector, told, route) = self
+            && let Outcome::Forbidden(change) = injector.outcome()
         {
-            tracing::warn!(route = %self.route, %change, "page without our script: its Content-Security-Policy forbids it");
+            warn_of_policy(told, route, &change);
         }
     }
 }
@@ -246,21 +403,60 @@ mod tests {
     }
 
     #[test]
-    fn navigations_are_told_from_fetches() {
+    fn what_may_be_a_page_is_told_from_the_rest() {
         let html = "text/html,application/xhtml+xml,*/*;q=0.8";
-        let cases: &[(&[(&str, &str)], bool)] = &[
-            (&[("sec-fetch-dest", "document")], true),
-            (&[("sec-fetch-dest", "iframe"), ("accept", "*/*")], true),
-            (&[("sec-fetch-dest", "empty"), ("accept", html)], false),
-            (&[("accept", html)], true),
-            (&[("accept", html), ("x-requested-with", "XMLHttpRequest")], false),
-            (&[("accept", "*/*")], false),
-            (&[], false),
-            (&[("accept", html), ("range", "bytes=0-")], false),
+        let cases: &[(&[(&str, &str)], Option<Kind>)] = &[
+            (&[("sec-fetch-dest", "document")], Some(Kind::Page)),
+            (&[("sec-fetch-dest", "iframe"), ("accept", "*/*")], Some(Kind::Page)),
+            (&[("sec-fetch-dest", "empty"), ("sec-fetch-mode", "navigate"), ("accept", html)], Some(Kind::Page)),
+            (&[("sec-fetch-dest", "empty"), ("sec-fetch-mode", "cors"), ("accept", "*/*")], Some(Kind::Fetched)),
+            (&[("sec-fetch-dest", "empty"), ("accept", "application/json")], None),
+            (&[("sec-fetch-dest", "empty"), ("accept", html), ("x-requested-with", "XMLHttpRequest")], None),
+            (&[("sec-fetch-dest", "worker")], Some(Kind::Worker)),
+            (&[("sec-fetch-dest", "sharedworker")], Some(Kind::Worker)),
+            (&[("sec-fetch-dest", "script"), ("accept", "*/*")], None),
+            (&[("accept", html)], Some(Kind::Page)),
+            (&[("accept", html), ("x-requested-with", "XMLHttpRequest")], None),
+            (&[("accept", "*/*")], None),
+            (&[], None),
+            (&[("accept", html), ("range", "bytes=0-")], None),
         ];
         for (fields, expected) in cases {
-            assert_eq!(prepare(&Method::GET, &mut map(fields)).is_some(), *expected, "{fields:?}");
-            assert!(prepare(&Method::HEAD, &mut map(fields)).is_none(), "{fields:?}");
+            assert_eq!(kind_of(&Method::GET, &map(fields)), *expected, "{fields:?}");
+            assert_eq!(kind_of(&Method::HEAD, &map(fields)), None, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_fetched_stays_compressed_and_known_unless_it_is_a_page() {
+        for (accepted, sent) in [
+            ("gzip, deflate, br, zstd", "gzip, deflate, br"),
+            ("zstd, *;q=0.1", "identity"),
+            ("GZIP;q=0.5", "GZIP;q=0.5"),
+        ] {
+            let mut asked =
+                map(&[("accept-encoding", accepted), ("if-none-match", "\"a\""), ("if-modified-since", "x")]);
+            assert!(!ask_for(Kind::Fetched, &mut asked));
+            assert_eq!(
+                (&asked[ACCEPT_ENCODING], &asked[IF_NONE_MATCH]),
+                (&HeaderValue::from_static(sent), &HeaderValue::from_static("\"a\""))
+            );
+            assert!(asked.contains_key(IF_MODIFIED_SINCE));
+        }
+    }
+
+    #[test]
+    fn a_front_names_its_prefix_plainly_or_not_at_all() {
+        for (value, expected) in [
+            ("/app", Some("/app")),
+            ("/app/", Some("/app")),
+            ("/a, /b/", Some("/a/b")),
+            ("app", None),
+            ("//evil.example", None),
+            ("/a\"><script>", None),
+            ("/", Some("")),
+        ] {
+            assert_eq!(forwarded_prefix(&map(&[("x-forwarded-prefix", value)])).as_deref(), expected, "{value}");
         }
     }
 
@@ -292,7 +488,7 @@ mod tests {
             let ours = headers[ETAG].to_str().expect("text").to_owned();
             assert!(ours.starts_with("W/\"") && ours != theirs, "{ours}");
             let mut asked = map(&[("sec-fetch-dest", "document"), ("if-none-match", &format!("\"x\", {ours}"))]);
-            assert!(prepare(&Method::GET, &mut asked).expect("a navigation").knows);
+            assert!(ask_for(Kind::Page, &mut asked));
             assert_eq!(asked[IF_NONE_MATCH], theirs);
         }
         let mut dated = map(&[("last-modified", "x")]);
@@ -300,11 +496,11 @@ mod tests {
         let ours = dated[ETAG].to_str().expect("text").to_owned();
         let fields = [("sec-fetch-dest", "document"), ("if-none-match", &*ours), ("if-modified-since", "x")];
         let mut asked = map(&fields);
-        assert!(prepare(&Method::GET, &mut asked).expect("a navigation").knows);
+        assert!(ask_for(Kind::Page, &mut asked));
         assert!(!asked.contains_key(IF_NONE_MATCH) && asked.contains_key(IF_MODIFIED_SINCE));
         let fields = [("sec-fetch-dest", "document"), ("if-none-match", "\"x\", *"), ("if-modified-since", "x")];
         let mut before = map(&fields);
-        assert!(!prepare(&Method::GET, &mut before).expect("a navigation").knows);
+        assert!(!ask_for(Kind::Page, &mut before));
         assert!(!before.contains_key(IF_NONE_MATCH) && !before.contains_key(IF_MODIFIED_SINCE));
     }
 }

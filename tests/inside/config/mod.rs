@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use underpass::config::{
-    Address, Config, ConfigErrors, Endpoint, Listener, LogFormat, Origins, Session, TlsFiles, Trusted, UpstreamTls,
+    Address, Config, ConfigErrors, Endpoint, Listener, LogFormat, Origins, Script, Session, TlsFiles, Trusted,
+    UpstreamTls,
 };
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
@@ -118,7 +119,11 @@ fn routes_have_hosts_paths_and_tls() {
     assert_eq!((chat.host.as_deref(), chat.path.as_str()), (Some("chat.example.com"), "/"));
     assert_eq!(chat.upstream.endpoint, Endpoint::Tcp { host: "chat.internal".into(), port: 443 });
     assert_eq!(chat.upstream.tls, Some(UpstreamTls { ca: Some("ca.pem".into()), client: None }));
-    assert_eq!(config.routes.iter().map(|route| route.inject).collect::<Vec<_>>(), [false, true, false]);
+    let script = Script { pages: true, workers: true, raw: true };
+    assert_eq!(
+        config.routes.iter().map(|route| route.script).collect::<Vec<_>>(),
+        [Script::default(), script, Script::default()]
+    );
     assert_eq!(rooms.path, "/rooms");
     assert_eq!(rooms.upstream.endpoint, Endpoint::Tcp { host: "::1".into(), port: 9443 });
     let client = TlsFiles { certificate: "client.pem".into(), key: "client.key".into() };

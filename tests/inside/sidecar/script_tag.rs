@@ -14,8 +14,13 @@ use crate::support::site::{Reply, Site, soon};
 const PAGE: &str = "<!doctype html><title>x</title><script>new WebSocket('/')</script>";
 const NAVIGATION: &[(&str, &str)] = &[("sec-fetch-dest", "document"), ("accept-encoding", "gzip, br")];
 
+/// The tag as `/page` has it.
 fn tag() -> String {
-    format!("<script src=\"/_underpass/client.js?v={}\"></script>", hash(File::Script))
+    tag_from("_underpass")
+}
+
+fn tag_from(prefix: &str) -> String {
+    format!("<script src=\"{prefix}/client.js?v={}\"></script>", hash(File::Script))
 }
 
 fn injected() -> String {
@@ -29,9 +34,13 @@ fn answer(fields: &str, body: &[u8]) -> Vec<u8> {
 
 /// What a request is answered when the backend says this, and the request as the backend got it.
 async fn asked(says: Vec<u8>, method: Method, headers: &[(&str, &str)]) -> (Reply, String) {
+    asked_at("/page", "", says, method, headers).await
+}
+
+async fn asked_at(path: &str, more: &str, says: Vec<u8>, method: Method, headers: &[(&str, &str)]) -> (Reply, String) {
     let (at, mut asked) = canned(says).await;
-    let site = Site::start(at, "inject = true\n");
-    let reply = site.request(method, "/page", headers, "").await;
+    let site = Site::start(at, &format!("inject = true\n{more}"));
+    let reply = site.request(method, path, headers, "").await;
     (reply, asked.recv().await.expect("it was asked").to_ascii_lowercase())
 }
 
@@ -89,7 +98,8 @@ async fn what_is_known_is_answered_304_and_what_was_kept_from_before_is_not() {
 #[tokio::test]
 async fn everything_else_passes_as_it_is() {
     let html = "Content-Type: text/html\r\nETag: \"e\"\r\n";
-    let fetch: &[(&str, &str)] = &[("sec-fetch-dest", "empty"), ("accept", "text/html"), ("accept-encoding", "gzip")];
+    let fetch: &[(&str, &str)] =
+        &[("sec-fetch-dest", "empty"), ("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")];
     let range = [NAVIGATION, &[("range", "bytes=0-9")]].concat();
     let cases: &[(&str, &[(&str, &str)])] = &[
         (html, fetch),
@@ -149,6 +159,110 @@ async fn the_pages_nonce_is_on_the_tag_and_a_policy_that_forbids_it_is_heeded() 
     let fields = policy("script-src 'self'; connect-src 'none'");
     let (reply, _) = asked(answer(&fields, PAGE.as_bytes()), Method::GET, NAVIGATION).await;
     assert_eq!(reply.text(), PAGE);
+}
+
+/// Service workers ask for pages in ways of their own; what they get is shown later.
+#[tokio::test]
+async fn a_page_that_a_service_worker_fetches_or_puts_by_gets_the_script() {
+    let html = "Content-Type: text/html\r\nETag: \"e\"\r\n";
+    let fetched = [("sec-fetch-dest", "empty"), ("sec-fetch-mode", "cors"), ("accept", "*/*")];
+    let passed_on = [("sec-fetch-dest", "empty"), ("sec-fetch-mode", "navigate"), ("accept", "text/html,*/*;q=0.8")];
+    for (headers, expected) in [(fetched, tag_from("/_underpass")), (passed_on, tag())] {
+        for accepted in ["gzip, deflate, br, zstd", "identity"] {
+            let headers = [&headers[..], &[("accept-encoding", accepted)]].concat();
+            let packed = format!("{html}Content-Encoding: gzip\r\n");
+            for says in [answer(html, PAGE.as_bytes()), answer(&packed, &gzip(PAGE))] {
+                let (reply, request) = asked(says, Method::GET, &headers).await;
+                assert_eq!(reply.text(), PAGE.replace("</title>", &format!("</title>{expected}")), "{headers:?}");
+                assert!(!request.contains("zstd"), "{request}");
+            }
+        }
+    }
+    // What is fetched and is no page stays as it is, compressed and known.
+    let headers = [&fetched[..], &[("accept-encoding", "gzip, zstd"), ("if-none-match", "\"e\"")]].concat();
+    let data = answer("Content-Type: application/json\r\nContent-Encoding: gzip\r\nETag: \"e\"\r\n", &gzip("{}"));
+    let (reply, request) = asked(data, Method::GET, &headers).await;
+    assert_eq!((reply.header("content-encoding"), reply.header("etag")), (Some("gzip"), Some("\"e\"")));
+    assert!(request.contains("\r\naccept-encoding: gzip\r\n") && request.contains("\r\nif-none-match: \"e\"\r\n"));
+    let (reply, _) = asked(answer(html, b"<li>a part</li>"), Method::GET, &headers).await;
+    assert_eq!(reply.text(), "<li>a part</li>");
+}
+
+/// Below a path that a front takes away, and where a `<base>` leads elsewhere, the tag leads to us.
+#[tokio::test]
+async fn the_tag_leads_to_us_from_wherever_the_page_is_shown() {
+    let html = "Content-Type: text/html\r\n";
+    let page = || answer(html, PAGE.as_bytes());
+    let trusting = "trusted_proxies = [\"127.0.0.0/8\"]\n";
+    let below = [NAVIGATION, &[("x-forwarded-prefix", "/app/")]].concat();
+    for (path, more, headers, prefix) in [
+        ("/", "", NAVIGATION, "_underpass"),
+        ("/a/b/page", "", NAVIGATION, "../../_underpass"),
+        ("/a/b/page", trusting, &below, "/app/_underpass"),
+        ("/a/b/page", "", &below, "../../_underpass"),
+        ("/app/page", "prefix = \"/app/up\"\n", NAVIGATION, "up"),
+    ] {
+        let (reply, _) = asked_at(path, more, page(), Method::GET, headers).await;
+        assert!(reply.text().contains(&format!("</title>{}", tag_from(prefix))), "{path} {}", reply.text());
+    }
+    let based = "<html><head><meta charset=utf-8><base href=\"https://cdn.example/\"><title>x</title><script></script>";
+    let (reply, _) = asked(answer(html, based.as_bytes()), Method::GET, NAVIGATION).await;
+    assert_eq!(reply.text(), based.replace("<base", &format!("{}<base", tag())));
+}
+
+#[tokio::test]
+async fn a_page_that_wants_digests_of_scripts_gets_one() {
+    let fields = "Content-Type: text/html\r\nIntegrity-Policy: blocked-destinations=(script), endpoints=(x)\r\n";
+    let (reply, _) = asked(answer(fields, PAGE.as_bytes()), Method::GET, NAVIGATION).await;
+    let text = reply.text();
+    let digest = text.split("integrity=\"sha384-").nth(1).and_then(|rest| rest.split('"').next()).expect("a digest");
+    assert!(text.contains(&format!("integrity=\"sha384-{digest}\" crossorigin=\"anonymous\"></script>")), "{text}");
+    let (at, _asked) = canned("").await;
+    let script = Site::start(at, "").get("/_underpass/client.js").await.body;
+    use base64::Engine as _;
+    let served = ring::digest::digest(&ring::digest::SHA384, &script);
+    assert_eq!(digest, base64::engine::general_purpose::STANDARD.encode(served));
+}
+
+#[tokio::test]
+async fn a_route_says_what_carries_a_conversation() {
+    let page = answer("Content-Type: text/html\r\n", PAGE.as_bytes());
+    let (reply, _) = asked_at("/page", "ws = \"raw\"\n", page, Method::GET, NAVIGATION).await;
+    assert!(reply.text().contains(&tag().replace("></", " data-ws=\"raw\"></")), "{}", reply.text());
+}
+
+/// No tag reaches a worker; the operator may have the script written before its own.
+#[tokio::test]
+async fn a_workers_script_gets_ours_before_it_where_that_is_allowed() {
+    const WORKER: &str = "'use strict';\nconst socket = new WebSocket('/');\n";
+    let js = "Content-Type: text/javascript; charset=utf-8\r\nETag: \"e\"\r\n";
+    let worker: &[(&str, &str)] = &[("sec-fetch-dest", "worker"), ("accept-encoding", "gzip")];
+    let on = "inject_workers = true\n";
+    for path in ["/worker.js", "/a/worker.js"] {
+        let (reply, _) = asked_at(path, on, answer(js, WORKER.as_bytes()), Method::GET, worker).await;
+        let text = reply.text();
+        let up = if path == "/worker.js" { "" } else { "../" };
+        let start =
+            format!("\"use strict\";self.underpassAddress=new URL(\"{up}_underpass/client.js\",location.href).href;");
+        assert!(text.starts_with(&start) && text.ends_with(&format!(";{WORKER}")), "{}", &text[..200]);
+        assert_ne!(reply.header("etag"), Some("\"e\""));
+        assert_eq!(reply.header("vary"), Some("Sec-Fetch-Dest"));
+    }
+    let script = [("sec-fetch-dest", "script")];
+    let forbidding = format!("{js}Content-Security-Policy: connect-src 'none'\r\n");
+    for (more, headers, fields) in [
+        ("", worker, js),
+        (on, &script[..], js),
+        (on, worker, "Content-Type: text/plain\r\nETag: \"e\"\r\n"),
+        (on, worker, &forbidding),
+    ] {
+        let (reply, _) = asked_at("/w.js", more, answer(fields, WORKER.as_bytes()), Method::GET, headers).await;
+        assert_eq!(
+            (reply.text().as_str(), reply.header("etag")),
+            (WORKER, Some("\"e\"")),
+            "{more} {headers:?} {fields}"
+        );
+    }
 }
 
 #[tokio::test]
