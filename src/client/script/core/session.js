@@ -50,7 +50,7 @@ export class Session {
   /**
    * @param {import("./core.js").Core} core
    * @param {Page} page
-   * @param {string} target
+   * @param {string} target The WebSocket's address, with `http`.
    * @param {string[]} protocols
    * @param {string} suspect A transport that failed before, and is to blame if the session can be opened.
    */
@@ -90,22 +90,30 @@ export class Session {
    */
   #open(asked, attempt) {
     const { core } = this;
-    core.ask(core.options.base + "open" + this.target, asked, ({ status, body, took }) => {
+    const mark = /\?/.test(this.target) ? "&" : "?";
+    core.ask(`${this.target}${mark}underpass=open`, asked, ({ status, body, took, url }) => {
       this.roundTrip = took;
-      if (body?.session) return this.#begin(body.session);
+      if (body?.session) return this.#begin(body.session, url);
       if (this.over) return;
+      // A cookie has changed since the first attempt, whose answer was lost.
+      if (body?.error?.code === "nonce_reused" && attempt < OPENINGS) {
+        return this.#open({ ...asked, nonce: core.outside.word(24) }, OPENINGS);
+      }
       // What the sidecar or the backend refuses is refused; what did not get through is tried again.
       if (attempt === OPENINGS || (body?.error && status !== 503)) return this.fail();
       this.pause(backoff(attempt - 1), () => this.#open(asked, attempt + 1));
     }, OPENING);
   }
 
-  /** @param {Facts} facts */
-  #begin(facts) {
+  /**
+   * @param {Facts} facts
+   * @param {string} base What its address is relative to.
+   */
+  #begin(facts, base) {
     const { core } = this;
     if (this.suspect) core.verdicts.draw(this.suspect);
     this.facts = facts;
-    this.url = new URL(facts.url, core.options.base).href;
+    this.url = new URL(facts.url, base).href;
     if (this.over) return this.post("close", {});
     this.alive = core.now;
     this.patience = facts.heartbeat * 1000 + 4000;
@@ -122,7 +130,10 @@ export class Session {
    * @param {string} [query]
    */
   address(what, query = "") {
-    return `${this.url}/${what}?after=${this.down.cursor}${query}&n=${this.core.outside.word(12)}`;
+    const { id, token } = this.facts;
+    // A browser writes the address of a WebSocket that failed to its console. The token goes with the subprotocols.
+    const url = what === "ws" ? this.url.replace(token, token.split("-")[0] + "-" + id) : this.url;
+    return `${url}/${what}?after=${this.down.cursor}${query}&n=${this.core.outside.word(12)}`;
   }
 
   /**

@@ -229,14 +229,16 @@ export function makeSharedPoll(core, tab) {
     const wanted = JSON.stringify(cursors);
     if (request && wanted === held) return;
     cancel();
-    if (!tokens.length) return;
+    if (!polling.size) return;
     held = wanted;
     // Only now: who is asked in vain to hold it would pass over a sidecar, and always the same one.
     turn++;
     const [first, second] = tokens;
     const n = core.outside.word(12);
     const query = `?after=${cursors[first]}&wait=${nodes[1] ? 1 : wait}&n=${n}`;
-    const url = `${core.options.base}s/${first}/poll${second ? "s" : ""}${query}`;
+    // Any way to the sidecar is one to all sessions: the token decides.
+    const [own] = polling.values();
+    const url = `${new URL(first, own.session.url).href}/poll${second ? "s" : ""}${query}`;
     const sessions = Object.fromEntries(tokens.map(token => [token, cursors[token]]));
     const then = /** @param {Answer} answer */ answer => answered(answer, n, first, !!second);
     request = core.ask(url, second ? { sessions } : undefined, then, wait * 1000 + 10000);

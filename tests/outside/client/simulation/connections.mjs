@@ -3,6 +3,7 @@
 //
 // Enters: an attachment of the core, the weather. Leaves: the core's events, as src/client/script/carriers.js gives them.
 // Must not touch: requests.
+import assert from "node:assert/strict";
 import { readFrames, receiveFrame } from "../../../../src/client/script/core/codec.js";
 import { LIMITS } from "./sidecar.mjs";
 import { plain } from "./backend.mjs";
@@ -41,7 +42,11 @@ export class Connection {
   constructor(run, tab, attachment, url) {
     Object.assign(this, { run, tab, attachment, name: attachment.name, clock: run.clock, chance: run.chance });
     const { pathname, searchParams } = new URL(url);
-    this.token = pathname.split("/").at(-2);
+    const [name] = run.front.named(pathname);
+    // No secret stands in the address of a WebSocket.
+    assert.equal(name.endsWith("-secret"), this.name !== "ws", url);
+    this.token = attachment.session.facts.token;
+    assert.ok(this.token.startsWith(name), url);
     this.after = Number(searchParams.get("after"));
     this.mode = run.weather[this.name];
     this.frames = readFrames((kind, payload) => {

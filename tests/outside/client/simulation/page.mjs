@@ -24,7 +24,7 @@ export class Page {
 
   constructor(run, tab, name) {
     Object.assign(this, { run, tab, name, clock: run.clock, chance: run.chance, openedAt: run.clock.now, lastHeard: run.clock.now });
-    this.core = new Session(tab.core, this, `/${name}`, ["a"], "");
+    this.core = new Session(tab.core, this, run.front.target(name), ["a"], "");
     tab.pages.push(this);
   }
 

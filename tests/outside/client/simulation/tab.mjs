@@ -145,11 +145,12 @@ export class Tab {
     const { chance, clock, run } = this;
     const { weather } = run;
     const begun = this.#now;
+    const { href } = new URL(url);
     const latency = () => chance.between(...run.weather.latency);
     const answer = (status, json) => {
       if (!this.requests.delete(id)) return;
       if (json) this.#heard(url, json);
-      this.tell(() => this.core.answered(id, { status, body: json, took: this.#now - begun }));
+      this.tell(() => this.core.answered(id, { status, body: json, took: this.#now - begun, url: href }));
     };
     this.requests.set(id, () => clock.after(0, () => answer(0, null)));
     clock.after(patience, () => answer(0, null));
