@@ -27,6 +27,13 @@ const CLOSES = 5;
 
 const ABNORMAL = 1006;
 const NO_STATUS = 1005;
+const TOO_LARGE = { code: 1009, reason: "message too large", clean: true };
+
+/** Errors that end a session at once. */
+const FATAL = ["unknown_session", "bad_cursor"];
+/** Errors that do not pass, though some box may have made them of a good request, once or twice. */
+const LASTING = ["bad_request", "origin_refused", "not_found", "method_not_allowed"];
+const MOST_REFUSALS = 4;
 
 export class Session {
   /** What the sidecar says of it; nothing until it is `opened`. */
@@ -44,6 +51,8 @@ export class Session {
   alive = 0;
   busy = 0;
   #closeSent = false;
+  /** How often what was asked for was refused in a row. @type {Record<string, number>} */
+  #refusals = {};
   /** Ends a pause early. @type {Set<() => void>} */
   #paused = new Set();
 
@@ -151,7 +160,7 @@ export class Session {
       const { next = -1, sent = -1, error } = answer.body || {};
       const code = error?.code;
       if (code || next >= 0) this.alive = core.now;
-      if (code === "unknown_session" || code === "bad_cursor") this.fail();
+      this.judge(what, code);
       // How it ended comes down.
       if (code === "session_closed") up.muted = true;
       if (next >= 0) up.accepted(next);
@@ -161,6 +170,18 @@ export class Session {
       }
       then?.(answer);
     }, patience);
+  }
+
+  /**
+   * The session fails when it is refused what it cannot do without.
+   *
+   * @param {string} what
+   * @param {string} [code] Of the error, if it is one.
+   */
+  judge(what, code = "") {
+    const times = LASTING.includes(code) ? (this.#refusals[what] || 0) + 1 : 0;
+    this.#refusals[what] = times;
+    if (FATAL.includes(code) || times >= MOST_REFUSALS) this.fail();
   }
 
   /**
@@ -289,15 +310,19 @@ export class Session {
     });
   }
 
-  /** @param {number} [code] */
-  fail(code = ABNORMAL) {
-    this.finish({ code, reason: "", clean: false }, false, true);
+  fail() {
+    this.finish({ code: ABNORMAL, reason: "", clean: false }, false, true);
+  }
+
+  /** A message up can never be accepted. */
+  refuse() {
+    this.finish(TOO_LARGE, false, true);
   }
 
   /**
    * @param {Close} close
    * @param {boolean} [came] It came down in its turn, so that it can be acknowledged.
-   * @param {boolean} [failed]
+   * @param {boolean} [failed] The sidecar is to hear of it.
    */
   finish({ code, reason, clean }, came = false, failed = false) {
     const { closing, core, down } = this;
@@ -314,7 +339,7 @@ export class Session {
     }
     // Asked to close without a code, the page expects to be told that there was none.
     if (closing && closing.code === undefined && code === 1000 && !reason) code = NO_STATUS;
-    core.do("tell", this.page, "closed", { code, reason, clean }, failed);
+    core.do("tell", this.page, "closed", { code, reason, clean }, failed && !clean);
     this.#wake();
   }
 

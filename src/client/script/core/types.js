@@ -27,6 +27,7 @@
  * @property {string} token
  * @property {string} url Relative to the address of the request that it answers.
  * @property {string} protocol
+ * @property {number} max_message
  * @property {number} max_batch
  * @property {number} ack_bytes
  * @property {number} heartbeat

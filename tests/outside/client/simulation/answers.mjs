@@ -48,14 +48,16 @@ export class Sidecar {
     }
     const [token, verb] = this.run.front.named(pathname);
     if (verb === "polls") return this.#pollSeveral(body.sessions, searchParams.get("wait"), answer);
+    const error = this.run.weather.errors[verb];
+    if (error) return answer(error.status, { error });
     const session = this.find(token);
     if (!session) return refuse({ code: "unknown_session", status: 404 });
     const after = Number(searchParams.get("after"));
     if (verb === "close") return answer(200, { close: session.close({ code: body?.code ?? 1000, reason: body?.reason ?? "", clean: true }) });
     if (session.isOver) return refuse({ code: "session_closed", status: 410, close: session.closing });
     if (verb === "poll") return this.#poll(session, after, Number(searchParams.get("wait")), json => (json.code ? refuse(json) : answer(200, json)));
-    const error = session.acknowledge(after) ?? (verb === "send" ? this.#send(session, Number(searchParams.get("seq")), body.messages) : null);
-    if (error) return refuse(error);
+    const fault = session.acknowledge(after) ?? (verb === "send" ? this.#send(session, Number(searchParams.get("seq")), body.messages) : null);
+    if (fault) return refuse(fault);
     answer(200, session.standing);
   }
 

@@ -70,9 +70,11 @@ export class Connection {
   // The request is with the sidecar.
   #arrive() {
     const session = this.run.sidecar.find(this.token);
-    const error = session ? session.attach(this, this.after) : { code: "unknown_session" };
+    const kept = session && this.mode === "stale";
+    const error = session ? (kept ? null : session.attach(this, this.after)) : { code: "unknown_session" };
     if (error) return this.clock.after(this.#latency, () => this.#fail());
     this.session = session;
+    if (this.mode === "stale") return this.#repeat();
     this.run.cover(`${this.name} attached`);
     if (this.name === "ws") this.#down(() => this.attachment.connected(), true);
     this.upNext = session.next;
@@ -81,6 +83,14 @@ export class Connection {
     this.clock.after(LIMITS.probe, () => this.#flowed || this.#beat());
     this.#keepBeating();
     if (this.name !== "ws") this.clock.after(LIMITS.recycle * 1000, () => this.#end("reconnect", { after_ms: 0 }));
+  }
+
+  // Somebody has kept what came the last time, or what came for another session.
+  #repeat() {
+    const { after, session } = this;
+    this.run.cover("a stream that was kept");
+    this.#write("facts", { ...session.facts, ...(after ? { from: after - 1 } : { token: "another's", from: 0 }), next: 1 });
+    this.#write("heartbeat", Math.max(0, after - 1));
   }
 
   #keepBeating() {

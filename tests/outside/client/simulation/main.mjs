@@ -3,11 +3,13 @@
 //   node tests/outside/client/simulation/main.mjs            so many seeds
 //   node tests/outside/client/simulation/main.mjs 20000      that many
 //   node tests/outside/client/simulation/main.mjs --seed 17  just that one, with its last steps
+//   node tests/outside/client/simulation/main.mjs --scene x  the scenes whose names have an x in them
 //
 // Enters: seeds. Leaves: a verdict; on failure the seed. Must not touch: a real clock, a network.
 import { availableParallelism } from "node:os";
 import { Worker, isMainThread, parentPort, workerData } from "node:worker_threads";
 import { Run } from "./run.mjs";
+import { play } from "./scenes.mjs";
 
 const SEEDS = 5000;
 
@@ -51,6 +53,13 @@ function add(total, coverage) {
   for (const [what, times] of Object.entries(coverage)) total[what] = (total[what] || 0) + times;
 }
 
+function scenes(part) {
+  for (const wrong of play(part)) {
+    console.log(wrong);
+    process.exitCode = 1;
+  }
+}
+
 async function many(seeds) {
   const step = availableParallelism();
   const results = await Promise.all(Array.from({ length: step }, (_, at) => new Promise((done, fail) => {
@@ -76,7 +85,11 @@ async function many(seeds) {
 if (isMainThread) {
   const [first, second] = process.argv.slice(2);
   if (first === "--seed") one(Number(second));
-  else await many(Number(first) || SEEDS);
+  else if (first === "--scene") scenes(second);
+  else {
+    scenes("");
+    await many(Number(first) || SEEDS);
+  }
 } else {
   parentPort.postMessage(stripe(workerData));
 }
