@@ -108,7 +108,8 @@ function openStream(runner, attachment, url) {
  * @returns {Connection}
  */
 function openSocket(runner, attachment, url) {
-  const socket = new runner.Native(url.replace(/^http/, "ws"), "underpass.v1");
+  const protocols = ["underpass.v1", "underpass.token." + attachment.session.facts.token];
+  const socket = new runner.Native(url.replace(/^http/, "ws"), protocols);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => runner.tell(() => attachment.connected());
   socket.onmessage = ({ data }) => {

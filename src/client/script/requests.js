@@ -19,8 +19,10 @@ let asForm = false;
 export async function ask(url, body, patience, credentials, control) {
   const timer = setTimeout(() => control.abort(), patience);
   const begun = performance.now();
+  const address = new URL(url);
+  const headers = new Headers();
   /** @type {RequestInit} */
-  const init = { cache: "no-store", credentials, signal: control.signal };
+  const init = { cache: "no-store", credentials, headers, signal: control.signal };
   if (body !== undefined) init.method = "POST";
   const wasForm = asForm;
   if (body) {
@@ -29,19 +31,27 @@ export async function ask(url, body, patience, credentials, control) {
       init.body = new URLSearchParams({ json });
     } else {
       init.body = json;
-      init.headers = { "Content-Type": "application/json" };
+      headers.set("Content-Type", "application/json");
     }
+  }
+  const { password, username } = address;
+  if (username || password) {
+    // A fetch refuses these, a WebSocket sends them.
+    headers.set("Authorization", "Basic " + btoa(unescape(`${username}:${password}`)));
+    address.username = "";
+    address.password = "";
   }
   let status = 0;
   let answer = null;
   try {
-    const response = await fetch(url, init);
+    const response = await fetch(address, init);
     status = response.status;
+    url = response.url;
     answer = await response.json();
   } catch {
     // No answer, or nobody's that we know.
   }
   clearTimeout(timer);
   if (body && !answer?.error && [400, 403, 406, 415, 501].includes(status)) asForm = !wasForm;
-  return { status, body: answer && typeof answer === "object" ? answer : null, took: performance.now() - begun };
+  return { status, body: answer && typeof answer === "object" ? answer : null, took: performance.now() - begun, url };
 }

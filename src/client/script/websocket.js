@@ -59,11 +59,11 @@ function targetOf(url, protocols, base, address) {
     return null;
   }
   const http = parsed.href.replace(/^ws/, "http");
-  const { origin, pathname, search } = new URL(http);
+  const { origin } = new URL(http);
   if (!/^http/.test(http) || http.includes("#")) return null;
   if (origin !== new URL(base).origin || http.startsWith(base)) return null;
   if (!protocols.every(name => TOKEN.test(name)) || new Set(protocols).size < protocols.length) return null;
-  return { target: pathname + search, url: http.replace(/^http/, "ws") };
+  return { target: http, url: http.replace(/^http/, "ws") };
 }
 
 /**

@@ -92,9 +92,10 @@ export class Attachment {
   /** Its connection stands. */
   connected() {}
 
-  /** @param {{ from: number, next: number }} facts */
+  /** @param {{ token: string, from: number, next: number }} facts */
   begun(facts) {
-    this.number = facts.from;
+    // Not what was asked for: somebody has kept it.
+    if (facts.from !== this.number || facts.token !== this.session.facts.token) return this.end("stale");
     this.session.up.accepted(facts.next);
   }
 

@@ -108,6 +108,7 @@ export class Core {
   /** Another network, or the same one again. */
   networkChanged() {
     this.verdicts.clear();
+    this.sharedPoll.forget();
     this.#each(session => session.rouse("network", true));
   }
 

@@ -14,6 +14,8 @@ import { fromBase64 } from "./codec.js";
 
 /** What the sidecar counts for a message beside its payload. */
 const OVERHEAD = 64;
+/** Milliseconds in which a poll that does not wait is to be answered. */
+const COLLECTING = 10000;
 
 /** @param {import("./session.js").Session} session */
 export function makeDownlink(session) {
@@ -70,7 +72,8 @@ export function makeDownlink(session) {
     const code = answer.error?.code;
     session.heard(attachment);
     if (code === "session_closed") return session.finish(/** @type {Close} */ (close));
-    if (code === "unknown_session" || code === "bad_cursor" || lost) return session.fail();
+    if (lost) return session.fail();
+    session.judge("poll", code);
     if (code) {
       if (code !== "stale_cursor") attachment?.end("refused", 1000);
       return;
@@ -93,13 +96,12 @@ export function makeDownlink(session) {
    * @param {(collected: boolean) => void} then
    */
   function collect(attachment, then) {
-    const n = core.outside.word(12);
+    const { facts: { token }, url } = session;
     const cause = encodeURIComponent(attachment ? attachment.cause : "mop");
-    core.ask(`${session.url}/poll?after=${down.cursor}&wait=0&cause=${cause}&n=${n}`, undefined, ({ body, took }) => {
-      // An answer that is not to this very request is somebody else's.
-      if (session.over || body?.n !== n) return then(session.over);
+    core.sharedPoll.poll(url, { [token]: down.cursor }, `wait=0&cause=${cause}`, COLLECTING, (answers, { took }) => {
+      if (session.over || !answers?.[token]) return then(session.over);
       session.measured(took);
-      polled(/** @type {PollAnswer} */ (body), attachment);
+      polled(answers[token], attachment);
       then(true);
     });
   }

@@ -187,7 +187,7 @@ export function makeLadder(session) {
     if (!young) strikes[name] = 0;
     else if (cut) strikes[name] = (strikes[name] || 0) + 1;
     if (name === "poll") return false;
-    if (["silent", "held", "altered"].includes(why)) return true;
+    if (["silent", "held", "altered", "stale"].includes(why)) return true;
     if (cut && young && strikes[name] > STRIKES) return true;
     return !good && (cut || why === "refused");
   }

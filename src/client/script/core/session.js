@@ -27,6 +27,13 @@ const CLOSES = 5;
 
 const ABNORMAL = 1006;
 const NO_STATUS = 1005;
+const TOO_LARGE = { code: 1009, reason: "message too large", clean: true };
+
+/** Errors that end a session at once. */
+const FATAL = ["unknown_session", "bad_cursor"];
+/** Errors that do not pass, though some box may have made them of a good request, once or twice. */
+const LASTING = ["bad_request", "origin_refused", "not_found", "method_not_allowed"];
+const MOST_REFUSALS = 4;
 
 export class Session {
   /** What the sidecar says of it; nothing until it is `opened`. */
@@ -44,13 +51,15 @@ export class Session {
   alive = 0;
   busy = 0;
   #closeSent = false;
+  /** How often what was asked for was refused in a row. @type {Record<string, number>} */
+  #refusals = {};
   /** Ends a pause early. @type {Set<() => void>} */
   #paused = new Set();
 
   /**
    * @param {import("./core.js").Core} core
    * @param {Page} page
-   * @param {string} target
+   * @param {string} target The WebSocket's address, with `http`.
    * @param {string[]} protocols
    * @param {string} suspect A transport that failed before, and is to blame if the session can be opened.
    */
@@ -90,22 +99,30 @@ export class Session {
    */
   #open(asked, attempt) {
     const { core } = this;
-    core.ask(core.options.base + "open" + this.target, asked, ({ status, body, took }) => {
+    const mark = /\?/.test(this.target) ? "&" : "?";
+    core.ask(`${this.target}${mark}underpass=open`, asked, ({ status, body, took, url }) => {
       this.roundTrip = took;
-      if (body?.session) return this.#begin(body.session);
+      if (body?.session) return this.#begin(body.session, url);
       if (this.over) return;
+      // A cookie has changed since the first attempt, whose answer was lost.
+      if (body?.error?.code === "nonce_reused" && attempt < OPENINGS) {
+        return this.#open({ ...asked, nonce: core.outside.word(24) }, OPENINGS);
+      }
       // What the sidecar or the backend refuses is refused; what did not get through is tried again.
       if (attempt === OPENINGS || (body?.error && status !== 503)) return this.fail();
       this.pause(backoff(attempt - 1), () => this.#open(asked, attempt + 1));
     }, OPENING);
   }
 
-  /** @param {Facts} facts */
-  #begin(facts) {
+  /**
+   * @param {Facts} facts
+   * @param {string} base What its address is relative to.
+   */
+  #begin(facts, base) {
     const { core } = this;
     if (this.suspect) core.verdicts.draw(this.suspect);
     this.facts = facts;
-    this.url = new URL(facts.url, core.options.base).href;
+    this.url = new URL(facts.url, base).href;
     if (this.over) return this.post("close", {});
     this.alive = core.now;
     this.patience = facts.heartbeat * 1000 + 4000;
@@ -122,7 +139,10 @@ export class Session {
    * @param {string} [query]
    */
   address(what, query = "") {
-    return `${this.url}/${what}?after=${this.down.cursor}${query}&n=${this.core.outside.word(12)}`;
+    const { id, token } = this.facts;
+    // A browser writes the address of a WebSocket that failed to its console. The token goes with the subprotocols.
+    const url = what === "ws" ? this.url.replace(token, token.split("-")[0] + "-" + id) : this.url;
+    return `${url}/${what}?after=${this.down.cursor}${query}&n=${this.core.outside.word(12)}`;
   }
 
   /**
@@ -140,7 +160,7 @@ export class Session {
       const { next = -1, sent = -1, error } = answer.body || {};
       const code = error?.code;
       if (code || next >= 0) this.alive = core.now;
-      if (code === "unknown_session" || code === "bad_cursor") this.fail();
+      this.judge(what, code);
       // How it ended comes down.
       if (code === "session_closed") up.muted = true;
       if (next >= 0) up.accepted(next);
@@ -150,6 +170,18 @@ export class Session {
       }
       then?.(answer);
     }, patience);
+  }
+
+  /**
+   * The session fails when it is refused what it cannot do without.
+   *
+   * @param {string} what
+   * @param {string} [code] Of the error, if it is one.
+   */
+  judge(what, code = "") {
+    const times = LASTING.includes(code) ? (this.#refusals[what] || 0) + 1 : 0;
+    this.#refusals[what] = times;
+    if (FATAL.includes(code) || times >= MOST_REFUSALS) this.fail();
   }
 
   /**
@@ -278,15 +310,19 @@ export class Session {
     });
   }
 
-  /** @param {number} [code] */
-  fail(code = ABNORMAL) {
-    this.finish({ code, reason: "", clean: false }, false, true);
+  fail() {
+    this.finish({ code: ABNORMAL, reason: "", clean: false }, false, true);
+  }
+
+  /** A message up can never be accepted. */
+  refuse() {
+    this.finish(TOO_LARGE, false, true);
   }
 
   /**
    * @param {Close} close
    * @param {boolean} [came] It came down in its turn, so that it can be acknowledged.
-   * @param {boolean} [failed]
+   * @param {boolean} [failed] The sidecar is to hear of it.
    */
   finish({ code, reason, clean }, came = false, failed = false) {
     const { closing, core, down } = this;
@@ -303,7 +339,7 @@ export class Session {
     }
     // Asked to close without a code, the page expects to be told that there was none.
     if (closing && closing.code === undefined && code === 1000 && !reason) code = NO_STATUS;
-    core.do("tell", this.page, "closed", { code, reason, clean }, failed);
+    core.do("tell", this.page, "closed", { code, reason, clean }, failed && !clean);
     this.#wake();
   }
 

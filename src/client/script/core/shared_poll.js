@@ -6,7 +6,9 @@
 // Enters: who would like a stream, who polls; what other tabs say; answers of the poll. Leaves: who may have a stream; the
 // poll; what the other tabs are told. Must not touch: the channel between tabs; what is in the answers.
 
-import { backoff, clamp } from "./waiting.js";
+import { makePoll } from "./poll.js";
+import { makeWait } from "./poll_wait.js";
+import { backoff } from "./waiting.js";
 
 /** @typedef {import("./attachment.js").Attachment} Attachment */
 /** @typedef {import("./types.js").Answer} Answer */
@@ -20,6 +22,8 @@ import { backoff, clamp } from "./waiting.js";
 const ROLL_CALL = 60;
 const TOGETHER = 10;
 const OTHERS_PRESENT = 15;
+/** A poll that fails within so many milliseconds was not carried at all. */
+const AT_ONCE = 1500;
 
 /** Sessions of one poll; the sidecar takes 256. */
 const MOST_SESSIONS = 250;
@@ -38,6 +42,8 @@ const nodeOf = token => token.split("-")[0];
  * @param {string} tab This tab's name; names sort by age.
  */
 export function makeSharedPoll(core, tab) {
+  const poll = makePoll(core);
+  const wait = makeWait();
   /** The other tabs. @type {Map<string, Tab>} */
   const tabs = new Map();
   /** Our sessions that have or would like a stream, oldest first. @type {Set<Session>} */
@@ -56,8 +62,6 @@ export function makeSharedPoll(core, tab) {
   /** The poll under way, or 0; and for what. */
   let request = 0;
   let held = "";
-  /** Seconds that a poll may wait. */
-  let wait = 25;
   let failures = 0;
   let ticks = 0;
   let turn = 0;
@@ -165,19 +169,19 @@ export function makeSharedPoll(core, tab) {
 
   // --- the poll ---
 
-  /** @param {Attachment} poll */
-  function join(poll) {
-    const { facts } = poll.session;
-    polling.set(facts.token, poll);
-    wait = Math.min(wait, facts.wait);
+  /** @param {Attachment} attachment */
+  function join(attachment) {
+    const { facts } = attachment.session;
+    polling.set(facts.token, attachment);
+    wait.allow(facts.wait);
     report();
     arrange(TOGETHER);
   }
 
-  /** @param {Attachment} poll */
-  function leave(poll) {
-    const { token } = poll.session.facts;
-    if (polling.get(token) !== poll) return;
+  /** @param {Attachment} attachment */
+  function leave(attachment) {
+    const { token } = attachment.session.facts;
+    if (polling.get(token) !== attachment) return;
     polling.delete(token);
     report();
     arrange(TOGETHER);
@@ -190,7 +194,7 @@ export function makeSharedPoll(core, tab) {
   }
 
   function ourCursors() {
-    return Object.fromEntries([...polling].map(([token, poll]) => [token, poll.session.down.cursor]));
+    return Object.fromEntries([...polling].map(([token, { session }]) => [token, session.down.cursor]));
   }
 
   /**
@@ -229,37 +233,34 @@ export function makeSharedPoll(core, tab) {
     const wanted = JSON.stringify(cursors);
     if (request && wanted === held) return;
     cancel();
-    if (!tokens.length) return;
+    if (!polling.size) return;
     held = wanted;
     // Only now: who is asked in vain to hold it would pass over a sidecar, and always the same one.
     turn++;
-    const [first, second] = tokens;
-    const n = core.outside.word(12);
-    const query = `?after=${cursors[first]}&wait=${nodes[1] ? 1 : wait}&n=${n}`;
-    const url = `${core.options.base}s/${first}/poll${second ? "s" : ""}${query}`;
-    const sessions = Object.fromEntries(tokens.map(token => [token, cursors[token]]));
-    const then = /** @param {Answer} answer */ answer => answered(answer, n, first, !!second);
-    request = core.ask(url, second ? { sessions } : undefined, then, wait * 1000 + 10000);
+    const [own] = polling.values();
+    // The next sidecar has its turn soon. After a failure it is worth knowing soon whether this one is there.
+    const isShort = nodes.length > 1 || failures > 0;
+    const seconds = isShort ? 1 : wait.at(core.now);
+    const asked = Object.fromEntries(tokens.map(token => [token, cursors[token]]));
+    request = poll(own.session.url, asked, `wait=${seconds}`, seconds * 1000 + 10000, (answers, answer) => {
+      answered(answers, answer, isShort);
+    });
   }
 
   /**
+   * @param {Record<string, PollAnswer> | null} answers
    * @param {Answer} answer
-   * @param {string} n
-   * @param {string} first
-   * @param {boolean} several
+   * @param {boolean} isShort
    */
-  function answered({ body, took }, n, first, several) {
+  function answered(answers, { status, took }, isShort) {
     request = 0;
-    if (body?.n !== n || (body.error && several)) {
-      // A box that does not wait so long answers with an error page: ask for less. Otherwise it is the network.
-      if (took > 1500) {
-        wait = clamp(1, took / 2000, wait);
-        failures = 0;
-      }
-      return arrange(backoff(failures++));
+    if (!answers) {
+      if (!isShort) wait.failed(core.now, took, status);
+      failures = took > AT_ONCE ? 1 : failures + 1;
+      return arrange(backoff(failures - 1));
     }
     failures = 0;
-    const answers = body.sessions || { [first]: /** @type {PollAnswer} */ (body) };
+    wait.passed(took);
     const others = deliverToOthers(answers);
     deliver(answers);
     // The others present their cursors meanwhile.
@@ -286,15 +287,15 @@ export function makeSharedPoll(core, tab) {
   /** @param {Record<string, PollAnswer>} answers */
   function deliver(answers) {
     for (const token in answers) {
-      const poll = polling.get(token);
-      if (!poll || poll.dead) continue;
+      const attachment = polling.get(token);
+      if (!attachment || attachment.dead) continue;
       // To the end: those that were not answered have their turn.
       polling.delete(token);
-      polling.set(token, poll);
-      poll.session.down.polled(answers[token], poll);
+      polling.set(token, attachment);
+      attachment.session.down.polled(answers[token], attachment);
     }
     if (leader() !== tab) arrange(0);
   }
 
-  return { gathered, grants, hear, join, leave, say, tick, want, whenReady };
+  return { forget: wait.forget, gathered, grants, hear, join, leave, poll, say, tick, want, whenReady };
 }

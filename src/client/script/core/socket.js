@@ -39,9 +39,10 @@ export class SocketAttachment extends Attachment {
     if (!ladder.current) ladder.next("ws silent");
   }
 
-  /** @param {{ from: number, next: number }} facts */
+  /** @param {{ token: string, from: number, next: number }} facts */
   begun(facts) {
     super.begun(facts);
+    if (this.dead) return;
     this.next = facts.next;
     this.acknowledge();
   }

@@ -23,9 +23,11 @@
  * What the sidecar says about a session (docs/PROTOCOL.md, section 4.1).
  *
  * @typedef {object} Facts
+ * @property {string} id
  * @property {string} token
- * @property {string} url
+ * @property {string} url Relative to the address of the request that it answers.
  * @property {string} protocol
+ * @property {number} max_message
  * @property {number} max_batch
  * @property {number} ack_bytes
  * @property {number} heartbeat
@@ -89,6 +91,7 @@
  * @property {number} status 0 when there was no answer.
  * @property {Body | null} body `null` when it was no JSON.
  * @property {number} took Milliseconds.
+ * @property {string} url Who answered, behind all redirections.
  */
 
 /** What one tab says to the others. `id` is the tab that speaks.

@@ -16,7 +16,9 @@ const QUOTES = 3;
 const BASE64 = 14;
 const BASE64_FACTOR = 1.34;
 
-const MESSAGE_TOO_LARGE = 1009;
+/** Milliseconds that a request may take, and bytes in each of them beyond that. */
+const PATIENCE = 10000;
+const SLOWEST = 32;
 
 /** @param {import("./session.js").Session} session */
 export function makeUplink(session) {
@@ -52,8 +54,8 @@ export function makeUplink(session) {
   }
 
   /** @param {Item} item */
-  function ready({ bytes, text }) {
-    return text !== undefined || !!bytes;
+  function ready({ bytes, size, text }) {
+    return (text !== undefined || !!bytes) && size <= session.facts.max_message;
   }
 
   /** @param {Item} item */
@@ -74,6 +76,7 @@ export function makeUplink(session) {
       up.first += count;
       for (const { size } of queue.splice(0, count)) core.do("tell", session.page, "drained", size);
     }
+    if (queue[0]?.size > session.facts.max_message) session.refuse();
     if (session.closing && !queue.length) session.sendClose();
   }
 
@@ -81,6 +84,8 @@ export function makeUplink(session) {
   function pump() {
     const { current } = session.ladder;
     if (session.over || up.muted || !session.opened || session.asleep) return;
+    // What stands at the head and is too large is never sent.
+    accepted(0);
     if (current?.duplex) current.pump();
     else if (!posting) post();
   }
@@ -99,24 +104,23 @@ export function makeUplink(session) {
       const code = body?.error?.code;
       const tooLarge = status === 413;
       if (tooLarge && count > 1) up.limit = Math.min(up.limit, size) / 2;
-      else if (tooLarge) session.fail(MESSAGE_TOO_LARGE);
+      else if (tooLarge) session.refuse();
       if (body && (!code || code === "too_large")) {
         up.misses = 0;
         again();
       } else {
         session.pause(backoff(up.misses++), again);
       }
-    });
+    }, PATIENCE + size / SLOWEST);
   }
 
   /** How many messages go into the next request, and about how many bytes that makes. */
   function batch() {
     let size = 0;
     let count = 0;
-    for (const { bytes, text } of up.queue) {
-      if (bytes) size += bytes.length * BASE64_FACTOR + BASE64;
-      else if (text !== undefined) size += text.length + QUOTES;
-      else break;
+    for (const item of up.queue) {
+      if (!ready(item)) break;
+      size += item.bytes ? item.size * BASE64_FACTOR + BASE64 : item.size + QUOTES;
       if (count && size > up.limit) break;
       count++;
     }

@@ -1,6 +1,7 @@
 // The sidecar's requests: which session, what is asked of it, the answer as JSON (docs/PROTOCOL.md, sections 3 to 8).
 //
 // Enters: an address and a body. Leaves: {status, body}, at once or later. Must not touch: the network.
+import assert from "node:assert/strict";
 import { LIMITS, SidecarSession } from "./sidecar.mjs";
 import { Backend } from "./backend.mjs";
 
@@ -33,8 +34,7 @@ export class Sidecar {
 
   // Answers a request, at once or later.
   handle(url, body, respond) {
-    const { pathname, searchParams } = new URL(url);
-    const [, what, token, verb] = /^\/_underpass\/(open|s)\/([^/]*)\/?(\w*)$/.exec(pathname);
+    const { pathname, search, searchParams } = new URL(url);
     const n = searchParams.get("n");
     const answer = (status, json) => respond({ status, body: n ? { ...json, n } : json });
     const refuse = ({ code, status, ...more }) => {
@@ -42,16 +42,22 @@ export class Sidecar {
       if (["bad_cursor", "gap", "unknown_session"].includes(code)) throw new Error(`${code} for ${url}`);
       answer(status, { error: { code, status, message: "" }, ...more });
     };
-    if (what === "open") return this.#open(token, body, answer, refuse);
+    if (searchParams.get("underpass") === "open") {
+      assert.equal(search.replace(/[?&]underpass=open$/, ""), this.run.front.query, "the backend gets another query");
+      return this.#open(pathname, body, answer, refuse);
+    }
+    const [token, verb] = this.run.front.named(pathname);
     if (verb === "polls") return this.#pollSeveral(body.sessions, searchParams.get("wait"), answer);
+    const error = this.run.weather.errors[verb];
+    if (error) return answer(error.status, { error });
     const session = this.find(token);
     if (!session) return refuse({ code: "unknown_session", status: 404 });
     const after = Number(searchParams.get("after"));
     if (verb === "close") return answer(200, { close: session.close({ code: body?.code ?? 1000, reason: body?.reason ?? "", clean: true }) });
     if (session.isOver) return refuse({ code: "session_closed", status: 410, close: session.closing });
     if (verb === "poll") return this.#poll(session, after, Number(searchParams.get("wait")), json => (json.code ? refuse(json) : answer(200, json)));
-    const error = session.acknowledge(after) ?? (verb === "send" ? this.#send(session, Number(searchParams.get("seq")), body.messages) : null);
-    if (error) return refuse(error);
+    const fault = session.acknowledge(after) ?? (verb === "send" ? this.#send(session, Number(searchParams.get("seq")), body.messages) : null);
+    if (fault) return refuse(fault);
     answer(200, session.standing);
   }
 
@@ -61,9 +67,16 @@ export class Sidecar {
     return forgotten ? undefined : session;
   }
 
-  #open(target, { nonce }, answer, refuse) {
-    const { chance, clock } = this;
+  #open(path, { nonce }, answer, refuse) {
+    const { chance, clock, run } = this;
+    const target = path.split("/").at(-1);
     const known = this.#nonces.get(nonce);
+    if (known?.session && chance.oneIn(20)) {
+      // It is asked again with other cookies.
+      run.cover("nonce reused");
+      run.reopened.add(target);
+      return refuse({ code: "nonce_reused", status: 409 });
+    }
     if (known?.session) return answer(200, { session: known.session.facts });
     if (known) return known.twins.push(answer);
     const refusal = this.run.refusals.get(target)?.shift();
@@ -71,9 +84,9 @@ export class Sidecar {
     const opening = { session: null, twins: [answer] };
     this.#nonces.set(nonce, opening);
     clock.after(chance.pick([1, 20, 300]), () => {
-      const token = `n${chance.pick([1, 1, 2])}-${target}-${this.sessions.size}`;
+      const token = `n${chance.pick([1, 1, 2])}-${target}x${this.sessions.size}-secret`;
       const backend = new Backend(this.run, token);
-      opening.session = new SidecarSession(clock, token, backend);
+      opening.session = new SidecarSession(clock, token, backend, run.front.toSession(path, token));
       this.sessions.set(token, opening.session);
       this.run.opened(target, opening.session);
       for (const twin of opening.twins) twin(200, { session: opening.session.facts });

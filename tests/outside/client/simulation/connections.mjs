@@ -3,6 +3,7 @@
 //
 // Enters: an attachment of the core, the weather. Leaves: the core's events, as src/client/script/carriers.js gives them.
 // Must not touch: requests.
+import assert from "node:assert/strict";
 import { readFrames, receiveFrame } from "../../../../src/client/script/core/codec.js";
 import { LIMITS } from "./sidecar.mjs";
 import { plain } from "./backend.mjs";
@@ -41,7 +42,11 @@ export class Connection {
   constructor(run, tab, attachment, url) {
     Object.assign(this, { run, tab, attachment, name: attachment.name, clock: run.clock, chance: run.chance });
     const { pathname, searchParams } = new URL(url);
-    this.token = pathname.split("/").at(-2);
+    const [name] = run.front.named(pathname);
+    // No secret stands in the address of a WebSocket.
+    assert.equal(name.endsWith("-secret"), this.name !== "ws", url);
+    this.token = attachment.session.facts.token;
+    assert.ok(this.token.startsWith(name), url);
     this.after = Number(searchParams.get("after"));
     this.mode = run.weather[this.name];
     this.frames = readFrames((kind, payload) => {
@@ -65,9 +70,11 @@ export class Connection {
   // The request is with the sidecar.
   #arrive() {
     const session = this.run.sidecar.find(this.token);
-    const error = session ? session.attach(this, this.after) : { code: "unknown_session" };
+    const kept = session && this.mode === "stale";
+    const error = session ? (kept ? null : session.attach(this, this.after)) : { code: "unknown_session" };
     if (error) return this.clock.after(this.#latency, () => this.#fail());
     this.session = session;
+    if (this.mode === "stale") return this.#repeat();
     this.run.cover(`${this.name} attached`);
     if (this.name === "ws") this.#down(() => this.attachment.connected(), true);
     this.upNext = session.next;
@@ -76,6 +83,14 @@ export class Connection {
     this.clock.after(LIMITS.probe, () => this.#flowed || this.#beat());
     this.#keepBeating();
     if (this.name !== "ws") this.clock.after(LIMITS.recycle * 1000, () => this.#end("reconnect", { after_ms: 0 }));
+  }
+
+  // Somebody has kept what came the last time, or what came for another session.
+  #repeat() {
+    const { after, session } = this;
+    this.run.cover("a stream that was kept");
+    this.#write("facts", { ...session.facts, ...(after ? { from: after - 1 } : { token: "another's", from: 0 }), next: 1 });
+    this.#write("heartbeat", Math.max(0, after - 1));
   }
 
   #keepBeating() {

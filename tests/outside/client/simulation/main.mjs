@@ -3,11 +3,13 @@
 //   node tests/outside/client/simulation/main.mjs            so many seeds
 //   node tests/outside/client/simulation/main.mjs 20000      that many
 //   node tests/outside/client/simulation/main.mjs --seed 17  just that one, with its last steps
+//   node tests/outside/client/simulation/main.mjs --scene x  the scenes whose names have an x in them
 //
 // Enters: seeds. Leaves: a verdict; on failure the seed. Must not touch: a real clock, a network.
 import { availableParallelism } from "node:os";
 import { Worker, isMainThread, parentPort, workerData } from "node:worker_threads";
 import { Run } from "./run.mjs";
+import { play } from "./scenes.mjs";
 
 const SEEDS = 5000;
 
@@ -16,7 +18,7 @@ const MUST_HAPPEN = {
   "another network": 8000, "answer lost": 3000, "backend closes": 4000, "cause better": 800, "cause poll superseded": 20,
   "cause sse altered": 80, "cause sse cut": 500, "cause sse held": 30, "cause sse shared": 100, "cause sse silent": 400,
   "cause ws cut": 300, "cause ws refused": 2500, "cause ws silent": 900, "closed": 10000, "cut": 8000, "failed": 1000,
-  "frozen": 800, "heard by a backend": 200000, "heard by a page": 200000, "offline": 2000, "page closes": 6000,
+  "frozen": 800, "heard by a backend": 200000, "heard by a page": 200000, "nonce reused": 20, "offline": 2000, "page closes": 6000,
   "request lost": 2500, "sent twice": 1500, "set aside": 600, "somebody else answered": 2500, "spoilt": 300,
   "sse attached": 8000, "stream attached": 2500, "swallowed on the way": 25000, "tab gone": 150, "to poll": 4000,
   "to sse": 5000, "to stream": 1200, "to ws": 6000, "ws attached": 12000,
@@ -51,6 +53,13 @@ function add(total, coverage) {
   for (const [what, times] of Object.entries(coverage)) total[what] = (total[what] || 0) + times;
 }
 
+function scenes(part) {
+  for (const wrong of play(part)) {
+    console.log(wrong);
+    process.exitCode = 1;
+  }
+}
+
 async function many(seeds) {
   const step = availableParallelism();
   const results = await Promise.all(Array.from({ length: step }, (_, at) => new Promise((done, fail) => {
@@ -76,7 +85,11 @@ async function many(seeds) {
 if (isMainThread) {
   const [first, second] = process.argv.slice(2);
   if (first === "--seed") one(Number(second));
-  else await many(Number(first) || SEEDS);
+  else if (first === "--scene") scenes(second);
+  else {
+    scenes("");
+    await many(Number(first) || SEEDS);
+  }
 } else {
   parentPort.postMessage(stripe(workerData));
 }

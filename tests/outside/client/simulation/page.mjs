@@ -24,7 +24,7 @@ export class Page {
 
   constructor(run, tab, name) {
     Object.assign(this, { run, tab, name, clock: run.clock, chance: run.chance, openedAt: run.clock.now, lastHeard: run.clock.now });
-    this.core = new Session(tab.core, this, `/${name}`, ["a"], "");
+    this.core = new Session(tab.core, this, run.front.target(name), ["a"], "");
     tab.pages.push(this);
   }
 
@@ -113,6 +113,8 @@ export class Page {
     const given = ["client gone", "client too slow"].includes(session?.fate) && session.endedAt > this.run.fairSince + 30000;
     assert.ok(!given, `${this.name}: in fair weather the sidecar gave it up: ${session?.fate}`);
     const what = `${this.name}: ended ${JSON.stringify(ended)}, the sidecar's: ${JSON.stringify(session?.closing)} (${session?.fate})`;
+    // It was too large, which only scenes have.
+    if (code === 1009) return;
     if (failed) {
       assert.ok(this.#mayFail(at), what);
       return;
@@ -129,6 +131,7 @@ export class Page {
     const { code } = this.ended;
     if (!this.isOpen) return Boolean(closing || run.refused.has(this.name) || (!run.isGentle && at - this.openedAt > 1500));
     if (code !== 1006) return false;
+    if (this.mayBeRefused) return true;
     // It was asked to close, and could not in 30 s or five attempts; or nothing was heard for longer than the grace.
     const closeFailed = closing && at - closing.at >= 7000 && !run.isGentle;
     const gaveUp = at - lastHeard > LIMITS.grace * 1000 && !tab.frozen && lastHeard < run.fairSince;

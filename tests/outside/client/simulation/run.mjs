@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { Sidecar } from "./answers.mjs";
 import { Chance } from "./chance.mjs";
 import { Clock } from "./clock.mjs";
+import { Front } from "./front.mjs";
 import { Page } from "./page.mjs";
 import { Tab } from "./tab.mjs";
 import { fair, foul } from "./weather.mjs";
@@ -27,6 +28,8 @@ export class Run {
   // By target: how the next openings are refused; which were refused for good.
   refusals = new Map();
   refused = new Set();
+  // Targets whose opening was asked again, but by somebody else as it looked.
+  reopened = new Set();
   storage = { verdicts: {} };
   dateShift = 0;
   weather = fair();
@@ -35,6 +38,9 @@ export class Run {
   // Since when the weather is fair for good.
   fairSince = Infinity;
   trace = [];
+  // All addresses that were asked, and the length of the longest body.
+  urls = [];
+  longest = 0;
 
   constructor(seed, traced) {
     this.seed = seed;
@@ -45,14 +51,15 @@ export class Run {
     this.hasChannel = !chance.oneIn(5);
     const all = ["ws", "sse", "stream", "poll"];
     const transports = chance.pick([all, all, all, all.slice(1), ["ws", "poll"], ["poll"], ["ws"], ["sse"], ["stream", "ws"]]);
-    this.options = { base: "http://site/_underpass/", transports, ws: "session", credentials: "same-origin", debug: false };
+    this.front = new Front(chance);
+    this.options = { base: this.front.base, transports, ws: "session", credentials: "same-origin", debug: false };
     this.sidecar = new Sidecar(this);
   }
 
   go() {
     const { chance, clock } = this;
-    for (let at = chance.pick([1, 1, 2, 3]); at > 0; at--) this.#openTab();
-    for (let at = chance.pick([1, 1, 2, 5]); at > 0; at--) this.#openPage();
+    for (let at = chance.pick([1, 1, 2, 3]); at > 0; at--) this.openTab();
+    for (let at = chance.pick([1, 1, 2, 5]); at > 0; at--) this.openPage();
     this.#every(500, () => this.sidecar.expire(), true);
     this.#every(300, () => this.#live());
     this.#every(700, () => this.#disturb());
@@ -80,9 +87,16 @@ export class Run {
     if (this.trace.length > TRACED) this.trace.shift();
   }
 
+  // The core has a request made.
+  asks(url, body) {
+    if (!this.traced) return;
+    this.urls.push(url);
+    if (body) this.longest = Math.max(this.longest, JSON.stringify(body).length);
+  }
+
   opened(target, session) {
     const page = this.pages.find(({ name }) => name === target);
-    assert.ok(!page.session, `${target}: two sessions were opened for one socket`);
+    assert.ok(!page.session || this.reopened.delete(target), `${target}: two sessions were opened for one socket`);
     page.session = session;
     session.backend.expected = page.sent;
   }
@@ -104,12 +118,12 @@ export class Run {
     if (!this.weather.offline) this.clock.after(5, () => this.sidecar.handle(url, body, () => {}));
   }
 
-  #openTab() {
+  openTab() {
     // Names sort by age.
     this.tabs.push(new Tab(this, `t${this.tabs.length}`));
   }
 
-  #openPage(tab = this.chance.pick(this.tabs)) {
+  openPage(tab = this.chance.pick(this.tabs)) {
     if (tab.gone || tab.frozen) return null;
     const name = `p${this.pages.length}`;
     if (!this.isOver && this.chance.oneIn(6)) {
@@ -144,8 +158,8 @@ export class Run {
       if (chance.oneIn(100) && !page.tab.frozen) page.close();
       if (chance.oneIn(100)) this.#closeByBackend(page.session);
     }
-    if (this.pages.length < 8 && chance.oneIn(20)) this.#openPage();
-    if (this.tabs.length < 4 && chance.oneIn(60)) this.#openTab();
+    if (this.pages.length < 8 && chance.oneIn(20)) this.openPage();
+    if (this.tabs.length < 4 && chance.oneIn(60)) this.openTab();
   }
 
   #closeByBackend(session) {
@@ -200,7 +214,7 @@ export class Run {
 
   // === fair weather ===
 
-  #until(what, done) {
+  until(what, done) {
     this.clock.runUntil(this.clock.now + PATIENCE, done);
     assert.ok(done(), `in fair weather ${what} did not come about: ${this.pages.filter(page => !page.isGone).map(page => this.#describe(page)).join("; ")}`);
   }
@@ -220,24 +234,24 @@ export class Run {
       tab.hidden = false;
     }
     const here = this.pages.filter(page => !page.isGone);
-    this.#until("an opening or a refusal", () => here.every(page => page.isOpen || page.ended));
+    this.until("an opening or a refusal", () => here.every(page => page.isOpen || page.ended));
     for (const page of here) {
       if (!page.isLive) continue;
       page.send(3);
       page.session.backend.talk(page.session);
     }
-    this.#until("what is owed", () => here.every(page => page.isSettled));
+    this.until("what is owed", () => here.every(page => page.isSettled));
     // What was begun in bad weather is over; then verdicts are forgotten in time.
     this.clock.runUntil(this.clock.now + 20000);
     this.dateShift += 11 * 60000;
-    this.#until("the best transport", () => this.#isBest(here.filter(page => page.isLive)));
+    this.until("the best transport", () => this.#isBest(here.filter(page => page.isLive)));
     for (const page of here) {
       if (!page.isLive) continue;
       page.send(2);
       if (chance.oneIn(2)) page.close();
       else this.#closeByBackend(page.session);
     }
-    this.#until("the end of all", () => here.every(page => page.ended));
+    this.until("the end of all", () => here.every(page => page.ended));
     for (const page of here) this.#verify(page);
     this.#verifyNothingIsKept();
   }
@@ -268,10 +282,10 @@ export class Run {
     this.weather.ws = "refuse";
     this.options.transports = ["ws", "sse", "stream", "poll"];
     this.storage.verdicts = {};
-    const page = this.#openPage(tab);
-    this.#until("a place for a newcomer", () => page.transport === "sse");
+    const page = this.openPage(tab);
+    this.until("a place for a newcomer", () => page.transport === "sse");
     page.close();
-    this.#until("its end", () => page.ended);
+    this.until("its end", () => page.ended);
     this.clock.runUntil(this.clock.now + 60000);
     for (const { connections, core, gone, live, name, requests } of this.tabs) {
       if (gone) continue;

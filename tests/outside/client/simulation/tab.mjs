@@ -14,6 +14,8 @@ const MOST_EACH = 40;
 
 export class Tab {
   connections = new Map();
+  // Polls that wait: what cuts them.
+  polls = new Map();
   pages = [];
   hidden = false;
   // It is not run: its computer sleeps.
@@ -144,12 +146,15 @@ export class Tab {
   #request(id, url, body, patience) {
     const { chance, clock, run } = this;
     const { weather } = run;
+    run.asks(url, body);
     const begun = this.#now;
+    const { href } = new URL(url);
     const latency = () => chance.between(...run.weather.latency);
     const answer = (status, json) => {
       if (!this.requests.delete(id)) return;
+      this.polls.delete(id);
       if (json) this.#heard(url, json);
-      this.tell(() => this.core.answered(id, { status, body: json, took: this.#now - begun }));
+      this.tell(() => this.core.answered(id, { status, body: json, took: this.#now - begun, url: href }));
     };
     this.requests.set(id, () => clock.after(0, () => answer(0, null)));
     clock.after(patience, () => answer(0, null));
@@ -160,15 +165,25 @@ export class Tab {
     }
     const waits = /\/polls?\?/.test(url) && !/wait=0&/.test(url);
     if (waits && weather.poll === "short") clock.after(chance.between(1600, 3000), () => answer(504, null));
+    if (waits && weather.pollLimit) clock.after(weather.pollLimit, () => answer(weather.pollStatus, null));
+    if (waits) this.polls.set(id, () => answer(0, null));
+    if (weather.refused?.test(url)) return clock.after(latency(), () => answer(403, null));
+    if (body && JSON.stringify(body).length > weather.largest) return clock.after(latency(), () => answer(413, null));
+    const { pathname } = new URL(url);
+    const store = body === undefined ? weather.store : null;
+    if (store?.has(pathname)) return clock.after(latency(), () => answer(200, store.get(pathname)));
     const said = body === undefined ? undefined : JSON.parse(JSON.stringify(body));
     const arrive = () => run.sidecar.handle(url, said, ({ status, body: json }) => {
       const copy = JSON.parse(JSON.stringify(json));
       if (run.weather.offline || strikes(chance, weather.lostAnswer)) return run.cover("answer lost");
+      if (store && status === 200) store.set(pathname, copy);
       if (strikes(chance, weather.stale)) copy.n = "another's";
+      if (waits && this.#now - begun > weather.silentAfter) return run.cover("dropped in silence");
       clock.after(latency(), () => run.weather.offline || answer(status, copy));
     });
     if (strikes(chance, weather.lostRequest)) return run.cover("request lost");
-    clock.after(latency(), arrive);
+    const upload = weather.pace && body ? JSON.stringify(body).length / weather.pace : 0;
+    clock.after(latency() + upload, () => this.requests.has(id) && arrive());
     if (strikes(chance, weather.twice)) clock.after(latency() + chance.pick([0, 50, 3000]), arrive);
   }
 }

@@ -5,6 +5,13 @@
 export const fair = () => ({
   offline: false, latency: [1, 30], lostRequest: 0, lostAnswer: 0, twice: 0, replaced: 0, stale: 0,
   ws: "pass", sse: "pass", stream: "pass", poll: "pass", cuts: 0,
+  // Somebody who keeps answers to GETs by their path; the largest body of a request; what becomes of polls after so many
+  // milliseconds; what the sidecar answers in place of the right thing, by verb.
+  store: null, largest: Infinity, pollLimit: 0, pollStatus: 0, errors: {},
+  // Addresses that somebody refuses.
+  refused: null,
+  // Milliseconds of idleness after which nothing comes any more; bytes in each millisecond, or 0 for no bound.
+  silentAfter: Infinity, pace: 0,
 });
 
 // One of so many; 0 is never.
@@ -18,8 +25,8 @@ export function foul(chance) {
     if (chance.oneIn(2)) weather[what] = often && often * chance.between(1, 3);
   }
   weather.ws = chance.pick(["pass", "pass", "refuse", "swallow", "mute", "young"]);
-  weather.sse = chance.pick(["pass", "pass", "refuse", "hold", "late", "mute", "alter"]);
-  weather.stream = chance.pick(["pass", "pass", "refuse", "hold", "mute"]);
+  weather.sse = chance.pick(["pass", "pass", "refuse", "hold", "late", "mute", "alter", "stale"]);
+  weather.stream = chance.pick(["pass", "pass", "refuse", "hold", "mute", "stale"]);
   weather.poll = chance.pick(["pass", "pass", "pass", "short"]);
   weather.cuts = chance.pick([0, 0, 10, 40]);
   weather.offline = chance.oneIn(8);
