@@ -16,6 +16,7 @@ mod turn;
 mod apps;
 mod browser;
 mod client;
+mod field;
 mod middlebox;
 mod networks;
 mod real;

@@ -60,7 +60,7 @@ class Context {
     const { sessionId } = await this.browser.call("Target.attachToTarget", { targetId, flatten: true });
     const page = new Page(this.browser, sessionId, targetId);
     this.browser.pages.set(sessionId, page);
-    for (const domain of ["Page", "Runtime", "Network"]) await page.call(`${domain}.enable`);
+    for (const domain of ["Page", "Runtime", "Network", "Log"]) await page.call(`${domain}.enable`);
     await page.go(url);
     return page;
   }
@@ -74,6 +74,7 @@ class Page {
   hear(method, params) {
     if (method === "Runtime.consoleAPICalled") this.console.push(params.args.map(arg => arg.value ?? arg.description).join(" "));
     if (method === "Runtime.exceptionThrown") this.console.push("thrown: " + (params.exceptionDetails.exception?.description ?? params.exceptionDetails.text));
+    if (method === "Log.entryAdded") this.console.push(params.entry.text);
     for (const waiter of this.waiters) if (waiter.method === method) waiter.done(params);
     this.waiters = this.waiters.filter(waiter => waiter.method !== method);
   }
