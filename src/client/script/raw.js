@@ -7,12 +7,27 @@
 /** @typedef {import("./core/types.js").Item} Item */
 /** @typedef {import("./core/types.js").Page} Page */
 
-/** Milliseconds in which the handshake must succeed. */
+/** Milliseconds in which the handshake must succeed, once it is its turn. */
 const HANDSHAKE = 2500;
+/** Milliseconds in which a WebSocket is young; in which so many cuts of young ones are the network's. */
+const YOUNG = 60000;
+const MEMORY = 300000;
+const CUTS = 3;
 /** Messages that are kept; with more of them there is no way back. */
 const MOST_KEPT = 1000;
 
 /** @typedef {import("./conversation.js").Conversation} Conversation */
+
+/** Those whose handshake is under way: browsers have one at a time. @type {Set<Raw>} */
+const connecting = new Set();
+/** When young ones were cut. @type {number[]} */
+let cuts = [];
+
+/** Whether this network cuts them again and again: a session would survive that. */
+export function isCutAgain() {
+  cuts = cuts.filter(time => performance.now() - time < MEMORY);
+  return cuts.length >= CUTS;
+}
 
 /** @implements {Conversation} */
 export class Raw {
@@ -29,9 +44,14 @@ export class Raw {
     this.socket = socket;
     this.page = page;
     socket.binaryType = "arraybuffer";
-    let open = false;
-    const giveWay = () => {
+    let open = 0;
+    let failed = false;
+    const settle = () => {
       clearTimeout(timer);
+      connecting.delete(this);
+    };
+    const giveWay = () => {
+      settle();
       socket.onclose = null;
       socket.onmessage = null;
       socket.onopen = null;
@@ -39,10 +59,11 @@ export class Raw {
       const session = openSession(open ? { ...page, opened() {} } : page);
       for (const item of this.#kept || []) session.send(item);
     };
-    const timer = setTimeout(giveWay, HANDSHAKE);
+    connecting.add(this);
+    const timer = setTimeout(giveWay, HANDSHAKE * connecting.size);
     socket.onopen = () => {
-      open = true;
-      clearTimeout(timer);
+      open = performance.now();
+      settle();
       page.opened(socket.protocol, socket.extensions);
       page.changed({ transport: "raw", from: null, cause: "opened" });
     };
@@ -50,10 +71,14 @@ export class Raw {
       this.#kept = null;
       page.message(typeof data === "string" ? data : new Uint8Array(data));
     };
+    socket.onerror = () => {
+      failed = true;
+    };
     socket.onclose = ({ code, reason, wasClean }) => {
       if (this.#kept && !wasClean && !this.#closing) return giveWay();
-      clearTimeout(timer);
-      page.closed({ code, reason, clean: wasClean }, !wasClean);
+      settle();
+      if (open && !wasClean && performance.now() - open < YOUNG) cuts.push(performance.now());
+      page.closed({ code, reason, clean: wasClean }, failed);
     };
   }
 

@@ -79,7 +79,7 @@ export function makeRunner(options, Native, address) {
     switch (action[0]) {
       case "request": return request(action[1], action[2], action[3], action[4]);
       case "cancel": return requests.get(action[1])?.abort();
-      case "attach": return connections.set(action[1], open(runner, action[1], action[2]));
+      case "attach": return attach(action[1], action[2]);
       case "detach": return detach(action[1]);
       case "transmit": return connections.get(action[1])?.send?.(action[2]);
       case "beacon": return navigator.sendBeacon(action[1], JSON.stringify(action[2]));
@@ -103,6 +103,19 @@ export function makeRunner(options, Native, address) {
     tell(() => core.answered(id, answer));
   }
 
+  /**
+   * @param {Attachment} attachment
+   * @param {string} url
+   */
+  function attach(attachment, url) {
+    try {
+      connections.set(attachment, open(runner, attachment, url));
+    } catch {
+      // Not every worker has what it takes.
+      tell(() => attachment.end("refused"));
+    }
+  }
+
   /** @param {Attachment} attachment */
   function detach(attachment) {
     connections.get(attachment)?.close();
@@ -118,7 +131,7 @@ export function makeRunner(options, Native, address) {
     tell(() => sharedPoll.gathered(!!channel, places));
   }
 
-  const runner = { Native, address, core, options, tasks: makeTasks(), tell };
+  const runner = { Native, core, options, tasks: makeTasks(), tell };
   return runner;
 }
 

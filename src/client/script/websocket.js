@@ -7,7 +7,7 @@
 import { openSession } from "./conversation.js";
 import { decoder } from "./core/codec.js";
 import { clamp } from "./core/waiting.js";
-import { Raw } from "./raw.js";
+import { Raw, isCutAgain } from "./raw.js";
 
 /** @typedef {import("./core/types.js").Item} Item */
 /** @typedef {import("./core/types.js").Page} Page */
@@ -15,7 +15,6 @@ import { Raw } from "./raw.js";
 /** @typedef {((event: any) => void) | { handleEvent?: unknown } | null} Handler */
 /** @typedef {((event: Event) => void) & { act: Handler }} Listener */
 
-const STATES = ["CONNECTING", "OPEN", "CLOSING", "CLOSED"];
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSING = 2;
@@ -23,6 +22,8 @@ const CLOSED = 3;
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 
 const encoder = new TextEncoder();
+// A page may override these for its own calls; a native one would not notice.
+const { addEventListener, dispatchEvent, removeEventListener } = EventTarget.prototype;
 
 /**
  * @param {string} name
@@ -49,12 +50,11 @@ function listed(protocols) {
  * @param {string} url
  * @param {string[]} protocols
  * @param {string} base
- * @param {string} address
  */
-function targetOf(url, protocols, base, address) {
+function targetOf(url, protocols, base) {
   let parsed;
   try {
-    parsed = new URL(url, globalThis.document ? document.baseURI : address);
+    parsed = new URL(url, globalThis.document ? document.baseURI : location.href);
   } catch {
     return null;
   }
@@ -114,6 +114,8 @@ function closeReason(given) {
  */
 export function makeWebSocket(runner) {
   const { Native, core, options, tasks } = runner;
+  /** Those that are carried by us; the others are native ones with this class's prototype. @type {WeakSet<object>} */
+  const carried = new WeakSet();
 
   class WebSocket extends EventTarget {
     #url = "";
@@ -136,20 +138,24 @@ export function makeWebSocket(runner) {
       if (!arguments.length) return new Native();
       const address = String(url);
       const names = listed(protocols);
-      const ours = targetOf(address, names, options.base, runner.address);
+      const ours = targetOf(address, names, options.base);
       // @ts-expect-error: it stands in for one of ours.
-      if (!ours) return new Native(address, names);
+      if (!ours) return Reflect.construct(Native, [address, names], new.target);
       super();
+      carried.add(this);
       this.#url = ours.url;
       const page = this.#page();
-      if (options.ws !== "raw" || core.verdicts.against("ws")) {
-        this.#conversation = openSession(runner, page, ours.target, names);
-      } else {
-        this.#conversation = new Raw(new Native(ours.url, names), page, told => {
-          this.#conversation = openSession(runner, told, ours.target, names, "ws");
-          return this.#conversation;
-        });
-      }
+      /**
+       * @param {Page} told
+       * @param {string} [suspect]
+       */
+      const carry = (told, suspect) => {
+        this.#conversation = openSession(runner, told, ours.target, names, suspect);
+        return this.#conversation;
+      };
+      if (options.ws !== "raw" || ["ws", "raw"].some(core.verdicts.against)) carry(page);
+      else if (isCutAgain()) carry(page, "raw");
+      else this.#conversation = new Raw(new Native(ours.url, names), page, told => carry(told, "ws"));
     }
 
     /**
@@ -164,12 +170,12 @@ export function makeWebSocket(runner) {
           this.#state = OPEN;
           this.#protocol = protocol;
           this.#extensions = extensions;
-          this.dispatchEvent(new Event("open"));
+          dispatchEvent.call(this, new Event("open"));
         }),
         message: data => tasks.add(() => {
           if (this.#state !== OPEN) return;
           const shown = typeof data === "string" ? data : this.#binaryType === "blob" ? new Blob([data]) : data.buffer;
-          this.dispatchEvent(new MessageEvent("message", { data: shown, origin: new URL(this.#url).origin }));
+          dispatchEvent.call(this, new MessageEvent("message", { data: shown, origin: new URL(this.#url).origin }));
         }),
         drained: size => {
           this.#buffered -= size;
@@ -177,12 +183,12 @@ export function makeWebSocket(runner) {
         changed: detail => {
           const { cause, from, transport } = detail;
           if (options.debug) console.info(`underpass: ${this.#url} by ${transport}, before ${from}: ${cause}`);
-          tasks.add(() => this.dispatchEvent(new CustomEvent("underpass", { detail })));
+          tasks.add(() => dispatchEvent.call(this, new CustomEvent("underpass", { detail })));
         },
         closed: ({ code, reason, clean }, failed) => tasks.add(() => {
           this.#state = CLOSED;
-          if (failed) this.dispatchEvent(new Event("error"));
-          this.dispatchEvent(new CloseEvent("close", { code, reason, wasClean: clean }));
+          if (failed) dispatchEvent.call(this, new Event("error"));
+          dispatchEvent.call(this, new CloseEvent("close", { code, reason, wasClean: clean }));
         }),
       };
     }
@@ -266,7 +272,7 @@ export function makeWebSocket(runner) {
       if (known && act) {
         known.act = act;
       } else if (known) {
-        this.removeEventListener(type, known);
+        removeEventListener.call(this, type, known);
         delete this.#listeners[type];
       } else if (act) {
         /** @type {Listener} */
@@ -274,7 +280,7 @@ export function makeWebSocket(runner) {
           if (typeof listener.act === "function") listener.act.call(this, event);
         }, { act });
         this.#listeners[type] = listener;
-        this.addEventListener(type, listener);
+        addEventListener.call(this, type, listener);
       }
     }
 
@@ -300,30 +306,55 @@ export function makeWebSocket(runner) {
       this.#conversation.close(text && given === undefined ? 1000 : given, text);
     }
 
-    // Those of other origins are native ones.
+    // Those that were made before the script came are native ones.
     /** @param {unknown} object */
     static [Symbol.hasInstance](object) {
-      return Native[Symbol.hasInstance](object) || Function.prototype[Symbol.hasInstance].call(this, object);
+      const isNative = this === WebSocket && object instanceof Native;
+      return isNative || Function.prototype[Symbol.hasInstance].call(this, object);
     }
   }
 
-  likeNative(WebSocket);
+  likeNative(WebSocket, Native, carried);
   return WebSocket;
 }
 
 /**
- * Makes the class look like the native one: constants, what is enumerable, its name in `toString`.
+ * Gives the class the properties of the native one, each with its name, its length and what may be done to it. They serve
+ * native ones as well, since these have the class's prototype: what a page does to that holds for all.
  *
  * @param {Function & { prototype: object }} ours
+ * @param {Function & { prototype: object }} native
+ * @param {WeakSet<object>} carried
  */
-function likeNative(ours) {
-  const { prototype } = ours;
-  for (const name of Object.getOwnPropertyNames(prototype)) {
-    if (name !== "constructor") Object.defineProperty(prototype, name, { enumerable: true });
+function likeNative(ours, native, carried) {
+  const { defineProperty, getOwnPropertyDescriptor } = Object;
+  for (const [place, model] of [[ours, native], [ours.prototype, native.prototype]]) {
+    for (const name of Reflect.ownKeys(model)) {
+      const known = /** @type {Record<string, any>} */ (getOwnPropertyDescriptor(place, name) || {});
+      const property = /** @type {Record<string, any>} */ (getOwnPropertyDescriptor(model, name));
+      for (const part of ["get", "set", "value"]) {
+        const act = property[part];
+        if (typeof act === "function" && name !== "constructor") property[part] = both(known[part], act, carried);
+      }
+      if (!/^(constructor|prototype)$/.test(String(name))) defineProperty(place, name, property);
+    }
   }
-  STATES.forEach((name, value) => {
-    for (const place of [ours, prototype]) Object.defineProperty(place, name, { value, enumerable: true });
-  });
-  Object.defineProperty(prototype, Symbol.toStringTag, { value: "WebSocket", configurable: true });
-  Object.defineProperty(ours, "length", { value: 1 });
+}
+
+/**
+ * A method that does the one thing for those that are carried and the other for native ones.
+ *
+ * @param {Function} ours
+ * @param {Function} native
+ * @param {WeakSet<object>} carried
+ */
+function both(ours, native, carried) {
+  const { act } = {
+    /** @param {unknown[]} values */
+    act(...values) {
+      return Reflect.apply(carried.has(/** @type {any} */ (this)) ? ours : native, this, values);
+    },
+  };
+  for (const name of ["name", "length"]) Object.defineProperty(act, name, { value: native[/** @type {"name"} */ (name)] });
+  return act;
 }

@@ -371,6 +371,123 @@ export const cases = {
     assert.deepEqual(await talk(), ["sse", "a", "c", end]);
   },
 
+  async "raw ones that are cut young again and again give way to sessions"({ page, box }) {
+    const tab = await page({ "data-ws": "raw" });
+    box.modes = { ws: { young: 700 } };
+    const moves = await tab.run(async () => {
+      const moves = [];
+      for (let times = 0; times < 4; times++) {
+        const socket = open_("/echo");
+        await opened(socket);
+        socket.send("x");
+        await until("echo", () => socket.got[0] === "x");
+        await until("a transport", () => socket.moves[0]);
+        moves.push(socket.moves[0].transport);
+        if (times < 3) await until("the cut", () => socket.ended);
+        else socket.close();
+      }
+      return moves;
+    });
+    assert.deepEqual(moves.slice(0, 3), ["raw", "raw", "raw"]);
+    assert.notEqual(moves[3], "raw");
+    assert.ok(await tab.run(() => JSON.stringify({ ...localStorage }).includes("raw")), "it is remembered");
+  },
+
+  async "in workers of every kind"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    const got = await tab.run(async () => {
+      const address = location.origin + "/_underpass/client.js", text = await (await fetch(address)).text();
+      const talk = `
+        const say = data => (self.postMessage ? postMessage(data) : self.port.postMessage(data));
+        const begin = () => {
+          const socket = new WebSocket("${location.origin.replace("http", "ws")}/echo");
+          socket.onopen = () => socket.send("hi");
+          socket.onmessage = ({ data }) => (say([data, underpass.options.transports.join()]), socket.close());
+          socket.onclose = ({ code }) => say(code);
+        };
+        if (self.postMessage) begin();
+        else self.onconnect = ({ ports: [port] }) => { self.port = port; begin(); };`;
+      const kinds = {
+        "imports the script": [`importScripts("${address}");${talk}`],
+        "imports it with settings": [`importScripts("${address}?transports=poll");${talk}`],
+        "has it in front": [`self.underpassAddress = "${address}";${text};${talk}`],
+        "has it in front, a module": [`self.underpassAddress = "${address}";${text};${talk}`, "module"],
+        "imports it as a module": [`import "${address}";${talk}`, "module"],
+        "is shared": [`importScripts("${address}");${talk}`, "classic", true],
+      };
+      const got = {};
+      for (const [kind, [script, type = "classic", shared]] of Object.entries(kinds)) {
+        const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+        got[kind] = await new Promise(done => {
+          const worker = shared ? new SharedWorker(url) : new Worker(url, { type });
+          worker.onerror = event => done("error " + event.message);
+          (worker.port || worker).onmessage = ({ data }) => done(data);
+          setTimeout(done, 10000, "nothing");
+        });
+      }
+      return got;
+    });
+    const usual = ["hi", "ws,sse,stream,poll"];
+    assert.deepEqual(got, {
+      "imports the script": usual, "imports it with settings": ["hi", "poll"], "has it in front": usual,
+      "has it in front, a module": usual, "imports it as a module": usual, "is shared": usual,
+    });
+  },
+
+  async "a base element leads only the page's own addresses elsewhere"({ page, box }) {
+    box.modes = { ws: "kill" };
+    const tab = await page();
+    const got = await tab.run(async () => {
+      document.head.append(Object.assign(document.createElement("base"), { href: "http://127.0.0.1:1/assets/" }));
+      const urls = [new WebSocket("x"), new Native("x")].map(socket => (socket.close(), socket.url));
+      const socket = open_(location.origin.replace("http", "ws") + "/echo");
+      await on(socket, "sse");
+      socket.send("x");
+      await until("echo", () => socket.got[0] === "x");
+      return urls;
+    });
+    assert.equal(got[0], got[1]);
+  },
+
+  async "handshakes come one after the other, as the browser has them"({ page, box }) {
+    const tab = await page();
+    box.modes = { any: { delay: 400 } };
+    const order = await tab.run(async () => {
+      const table = {};
+      for (const [name, Class] of Object.entries({ native: Native, ours: WebSocket })) {
+        const begun = performance.now(), times = [];
+        const sockets = [0, 1, 2].map(() => new Class("/echo"));
+        sockets.forEach((socket, at) => { socket.onopen = () => { times[at] = performance.now() - begun; }; });
+        await until("three openings", () => times.filter(Boolean).length === 3);
+        table[name] = [times[1] - times[0] > 250, times[2] - times[1] > 250];
+        for (const socket of sockets) socket.close();
+        await wait(1000);
+      }
+      return table;
+    });
+    assert.deepEqual(order.ours, order.native);
+    assert.deepEqual(order.native, [true, true]);
+  },
+
+  async "a message that is too large ends its socket with 1009, and nothing is uploaded"({ page, box }) {
+    for (const transports of ["ws", "sse,poll"]) {
+      const tab = await page({ "data-transports": transports });
+      const ended = await tab.run(async () => {
+        const socket = open_("/echo");
+        await opened(socket);
+        const { limits: { message } } = await (await fetch("/_underpass/info")).json();
+        socket.send("before");
+        socket.send(new Blob([new Uint8Array(message + 1)]));
+        await until("the end", () => socket.ended);
+        return [socket.ended, socket.got];
+      });
+      assert.deepEqual(ended[0], { code: 1009, reason: "message too large", wasClean: true }, transports);
+      await tab.close();
+    }
+    assert.ok(!box.struck.body);
+  },
+
   async "as a module it replaces nothing"({ page }) {
     const tab = await page();
     const [same, other, echo] = await tab.run(async () => {

@@ -45,6 +45,60 @@ export async function asked(Class, Native) {
   tell("its keys", () => { const s = idle(), keys = []; s.close(); for (const key in s) keys.push(key); return keys.sort(); });
   tell("its own keys", () => { const s = idle(); s.close(); return Reflect.ownKeys(s); });
   tell("the class's own keys", () => Object.keys(Class).sort());
+  for (const [place, object] of [["class", Class], ["prototype", Class.prototype]]) {
+    for (const key of Object.getOwnPropertyNames(object).sort()) {
+      tell(`property ${key} of the ${place}`, () => {
+        const { get, set, value, ...may } = Object.getOwnPropertyDescriptor(object, key);
+        const looks = [get, set, value].map(part => (typeof part === "function" ? `${part.name} ${part.length}` : typeof part));
+        return `${looks} ${JSON.stringify(may)}`;
+      });
+    }
+  }
+  tell("symbols of the prototype", () => JSON.stringify(Object.getOwnPropertySymbols(Class.prototype).map(key => [String(key), Object.getOwnPropertyDescriptor(Class.prototype, key)])));
+  const far = "ws://127.0.0.1:1/";
+  for (const url of ["/echo", far]) {
+    class Sub extends Class {
+      get readyState() { return 7; }
+      hello() { return "hi"; }
+    }
+    const closed = socket => (socket.close(), socket);
+    tell(`a subclass, ${url}`, () => { const s = closed(new Sub(url)); return [s.readyState, s.hello(), s instanceof Sub, s instanceof Class, s.constructor === Sub, s.url]; });
+    tell(`no instance of a subclass, ${url}`, () => closed(new Class(url)) instanceof Sub);
+    tell(`its class, ${url}`, () => closed(new Class(url)).constructor === Class);
+    tell(`made for another class, ${url}`, () => { function Other() {} Other.prototype = Object.create(Class.prototype); const s = closed(Reflect.construct(Class, [url], Other)); return [s instanceof Other, s.url]; });
+    tell(`defined anew, ${url}`, () => Object.defineProperty(closed(new Class(url)), "readyState", { value: 9 }).readyState);
+    tell(`set what is only read, ${url}`, () => { const s = closed(new Class(url)); s.url = "x"; return s.url === "x"; });
+    tell(`set what is only read, strictly, ${url}`, () => { "use strict"; closed(new Class(url)).url = "x"; });
+    tell(`through a proxy, ${url}`, () => new Proxy(closed(new Class(url)), {}).url);
+    tell(`the prototype changed, ${url}`, () => {
+      const { prototype } = Class, { send } = prototype, seen = [];
+      const close = Object.getOwnPropertyDescriptor(prototype, "onclose");
+      prototype.send = function (data) { seen.push(data); };
+      Object.defineProperty(prototype, "onclose", { ...close, set(value) { seen.push("onclose"); close.set.call(this, value); } });
+      try {
+        const s = closed(new Class(url));
+        s.send("x");
+        s.onclose = null;
+        return seen;
+      } finally {
+        prototype.send = send;
+        Object.defineProperty(prototype, "onclose", close);
+      }
+    });
+    tell(`methods of its own, ${url}`, () => {
+      const seen = [];
+      class Own extends Class {
+        addEventListener(...values) { seen.push("add"); super.addEventListener(...values); }
+        dispatchEvent(event) { seen.push("dispatch"); return super.dispatchEvent(event); }
+      }
+      closed(new Own(url)).onopen = () => {};
+      return seen;
+    });
+  }
+  for (const [name, act] of Object.entries({
+    "url of the prototype": () => Class.prototype.url, "send of the prototype": () => Class.prototype.send("x"),
+    "close of something else": () => Class.prototype.close.call({}), "a method as a constructor": () => new Class.prototype.close(),
+  })) tell(name, act);
   tell("the order of listeners", () => {
     const s = idle(), order = [];
     s.addEventListener("x", () => order.push("x"));

@@ -28,6 +28,8 @@ export class Core {
   hidden = false;
   /** @type {Set<Session>} */
   sessions = new Set();
+  /** Those whose opening is under way, and those that wait for it. @type {Set<Session>} */
+  openings = new Set();
   timers = makeTimers();
 
   /** @type {Action[]} */

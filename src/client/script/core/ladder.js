@@ -41,6 +41,7 @@ export function makeLadder(session) {
     /** Attempts to reach the sidecar that were in vain. */
     failures: 0,
     ended,
+    fell,
     letGo,
     next,
     proved,
@@ -171,8 +172,19 @@ export function makeLadder(session) {
     }
     const suspect = isGuilty(attachment, why) ? name : "";
     forget(attachment);
-    if (suspect && ladder.current) verdicts.draw(suspect);
-    if (!ladder.current && !ladder.trying) next(`${name} ${why}`, time || (superseded ? 200 : 0), suspect);
+    fell(`${name} ${why}`, time || (superseded ? 200 : 0), suspect);
+  }
+
+  /**
+   * Something carries the session no more, or failed to. No verdict is drawn while the sidecar cannot be reached.
+   *
+   * @param {string} why
+   * @param {number} time
+   * @param {string} suspect
+   */
+  function fell(why, time, suspect) {
+    if (!ladder.current && !ladder.trying) next(why, time, suspect);
+    else if (suspect) session.reach(reached => reached && verdicts.draw(suspect));
   }
 
   /**
@@ -238,9 +250,11 @@ export function makeLadder(session) {
   /** @param {Attachment} current */
   function climb(current) {
     const { transports } = options;
+    // What the settings do not name is the last resort.
+    const rank = /** @param {Carrier} name */ name => (transports.includes(name) ? transports.indexOf(name) : Infinity);
     const best = choose();
     if (current.name !== best && isStream(current.name) && !sharedPoll.grants(session)) current.end("shared");
-    else if (transports.indexOf(best) >= transports.indexOf(current.name)) waited = 0;
+    else if (rank(best) >= rank(current.name)) waited = 0;
     else if (core.now - session.busy > QUIET || ++waited > LONGEST_WAIT) attach(best, "better");
   }
 

@@ -50,6 +50,8 @@ export class Session {
   /** When the sidecar was heard last, and when a message passed. */
   alive = 0;
   busy = 0;
+  /** The page knows that it is open. */
+  #told = false;
   #closeSent = false;
   /** How often what was asked for was refused in a row. @type {Record<string, number>} */
   #refusals = {};
@@ -90,7 +92,21 @@ export class Session {
     this.alive = core.now;
     this.busy = core.now;
     core.sessions.add(this);
-    this.#open({ nonce: core.outside.word(24), protocols: this.protocols }, 1);
+    core.openings.add(this);
+    if (core.openings.size === 1) this.#openFirst();
+  }
+
+  #openFirst() {
+    this.#open({ nonce: this.core.outside.word(24), protocols: this.protocols }, 1);
+  }
+
+  // Browsers have one handshake with a host at a time: the next one begins when this one has come to something.
+  #passOn() {
+    const { openings } = this.core;
+    const [first] = openings;
+    openings.delete(this);
+    const [next] = openings;
+    if (first === this && next) next.#openFirst();
   }
 
   /**
@@ -102,8 +118,9 @@ export class Session {
     const mark = /\?/.test(this.target) ? "&" : "?";
     core.ask(`${this.target}${mark}underpass=open`, asked, ({ status, body, took, url }) => {
       this.roundTrip = took;
-      if (body?.session) return this.#begin(body.session, url);
-      if (this.over) return;
+      if (body?.session) this.#begin(body.session, url);
+      this.#passOn();
+      if (this.opened || this.over) return;
       // A cookie has changed since the first attempt, whose answer was lost.
       if (body?.error?.code === "nonce_reused" && attempt < OPENINGS) {
         return this.#open({ ...asked, nonce: core.outside.word(24) }, OPENINGS);
@@ -124,9 +141,11 @@ export class Session {
     this.facts = facts;
     this.url = new URL(facts.url, base).href;
     if (this.over) return this.post("close", {});
+    if (core.outside.strict && this.protocols.length && !facts.protocol) return this.fail();
     this.alive = core.now;
     this.patience = facts.heartbeat * 1000 + 4000;
     this.up.limit = facts.max_batch;
+    this.#told = true;
     core.do("tell", this.page, "opened", facts.protocol);
     this.up.pump();
     this.ladder.next();
@@ -339,7 +358,8 @@ export class Session {
     }
     // Asked to close without a code, the page expects to be told that there was none.
     if (closing && closing.code === undefined && code === 1000 && !reason) code = NO_STATUS;
-    core.do("tell", this.page, "closed", { code, reason, clean }, failed && !clean);
+    core.do("tell", this.page, "closed", { code, reason, clean }, !this.#told);
+    this.#passOn();
     this.#wake();
   }
 

@@ -29,14 +29,13 @@ export class SocketAttachment extends Attachment {
   missing() {
     const { ladder } = this.session;
     if (this.#connected || ladder.late === this) return this.end("silent");
-    this.core.verdicts.draw("ws");
     if (ladder.trying !== this) return;
     ladder.trying = null;
     // One is enough.
     ladder.late?.stop();
     ladder.late = this;
     this.expect(LATE);
-    if (!ladder.current) ladder.next("ws silent");
+    ladder.fell("ws silent", 0, "ws");
   }
 
   /** @param {{ token: string, from: number, next: number }} facts */

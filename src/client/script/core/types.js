@@ -118,7 +118,7 @@
  * @property {(data: string | Uint8Array<ArrayBuffer>) => void} message
  * @property {(size: number) => void} drained
  * @property {(change: Change) => void} changed
- * @property {(close: Close, failed: boolean) => void} closed
+ * @property {(close: Close, failed: boolean) => void} closed Failed is what was never open.
  */
 
 /**
@@ -149,6 +149,7 @@
  * @property {() => number} random From 0 to 1, as `Math.random`.
  * @property {(length: number) => string} word So many random letters and digits.
  * @property {() => number} date As `Date.now`.
+ * @property {boolean} strict Whether this browser fails a WebSocket that is offered subprotocols and chooses none.
  * @property {() => Record<string, number>} load What `save` was given last, by this tab or another of this origin.
  * @property {(verdicts: Record<string, number>) => void} save
  */

@@ -86,7 +86,7 @@ export class Sidecar {
     clock.after(chance.pick([1, 20, 300]), () => {
       const token = `n${chance.pick([1, 1, 2])}-${target}x${this.sessions.size}-secret`;
       const backend = new Backend(this.run, token);
-      opening.session = new SidecarSession(clock, token, backend, run.front.toSession(path, token));
+      opening.session = new SidecarSession(clock, token, backend, run.front.toSession(path, token), run.protocol);
       this.sessions.set(token, opening.session);
       this.run.opened(target, opening.session);
       for (const twin of opening.twins) twin(200, { session: opening.session.facts });

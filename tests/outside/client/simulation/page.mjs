@@ -15,6 +15,8 @@ export class Page {
   buffered = 0;
   got = 0;
   isOpen = false;
+  // What became of its first request: it was asked, then answered.
+  opening;
   transport = null;
   closing = null;
   ended = null;
@@ -101,29 +103,31 @@ export class Page {
 
   closed(close, failed) {
     assert.ok(!this.ended, `${this.name}: closed twice`);
+    assert.equal(failed, !this.isOpen, `${this.name}: an error is an event of what was never open`);
     this.ended = { ...close, failed, at: this.clock.now };
-    this.run.cover(failed ? "failed" : "closed");
-    this.#judge();
+    const gaveUp = close.code === 1006 && this.session?.closing?.code !== 1006;
+    this.run.cover(gaveUp ? "failed" : "closed");
+    this.#judge(gaveUp);
   }
 
   // Whether it may end like this, now.
-  #judge() {
+  #judge(gaveUp) {
     const { closing, ended, session } = this;
-    const { code, reason, failed, at } = ended;
+    const { code, reason, at } = ended;
     const given = ["client gone", "client too slow"].includes(session?.fate) && session.endedAt > this.run.fairSince + 30000;
     assert.ok(!given, `${this.name}: in fair weather the sidecar gave it up: ${session?.fate}`);
     const what = `${this.name}: ended ${JSON.stringify(ended)}, the sidecar's: ${JSON.stringify(session?.closing)} (${session?.fate})`;
     // It was too large, which only scenes have.
     if (code === 1009) return;
-    if (failed) {
+    if (gaveUp) {
       assert.ok(this.#mayFail(at), what);
       return;
     }
     assert.ok(session?.closing, what);
     const untold = closing && closing.code === undefined && session.closing.code === 1000 && session.closing.reason === "";
     assert.deepEqual({ code, reason }, untold ? { code: 1005, reason: "" } : { code: session.closing.code, reason: session.closing.reason }, what);
-    const gaveUp = session.isOver || (closing && at - closing.at >= 7000);
-    assert.ok(gaveUp || this.got === session.down.length, `${what}: ${this.got} of ${session.down.length} messages came`);
+    const isLate = session.isOver || (closing && at - closing.at >= 7000);
+    assert.ok(isLate || this.got === session.down.length, `${what}: ${this.got} of ${session.down.length} messages came`);
   }
 
   #mayFail(at) {

@@ -52,6 +52,8 @@ export class Run {
     const all = ["ws", "sse", "stream", "poll"];
     const transports = chance.pick([all, all, all, all.slice(1), ["ws", "poll"], ["poll"], ["ws"], ["sse"], ["stream", "ws"]]);
     this.front = new Front(chance);
+    // Whether the browser, and whether the backend, insist on a subprotocol.
+    this.isStrict = chance.oneIn(2);
     this.options = { base: this.front.base, transports, ws: "session", credentials: "same-origin", debug: false };
     this.sidecar = new Sidecar(this);
   }
@@ -269,7 +271,7 @@ export class Run {
 
   #verify(page) {
     const { closing, ended, sent, session } = page;
-    if (!session || ended.failed || !closing || session.fate !== "client closed") return;
+    if (!session || ended.code === 1006 || !closing || session.fate !== "client closed") return;
     assert.equal(session.up.length, sent.length, `${page.name}: the backend heard ${session.up.length} of ${sent.length} before the close`);
     const expected = { code: closing.code ?? 1000, reason: closing.reason };
     const { code, reason } = session.backend.closes[0];

@@ -28,14 +28,14 @@ export class SidecarSession {
   // Its end in words, for those who look into a failed run.
   fate = "";
 
-  constructor(clock, token, backend, url) {
-    Object.assign(this, { clock, token, backend, url, heard: clock.now, progress: clock.now, endedAt: 0 });
+  constructor(clock, token, backend, url, protocol = "a") {
+    Object.assign(this, { clock, token, backend, url, protocol, heard: clock.now, progress: clock.now, endedAt: 0 });
   }
 
   get facts() {
     const { max_message, max_batch, ack_bytes, heartbeat, wait, grace, recycle } = LIMITS;
     return {
-      id: this.token.split("-")[1], token: this.token, protocol: "", url: this.url, max_message, max_batch, ack_bytes,
+      id: this.token.split("-")[1], token: this.token, protocol: this.protocol, url: this.url, max_message, max_batch, ack_bytes,
       heartbeat, wait, grace, recycle, transports: ["ws", "sse", "stream", "poll"],
     };
   }

@@ -36,6 +36,7 @@ export class Tab {
       random: () => chance.random(),
       word: length => chance.word(length),
       date: () => 1.7e12 + run.clock.now + run.dateShift,
+      strict: run.isStrict,
       load: () => ({ ...storage.verdicts }),
       save: verdicts => { storage.verdicts = { ...verdicts }; },
     };
@@ -142,17 +143,29 @@ export class Tab {
     this.connections.delete(attachment);
   }
 
+  // One handshake at a time: those that were opened before have been answered once, or are over.
+  #opens(url) {
+    const name = new URL(url).pathname.split("/").at(-1);
+    const page = this.pages.find(page => page.name === name);
+    const under = this.pages.find(page => page.opening === "asked" && !page.ended);
+    assert.ok(page.opening || !under, `${name} is opened while ${under?.name} is`);
+    page.opening ??= "asked";
+    return page;
+  }
+
   // A request through the network: it or its answer may be lost, it may come twice, somebody else may answer.
   #request(id, url, body, patience) {
     const { chance, clock, run } = this;
     const { weather } = run;
     run.asks(url, body);
+    const opening = body?.nonce && this.#opens(url);
     const begun = this.#now;
     const { href } = new URL(url);
     const latency = () => chance.between(...run.weather.latency);
     const answer = (status, json) => {
       if (!this.requests.delete(id)) return;
       this.polls.delete(id);
+      if (opening) opening.opening = "answered";
       if (json) this.#heard(url, json);
       this.tell(() => this.core.answered(id, { status, body: json, took: this.#now - begun, url: href }));
     };
