@@ -12,6 +12,8 @@ use super::{Address, Drain, Listener, Route, Session, TlsFiles, Trusted, Upstrea
 
 /// The spans of these keys, where the operator set them to a valid value.
 pub(super) struct SessionSet {
+    pub(super) message: Option<Span>,
+    pub(super) body: Option<Span>,
     pub(super) ack_bytes: Option<Span>,
     pub(super) heartbeat: Option<Span>,
     pub(super) wait: Option<Span>,
@@ -122,10 +124,22 @@ pub(super) fn session(table: &mut Table<'_, '_>, target: &mut Session, set: &Ses
     at_most(table, "heartbeat", &set.heartbeat, &mut target.heartbeat, target.grace, |limit| {
         format!("must be at most `grace`, {}: clients acknowledge once a heartbeat", show_duration(limit))
     });
+    // A message of the largest size fits into a body as base64, which is a third longer, and into most as JSON.
+    if set.message.is_some() && set.body.is_none() {
+        target.body = target.body.max(target.message / 2 * 3);
+    }
     // With `ack_bytes` above `buffer`, the buffer is full before the client acknowledges, and nothing moves until the
     // heartbeat.
     at_most(table, "ack_bytes", &set.ack_bytes, &mut target.ack_bytes, target.buffer, |limit| {
         format!("must be at most `buffer`, {}", show_size(limit as u64))
+    });
+}
+
+/// Checks that a budget that was set has room for two messages of the largest size.
+pub(super) fn memory(table: &mut Table<'_, '_>, target: &mut Session, set: &SessionSet, memory: Option<usize>) {
+    let Some(memory) = memory.filter(|_| table.is_clean()) else { return };
+    at_most(table, "message", &set.message, &mut target.message, memory / 2, |limit| {
+        format!("must be at most {}, half of `memory`", show_size(limit as u64))
     });
 }
 
