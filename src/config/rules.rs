@@ -214,6 +214,23 @@ mod tests {
     }
 
     #[test]
+    fn a_body_has_room_for_the_largest_message_and_the_budget_for_two() {
+        const MIB: usize = 1 << 20;
+        let sizes = |rest| {
+            let session = parsed(rest).session;
+            (session.message / MIB, session.body / MIB)
+        };
+        assert_eq!(sizes(""), (16, 24));
+        assert_eq!(sizes("session.message = \"40MiB\""), (40, 60));
+        assert_eq!(sizes("session.message = \"2MiB\""), (2, 24));
+        assert_eq!(sizes("[session]\nmessage = \"40MiB\"\nbody = \"1MiB\""), (40, 1), "what was set stays");
+        assert_eq!(sizes("memory = \"20MiB\""), (10, 24), "a default gives way");
+        let text = "listen = \"127.0.0.1:0\"\nupstream = \"ws://a\"\nmemory = \"20MiB\"\nsession.message = \"11MiB\"\n";
+        let errors = Config::parse(text, "f").expect_err("no room for two").to_string();
+        assert!(errors.contains("`session.message` must be at most 10MiB, half of `memory`"), "{errors}");
+    }
+
+    #[test]
     fn the_parts_of_a_drain_fit_into_it() {
         let drain = |rest| parsed(rest).drain;
         let ms = Duration::from_millis;

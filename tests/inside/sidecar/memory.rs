@@ -235,7 +235,7 @@ async fn under_a_flood_of_many_sessions_the_process_keeps_to_its_memory() {
         (site.metric(ENDED).await, site.metric("underpass_sessions_ended_total{reason=\"too_slow\"}").await);
     println!("base {base}, most {most_resident}, held {most_held}, {ended} ended, {slow} slow, {rounds} rounds");
     assert!(most_held <= 1.05 * BUDGET as f64, "{most_held} bytes were held");
-    assert!(most_resident - base < 2.0 * BUDGET as f64, "{most_resident} bytes, {base} at the beginning");
+    assert!(most_resident - base < 3.0 * BUDGET as f64, "{most_resident} bytes, {base} at the beginning");
     assert!(ended >= 4.0, "{ended} sessions were ended");
     for greedy in floods.into_iter().take(4) {
         assert_eq!(soon("the end of a greedy one", greedy).await.expect("no panic"), 1013);
