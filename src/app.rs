@@ -14,6 +14,7 @@ use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
+use crate::budget::Budget;
 use crate::config::{Address, Config, ConfigErrors, Drain};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
@@ -55,8 +56,16 @@ pub struct App {
     gateway: Arc<Gateway>,
     dials: Arc<DialQueue>,
     metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
     lifecycle: Lifecycle,
     certificates: Vec<Arc<TlsSource>>,
+}
+
+/// The memory budget that [`App::start`] would keep to, in bytes, and where it comes from, for people.
+#[must_use]
+pub fn memory_budget(config: &Config) -> (usize, String) {
+    let budget = Budget::of(config.memory);
+    (budget.bytes(), budget.source().to_string())
 }
 
 /// Checks what [`App::start`] would open apart from sockets: certificates, keys, authorities.
@@ -81,7 +90,9 @@ impl App {
     pub fn start(config: Config, mut sockets: Sockets) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let (lifecycle, metrics) = (Lifecycle::new(), Arc::new(Metrics::default()));
-        let registry = Registry::new(&config.node, &config.session, Arc::clone(&metrics), lifecycle.clone());
+        let budget = Arc::new(Budget::of(config.memory));
+        let shared = (Arc::clone(&metrics), Arc::clone(&budget));
+        let registry = Registry::new(&config.node, &config.session, shared, lifecycle.clone());
         let registry = Arc::new(registry);
         let (gateway, shared) = (Arc::clone(&registry), (Arc::clone(&metrics), lifecycle.clone()));
         let gateway = Arc::new(Gateway::new(Arc::clone(&config), gateway, shared.0, shared.1)?);
@@ -102,9 +113,11 @@ impl App {
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
         let certificates = listening.iter().filter_map(|listening| listening.tls.clone()).collect();
         let dials = Arc::new(DialQueue::new(&config.backend, Arc::clone(&metrics)));
-        let app = Self { config, addresses, admin: admin_address, gateway, dials, metrics, lifecycle, certificates };
+        let app =
+            Self { config, addresses, admin: admin_address, gateway, dials, metrics, budget, lifecycle, certificates };
         app.serve(listening)?;
         app.open_admin(admin);
+        app.watch_memory(&registry);
         app.follow_drain(registry);
         Ok(app)
     }
@@ -188,7 +201,9 @@ impl App {
             Phase::Serving => Ok(()),
             phase => Err(format!("{phase:?}").to_lowercase()),
         });
-        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase);
+        let budget = Arc::clone(&self.budget);
+        let memory = move || (budget.held() as u64, budget.bytes() as u64);
+        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase, memory);
         let state = Arc::new(AdminState { exposition, checks: vec![serving] });
         for listener in bound {
             let listener = match listener {
@@ -197,6 +212,17 @@ impl App {
             };
             tokio::spawn(admin::serve(listener, Arc::clone(&state)));
         }
+    }
+
+    /// Says how much memory there is, and keeps to it.
+    fn watch_memory(&self, registry: &Arc<Registry>) {
+        let (bytes, message) = (self.budget.bytes(), self.config.session.message);
+        tracing::info!(bytes, source = %self.budget.source(), "memory budget");
+        if bytes < 2 * message {
+            tracing::warn!(bytes, message, "the memory budget has no room for two messages of `session.message`");
+        }
+        let registry = Arc::clone(registry);
+        tokio::spawn(async move { registry.keep_budget().await });
     }
 
     /// Asks the clients to leave when the process drains, and ends what is left when the time for that is over.
@@ -279,6 +305,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = [
         ("node", old.node != new.node),
         ("workers", old.workers != new.workers),
+        ("memory", old.memory != new.memory),
         ("listener", old.listeners != new.listeners),
         ("admin", old.admin != new.admin),
         ("[client]", old.client != new.client),

@@ -30,6 +30,7 @@
 //! | **grace** | how long a session lives without a sign of life from its client |
 //! | **replay** | what is kept of written messages for a client that never acknowledges |
 //! | **token / id** | a session's secret / its public name |
+//! | **budget** | the memory that all payloads of the process together may take; a session's *account* is what it holds of it |
 //! | **drain** | stopping in good order |
 
 // Every public item is documented in the rooms that others build on: the core, the codecs and the configuration. In the
@@ -37,6 +38,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod budget;
 pub mod client;
 #[warn(missing_docs)]
 pub mod codec;

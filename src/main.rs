@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use underpass::app::{App, StartError, check_files};
+use underpass::app::{App, StartError, check_files, memory_budget};
 use underpass::config::{Address, Config, Log, LogFormat};
 use underpass::demo;
 use underpass::lifecycle::drain::signals;
@@ -122,6 +122,8 @@ fn check(path: &PathBuf) -> Result<(), String> {
     let config = Config::load(path).map_err(|errors| errors.to_string())?;
     check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
     println!("{} is fine: {} listener(s), {} route(s)", path.display(), config.listeners.len(), config.routes.len());
+    let (bytes, source) = memory_budget(&config);
+    println!("memory budget: {} MiB, {source}", bytes >> 20);
     Ok(())
 }
 

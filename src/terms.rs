@@ -73,6 +73,8 @@ terms! {
         TooSlow = "too_slow",
         /// A message was over the limit.
         TooLarge = "too_large",
+        /// It held most of the process's memory when that ran short.
+        OutOfMemory = "out_of_memory",
         /// The sidecar was stopping.
         Drained = "drained",
         /// The operator ended it.

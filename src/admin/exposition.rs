@@ -24,13 +24,20 @@ pub struct Exposition(Registry);
 
 impl Exposition {
     /// The samples of `metrics`, of this `version`, of the process, and of how far the drain has come: `phase` gives 0
-    /// while serving, 1 while unready but still accepting, 2 while draining, 3 after the deadline.
-    pub fn new(metrics: &Metrics, version: &'static str, phase: impl Fn() -> i64 + Send + Sync + 'static) -> Self {
+    /// while serving, 1 while unready but still accepting, 2 while draining, 3 after the deadline. `memory` gives what all
+    /// payloads hold, and the budget for them, in bytes.
+    pub fn new(
+        metrics: &Metrics,
+        version: &'static str,
+        phase: impl Fn() -> i64 + Send + Sync + 'static,
+        memory: impl Fn() -> (u64, u64) + Send + Sync + 'static,
+    ) -> Self {
         let mut registry = Registry::default();
         let build = Info::new(vec![("version", version)]);
         registry.register("underpass_build", "The program that runs", build);
         metrics.register(&mut registry);
         registry.register_collector(Box::new(Drain(Box::new(phase))));
+        registry.register_collector(Box::new(Memory(Box::new(memory))));
         registry.register_collector(Box::new(Process));
         Self(registry)
     }
@@ -61,6 +68,25 @@ impl Collector for Drain {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "How far stopping has come: 0 serving, 1 unready but accepting, 2 draining, 3 past the deadline.";
         gauge(&mut encoder, "underpass_drain_phase", help, None, (self.0)())
+    }
+}
+
+struct Memory(Box<dyn Fn() -> (u64, u64) + Send + Sync>);
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+impl Collector for Memory {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (held, budget) = (self.0)();
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let help = "Memory that payloads hold, as it is counted against the budget.";
+        gauge(&mut encoder, "underpass_memory_held", help, Some(&Unit::Bytes), signed(held))?;
+        let help = "Memory that payloads may hold.";
+        gauge(&mut encoder, "underpass_memory_budget", help, Some(&Unit::Bytes), signed(budget))
     }
 }
 
@@ -160,7 +186,7 @@ mod tests {
     }
 
     fn read(metrics: &Metrics) -> Samples {
-        parse(&Exposition::new(metrics, "1.2.3", || 2).text())
+        parse(&Exposition::new(metrics, "1.2.3", || 2, || (5, 7)).text())
     }
 
     #[test]
@@ -189,6 +215,7 @@ mod tests {
         metrics.tunnelled(Direction::Up, 7);
         metrics.proxied(Some(404));
         metrics.paused();
+        metrics.memory_waited();
         metrics.handshake_failed();
         metrics.reloaded(false);
         let (_tunnel, _proxying, _connection) = (metrics.tunnel(), metrics.proxying(), metrics.connection());
@@ -206,6 +233,9 @@ mod tests {
             "delivery_delay_seconds_count{transport=sse} 1",
             "delivery_delay_seconds_sum{transport=sse} 0.002",
             "drain_phase 2",
+            "memory_budget_bytes 7",
+            "memory_held_bytes 5",
+            "memory_waits_total 1",
             "message_bytes_total{direction=down,transport=sse} 100",
             "message_bytes_total{direction=up,transport=any} 20",
             "messages_total{direction=down,transport=sse} 3",

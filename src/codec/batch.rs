@@ -14,6 +14,9 @@ use percent_encoding::percent_decode;
 use super::{DecodeError, frames};
 use crate::session::Message;
 
+/// The most messages of a body. Each takes some 64 bytes beside its payload, and three bytes of JSON make an empty one.
+pub const MOST_MESSAGES: usize = 65_536;
+
 /// How the messages of a body are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -196,6 +199,20 @@ mod tests {
         assert!(refused(Form::Form, b"hi").starts_with("the form has no field `messages` (curl"));
         assert_eq!(refused(Form::Form, b"messages=[]&messages=[]"), "the form has the field `messages` more than once");
         assert_eq!(refused(Form::Form, b"messages=%5B%22%ff"), "the field `messages` is not UTF-8 from its byte 2 on");
+    }
+
+    #[test]
+    fn a_body_of_few_bytes_does_not_become_any_number_of_messages() {
+        let json = |count: usize| format!("[{}\"\"]", "\"\",".repeat(count - 1));
+        let frames = |count: usize| Bytes::from([2, 0, 0, 0, 0].repeat(count));
+        let too_many = Err(DecodeError::TooMany { limit: MOST_MESSAGES });
+        for (count, expected) in [(MOST_MESSAGES, Ok(MOST_MESSAGES)), (MOST_MESSAGES + 1, too_many)] {
+            let object = format!("{{\"messages\":{}}}", json(count));
+            assert_eq!(decode_json(object.as_bytes(), 9).map(|messages| messages.len()), expected);
+            let form = format!("messages={}", json(count));
+            assert_eq!(decode_form(form.as_bytes(), 9).map(|messages| messages.len()), expected);
+            assert_eq!(Form::Frames.decode(frames(count), 9).map(|messages| messages.len()), expected);
+        }
     }
 
     #[test]

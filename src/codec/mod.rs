@@ -25,6 +25,12 @@ pub enum DecodeError {
         /// The most bytes that a message may have.
         limit: usize,
     },
+    /// So many messages that what is beside their payloads is too large: `too_large`.
+    #[error("the body has more than {limit} messages, the most that one may have; nothing was accepted")]
+    TooMany {
+        /// The most messages that a body may have.
+        limit: usize,
+    },
     /// The body or a parameter is not what it must be: `bad_request`.
     #[error("{what}")]
     Malformed {

@@ -19,6 +19,7 @@ impl Default for Config {
             prefix: "/_underpass".to_owned(),
             selftest: false,
             workers: 0,
+            memory: None,
             listeners: Vec::new(),
             routes: Vec::new(),
             origins: Origins::default(),
@@ -37,9 +38,9 @@ impl Default for Session {
     fn default() -> Self {
         Self {
             max: 10_000,
-            message: MIB,
+            message: 16 * MIB,
             batch: 64 * KIB,
-            body: MIB,
+            body: 24 * MIB,
             buffer: 256 * KIB,
             replay: 256 * KIB,
             held: 64,

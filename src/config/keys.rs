@@ -34,6 +34,8 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     top.text("prefix", &mut config.prefix, formats::prefix);
     top.flag("selftest", &mut config.selftest);
     top.count("workers", &mut config.workers, 0..=256);
+    let mut memory = 0;
+    config.memory = top.size("memory", &mut memory, 8 * MIB..=1024 * GIB).map(|_| memory);
     config.origins.allowed = top.texts("allowed_origins", formats::origin);
     top.flag("allow_credentials", &mut config.origins.credentials);
     top.flag("require_origin", &mut config.origins.require);
@@ -44,7 +46,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
     let routes = routes(top);
     config.routes = rules::routes(top, routes);
-    top.section("session", " in [session]", |table| session(table, &mut config.session));
+    top.section("session", " in [session]", |table| session(table, &mut config.session, config.memory));
     top.section("client", " in [client]", |table| client(table, &mut config.client));
     top.section("backend", " in [backend]", |table| backend(table, &mut config.backend));
     top.section("log", " in [log]", |table| log(table, &mut config.log));
@@ -133,11 +135,11 @@ fn tls_files(table: &mut Table<'_, '_>, certificate_key: &'static str, key_key: 
     Some(TlsFiles { certificate: certificate?, key: key? })
 }
 
-fn session(table: &mut Table<'_, '_>, target: &mut Session) {
+fn session(table: &mut Table<'_, '_>, target: &mut Session, memory: Option<usize>) {
     table.count("max", &mut target.max, 1..=1_000_000);
-    table.size("message", &mut target.message, 1..=64 * MIB);
+    let message = table.size("message", &mut target.message, 1..=64 * MIB);
     table.size("batch", &mut target.batch, KIB..=64 * MIB);
-    table.size("body", &mut target.body, KIB..=64 * MIB);
+    let body = table.size("body", &mut target.body, KIB..=256 * MIB);
     table.size("buffer", &mut target.buffer, 4 * KIB..=GIB);
     table.size("replay", &mut target.replay, 1..=GIB);
     table.count("held", &mut target.held, 0..=10_000);
@@ -156,7 +158,9 @@ fn session(table: &mut Table<'_, '_>, target: &mut Session) {
     table.duration("ended", &mut target.ended, TIMER);
     table.count("ended_max", &mut target.ended_max, 1..=10_000_000);
     table.flag("identity", &mut target.identity);
-    rules::session(table, target, &rules::SessionSet { ack_bytes, heartbeat, wait });
+    let set = rules::SessionSet { message, body, ack_bytes, heartbeat, wait };
+    rules::session(table, target, &set);
+    rules::memory(table, target, &set, memory);
 }
 
 fn client(table: &mut Table<'_, '_>, target: &mut Client) {

@@ -38,6 +38,8 @@ pub struct Config {
     pub selftest: bool,
     /// Threads that serve, each with its own runtime and listening sockets; zero is one for each core.
     pub workers: usize,
+    /// Most bytes that all payloads together may take; `None` is what the system gives.
+    pub memory: Option<usize>,
     /// Where clients connect; at least one.
     pub listeners: Vec<Listener>,
     /// Which backend serves what; at least one.

@@ -12,6 +12,8 @@ use super::{Address, Drain, Listener, Route, Script, Session, TlsFiles, Trusted,
 
 /// The spans of these keys, where the operator set them to a valid value.
 pub(super) struct SessionSet {
+    pub(super) message: Option<Span>,
+    pub(super) body: Option<Span>,
     pub(super) ack_bytes: Option<Span>,
     pub(super) heartbeat: Option<Span>,
     pub(super) wait: Option<Span>,
@@ -135,10 +137,22 @@ pub(super) fn session(table: &mut Table<'_, '_>, target: &mut Session, set: &Ses
     at_most(table, "heartbeat", &set.heartbeat, &mut target.heartbeat, target.grace, |limit| {
         format!("must be at most `grace`, {}: clients acknowledge once a heartbeat", show_duration(limit))
     });
+    // A message of the largest size fits into a body as base64, which is a third longer, and into most as JSON.
+    if set.message.is_some() && set.body.is_none() {
+        target.body = target.body.max(target.message / 2 * 3);
+    }
     // With `ack_bytes` above `buffer`, the buffer is full before the client acknowledges, and nothing moves until the
     // heartbeat.
     at_most(table, "ack_bytes", &set.ack_bytes, &mut target.ack_bytes, target.buffer, |limit| {
         format!("must be at most `buffer`, {}", show_size(limit as u64))
+    });
+}
+
+/// Checks that a budget that was set has room for two messages of the largest size.
+pub(super) fn memory(table: &mut Table<'_, '_>, target: &mut Session, set: &SessionSet, memory: Option<usize>) {
+    let Some(memory) = memory.filter(|_| table.is_clean()) else { return };
+    at_most(table, "message", &set.message, &mut target.message, memory / 2, |limit| {
+        format!("must be at most {}, half of `memory`", show_size(limit as u64))
     });
 }
 
@@ -210,6 +224,23 @@ mod tests {
         assert_eq!(session.ack_bytes, 4096);
         assert_eq!(parsed("session.wait_max = 60").session, Session::default());
         assert_eq!(parsed("session.wait_max = 5").session.wait, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_body_has_room_for_the_largest_message_and_the_budget_for_two() {
+        const MIB: usize = 1 << 20;
+        let sizes = |rest| {
+            let session = parsed(rest).session;
+            (session.message / MIB, session.body / MIB)
+        };
+        assert_eq!(sizes(""), (16, 24));
+        assert_eq!(sizes("session.message = \"40MiB\""), (40, 60));
+        assert_eq!(sizes("session.message = \"2MiB\""), (2, 24));
+        assert_eq!(sizes("[session]\nmessage = \"40MiB\"\nbody = \"1MiB\""), (40, 1), "what was set stays");
+        assert_eq!(sizes("memory = \"20MiB\""), (10, 24), "a default gives way");
+        let text = "listen = \"127.0.0.1:0\"\nupstream = \"ws://a\"\nmemory = \"20MiB\"\nsession.message = \"11MiB\"\n";
+        let errors = Config::parse(text, "f").expect_err("no room for two").to_string();
+        assert!(errors.contains("`session.message` must be at most 10MiB, half of `memory`"), "{errors}");
     }
 
     #[test]

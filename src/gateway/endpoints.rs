@@ -242,9 +242,8 @@ impl Call<'_> {
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
         let form = Form::from_request(content_type, query.text("as"))?;
-        let limit = session.policy().body;
-        let body = send::read_body(request.into_body(), limit, self.live.config.client.body).await?;
-        send::send(session, send::Sending { form, seq, after }, body).await
+        let (sending, patience) = (send::Sending { form, seq, after }, self.live.config.client.body);
+        send::send(session, sending, request.into_body(), patience).await
     }
 
     /// `GET client.js` and its kin.

@@ -169,7 +169,7 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::BadCursor { sent } => plain(ErrorCode::BadCursor, StatusCode::BAD_REQUEST).field("sent", sent),
         Fault::StaleCursor { acked } => plain(ErrorCode::StaleCursor, StatusCode::CONFLICT).field("after", acked),
         Fault::Gap { next } => plain(ErrorCode::Gap, StatusCode::CONFLICT).field("next", next),
-        Fault::Busy { next } => plain(ErrorCode::Busy, StatusCode::SERVICE_UNAVAILABLE).field("next", next),
+        Fault::Busy { next } => plain(ErrorCode::Busy, StatusCode::SERVICE_UNAVAILABLE).field("next", next).later(),
         Fault::SessionClosed(close) => plain(ErrorCode::SessionClosed, StatusCode::GONE).field("close", json!(close)),
         Fault::UnknownSession => plain(ErrorCode::UnknownSession, StatusCode::NOT_FOUND),
         Fault::TooLarge { limit, .. } => {
@@ -186,7 +186,9 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
 fn from_open(error: OpenError) -> Refusal {
     let message = error.to_string();
     match error {
-        OpenError::Full { .. } => Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Full { .. } | OpenError::OutOfMemory => {
+            Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
+        }
         OpenError::Draining => Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later(),
         OpenError::NonceReused => Refusal::new(ErrorCode::NonceReused, StatusCode::CONFLICT, message),
         OpenError::Randomness(_) => {

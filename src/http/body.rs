@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::incoming::{BoxError, IncomingBody};
 use super::rewriting::RewritingBody;
-use crate::http::source::{Chunk, Source};
+use crate::http::source::{Chunk, Source, Tally};
 
 /// A response body.
 pub enum Body {
@@ -66,7 +66,27 @@ impl Body {
         let Self::Batch(mut source) = body else { return Response::from_parts(head, body) };
         let mut out = BytesMut::new();
         poll_fn(|cx| source.poll_chunk(cx, &mut out)).await;
-        Response::from_parts(head, Self::Full(out.freeze()))
+        Response::from_parts(head, Self::Full(counted(&*source, out)))
+    }
+}
+
+/// Pieces of at least so many bytes are counted while hyper has them.
+const COUNTED: usize = 64 * 1024;
+
+/// The bytes of a source, counted until the last of them is written.
+fn counted(source: &(dyn Source + Send), bytes: BytesMut) -> Bytes {
+    struct Counted(Bytes, #[expect(dead_code, reason = "it counts until it is dropped")] Box<dyn Tally>);
+
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    let tally = if bytes.len() < COUNTED { None } else { source.tally(bytes.len()) };
+    match tally {
+        Some(tally) => Bytes::from_owner(Counted(bytes.freeze(), tally)),
+        None => bytes.freeze(),
     }
 }
 
@@ -107,10 +127,11 @@ impl http_body::Body for Body {
             Self::Stream(source) | Self::Batch(source) => {
                 let mut out = BytesMut::new();
                 let Poll::Ready(chunk) = source.poll_chunk(cx, &mut out) else { return Poll::Pending };
+                let out = counted(&**source, out);
                 if matches!(chunk, Chunk::Last | Chunk::Broken) {
                     *this = Self::Empty;
                 }
-                Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out.freeze()))))
+                Poll::Ready((!out.is_empty()).then(|| Ok(Frame::data(out))))
             }
         }
     }

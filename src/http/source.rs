@@ -10,6 +10,18 @@ use bytes::BytesMut;
 pub trait Source {
     /// Appends the next chunk to `out`, when there is one. Not to be polled again behind the end.
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk>;
+
+    /// What counts so many bytes of the last chunk, for whoever keeps them until they are written. `None` where nobody
+    /// counts them.
+    fn tally(&self, _bytes: usize) -> Option<Box<dyn Tally>> {
+        None
+    }
+}
+
+/// Counts bytes that wait to be written, until it is dropped.
+pub trait Tally: Send + Sync {
+    /// Ready when there is no memory for them any more: the connection is to be closed.
+    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// What [`Source::poll_chunk`] appended.

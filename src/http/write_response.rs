@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use super::body::{Body, Relay, Upgrade};
 use super::incoming::IncomingBody;
 use super::replay::Replay;
-use super::source::{Chunk, Source};
+use super::source::{Chunk, Source, Tally};
 use super::write_head::{CHUNK_SIZE_LINE, Framing, finish_head, frame_chunk, put_response_head, response_head};
 
 /// The most that a thread's scratch buffer keeps after use, in bytes.
@@ -46,6 +46,8 @@ pub struct ResponseWriter<IO> {
     dated: bool,
     /// What the socket has not taken yet.
     pending: Bytes,
+    /// What counts them, where they are many.
+    tally: Option<Box<dyn Tally>>,
     /// All of the response was written or is in `pending`.
     last: bool,
     /// The source has nothing more for now, and has the waker.
@@ -90,6 +92,13 @@ impl Source for BodySource {
             Self::Pieces(relay) => relay.poll_chunk(cx, out),
         }
     }
+
+    fn tally(&self, bytes: usize) -> Option<Box<dyn Tally>> {
+        match self {
+            Self::Chunks(source) => source.tally(bytes),
+            Self::Pieces(relay) => relay.tally(bytes),
+        }
+    }
 }
 
 // === impl ResponseWriter ===
@@ -106,7 +115,18 @@ impl<IO> ResponseWriter<IO> {
             Ok(source) => (Some(source), Some(response_head(&head)), Bytes::new()),
             Err(body) => (None, None, known_response(&head, framing, &body, keep_alive)),
         };
-        Self { io: Some(io), last: source.is_none(), drained: false, source, head, framing, dated, pending, keep_alive }
+        Self {
+            io: Some(io),
+            last: source.is_none(),
+            drained: false,
+            source,
+            head,
+            framing,
+            dated,
+            pending,
+            tally: None,
+            keep_alive,
+        }
     }
 
     /// True when only the end of the connection or of the session ends it.
@@ -146,38 +166,52 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> ResponseWriter<IO> {
         SCRATCH.with_borrow_mut(|out| {
             out.clear();
             let start = ready!(self.poll_fill(cx, out))?;
-            let written = self.write(cx, &out[start..]);
+            let written = start + self.write(cx, &out[start..])?;
+            let rest = out.len() - written;
+            if out.capacity() <= MAX_SCRATCH || rest < out.capacity() / 2 {
+                self.pending = Bytes::copy_from_slice(&out[written..]);
+            } else {
+                // Most of it waits: it is not copied.
+                self.pending = std::mem::take(out).freeze().split_off(written);
+            }
             if out.capacity() > MAX_SCRATCH {
                 *out = BytesMut::new();
             }
-            Poll::Ready(written)
+            if self.pending.len() > MAX_SCRATCH {
+                self.tally = self.source.as_ref().and_then(|source| source.tally(self.pending.len()));
+            }
+            Poll::Ready(Ok(()))
         })
     }
 
-    /// Writes what the socket takes, and keeps the rest.
-    fn write(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Gone> {
+    /// Writes what the socket takes; returns how much that is.
+    fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Gone> {
         let Some(io) = &mut self.io else { return Err(Gone) };
-        while !bytes.is_empty() {
-            match Pin::new(&mut *io).poll_write(cx, bytes) {
+        let mut written = 0;
+        while written < bytes.len() {
+            match Pin::new(&mut *io).poll_write(cx, &bytes[written..]) {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Gone),
-                Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                Poll::Ready(Ok(count)) => written += count,
                 Poll::Pending => break,
             }
         }
-        self.pending = Bytes::copy_from_slice(bytes);
-        Ok(())
+        Ok(written)
     }
 
     /// Ready when nothing is pending any more.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(Gone)) };
         while !self.pending.is_empty() {
-            match ready!(Pin::new(&mut *io).poll_write(cx, &self.pending)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Gone)),
-                Ok(written) => self.pending.advance(written),
+            match Pin::new(&mut *io).poll_write(cx, &self.pending) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Gone)),
+                Poll::Ready(Ok(written)) => self.pending.advance(written),
+                Poll::Pending => {
+                    let revoked = self.tally.as_mut().is_some_and(|tally| tally.poll_revoked(cx).is_ready());
+                    return if revoked { Poll::Ready(Err(Gone)) } else { Poll::Pending };
+                }
             }
         }
-        self.pending = Bytes::new();
+        (self.pending, self.tally) = (Bytes::new(), None);
         Pin::new(io).poll_flush(cx).map_err(|_| Gone)
     }
 

@@ -26,6 +26,7 @@ pub struct Metrics {
     resumes: Series<Counter>,
     changes: Series<Counter>,
     pauses: Counter,
+    memory_waits: Counter,
     messages: Series<Counter>,
     message_bytes: Series<Counter>,
     delays: Series<Delays>,
@@ -71,6 +72,7 @@ impl Default for Metrics {
             resumes: Series::by("result", Resume::WORDS.iter().copied()),
             changes: Series::new(pairs()),
             pauses: Counter::default(),
+            memory_waits: Counter::default(),
             messages: by_way(),
             message_bytes: by_way(),
             delays: Series::by("transport", Transport::WORDS.iter().copied()),
@@ -125,6 +127,11 @@ impl Metrics {
     /// A backend is no longer read because its client is behind.
     pub fn paused(&self) {
         self.pauses.inc();
+    }
+
+    /// A backend, a client's WebSocket or a `send` is not read for now because memory is short.
+    pub fn memory_waited(&self) {
+        self.memory_waits.inc();
     }
 
     /// Messages, with this many payload bytes, were handed to the client's writer.
@@ -209,6 +216,11 @@ impl Metrics {
         of.register("session_resumes", "Clients that came back for a session, by result", self.resumes.clone());
         of.register("transport_changes", "Sessions carried on by another transport", self.changes.clone());
         of.register("pauses", "Times a backend was not read because its client was behind", self.pauses.clone());
+        of.register(
+            "memory_waits",
+            "Times a backend, a client's WebSocket or a send had to wait because memory was short",
+            self.memory_waits.clone(),
+        );
         of.register("messages", "Messages carried; up messages have the transport any", self.messages.clone());
         let help = "Payload of the messages carried; up messages have the transport any";
         of.register_with_unit("message", help, Unit::Bytes, self.message_bytes.clone());

@@ -82,6 +82,14 @@ impl Directory {
         self.lock().live.values().cloned().collect()
     }
 
+    /// The session that holds most memory, more than `least`, and was not abandoned yet.
+    pub(super) fn greediest(&self, least: usize) -> Option<Arc<LiveSession>> {
+        let inner = self.lock();
+        let held = |live: &&Arc<LiveSession>| live.account().held();
+        let greedy = inner.live.values().filter(|live| live.is_abandonable() && held(live) > least);
+        greedy.max_by_key(held).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is a single insert or remove, so a panic leaves nothing half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -15,6 +15,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
 use super::live_session::LiveSession;
+use super::memory::LOOK_AGAIN;
+use crate::budget::{Part, Turn, Waiting};
 use crate::config;
 use crate::lifecycle::{Guard, What};
 use crate::session::Close;
@@ -24,6 +26,10 @@ use crate::upstream::socket::{Socket, SocketEvent};
 /// How much is read from the socket before the messages go to the session and other tasks go on, in bytes of message cost.
 /// As much as one read of the socket brings; only after that does a pause take effect.
 const READ_BUDGET: usize = 16 * 1024;
+/// How much is read before it is counted and other tasks go on, in bytes; a larger message takes several turns.
+const TURN: usize = 64 * 1024;
+/// How much may wait for a backend whose session is ended for want of memory and that is still told so, in bytes; arbitrary.
+const LAST_WORDS: usize = 64 * 1024;
 /// When a session without a deadline is looked at again. It always has one, so this is arbitrary.
 const FAR: Duration = Duration::from_secs(3600);
 
@@ -41,6 +47,10 @@ pub(super) struct Driver<S> {
     /// The backend is closed: until then our close frame may still be written.
     closing: Option<Instant>,
     pings: Pings,
+    /// What the socket's buffers hold, as it is counted.
+    held: Part,
+    /// The backend is not read because memory is short.
+    waiting: Waiting<Instant>,
     timer: Pin<Box<Sleep>>,
     /// Deadlines are to be looked at now. A timer that is set to now would wake this task once more for it.
     overdue: bool,
@@ -75,6 +85,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             sending: false,
             closing: None,
             pings: Pings { every: backend.ping, patience: backend.pong, heard: now, pinged: None },
+            held: Part::default(),
+            waiting: Waiting::default(),
             timer: Box::pin(sleep_until(now)),
             overdue: true,
             guard: Some(guard),
@@ -96,6 +108,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             if let Some(close) = orders.close {
                 socket.close(close.code, &close.reason);
+            }
+            if orders.abandoned {
+                socket.abandon();
+                if socket.unsent() > LAST_WORDS {
+                    self.socket = None;
+                    self.closed(Close::lost(), Ending::OutOfMemory);
+                }
             }
         }
         if orders.upstream_gone && self.closing.is_none() {
@@ -132,9 +151,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// something else than messages came. If an order follows from the messages, the session wakes this task.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if self.paused || self.closing.is_some() {
+            self.waiting.stop();
             return false;
         }
+        let Some(room) = self.room() else { return false };
         let Some(socket) = &mut self.socket else { return false };
+        socket.allow(room.min(TURN));
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let other = loop {
             match socket.poll_next(cx) {
@@ -155,11 +177,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.pings.hear();
         }
         if !messages.is_empty() {
+            // First what the socket has no more: nothing is counted twice, which could seem to be too much.
+            self.count();
             self.paused = self.session.upstream_messages(messages);
         }
         let Some(event) = other else { return bytes >= READ_BUDGET };
         self.handle(event);
         true
+    }
+
+    /// How much may be read now; `None` while memory is short and the session holds its share of it.
+    fn room(&mut self) -> Option<usize> {
+        let (patience, waited) = (self.session.policy().pause, self.waiting.waits());
+        match self.waiting.turn(self.session.account().room(), patience, Instant::now) {
+            Turn::Take(room) => {
+                if waited {
+                    self.pings.hear();
+                }
+                return Some(room);
+            }
+            Turn::Begin => {
+                self.session.metrics().memory_waited();
+                self.session.drop_replay();
+                self.overdue = true;
+            }
+            Turn::Wait => {}
+            Turn::Overdue => self.session.account().budget().wait_is_over(),
+        }
+        None
+    }
+
+    /// Counts what the socket's buffers hold.
+    fn count(&mut self) {
+        let held = self.socket.as_ref().map_or(0, Socket::held);
+        self.session.account().set(&mut self.held, held);
     }
 
     fn handle(&mut self, event: SocketEvent) {
@@ -220,13 +271,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some(next) = self.check_backend(now) {
             due = due.min(next);
         }
+        if self.waiting.waits() {
+            due = due.min(now + LOOK_AGAIN);
+        }
         self.timer.as_mut().reset(due);
         true
     }
 
     /// Pings a silent backend and gives up one that sends no pong. Returns when to check again.
     fn check_backend(&mut self, now: Instant) -> Option<Instant> {
-        if self.paused || self.closing.is_some() || self.pings.every.is_zero() {
+        if self.paused || self.waiting.waits() || self.closing.is_some() || self.pings.every.is_zero() {
             return (!self.pings.every.is_zero() && self.closing.is_none()).then(|| now + self.pings.every);
         }
         let socket = self.socket.as_mut()?;
@@ -243,6 +297,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             }
             None => Some(self.pings.heard + self.pings.every),
         }
+    }
+}
+
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.session.account().set(&mut self.held, 0);
     }
 }
 
@@ -263,10 +323,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
                 this.registry.retire(&this.session, close);
                 return Poll::Ready(());
             }
-            if this.flush(cx) {
-                continue;
-            }
-            if !(this.read(cx) | this.tick(cx)) {
+            let again = this.flush(cx) || (this.read(cx) | this.tick(cx));
+            this.count();
+            if !again {
                 return Poll::Pending;
             }
         }

@@ -6,7 +6,7 @@
 //! The rule: the mutex is never held across an await, and no task is woken while it is held.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::token::Token;
+use crate::budget::{Account, Budget, Part};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Pushed, Session};
@@ -29,7 +30,11 @@ pub struct LiveSession {
     pub(super) metrics: Arc<Metrics>,
     /// When streams are asked to leave, in microseconds since `epoch`; zero: not at all.
     pub(super) leave: AtomicU64,
-    room: Notify,
+    /// What all buffers of this session hold.
+    pub(super) account: Account,
+    /// It was ended because it held most, see `memory`.
+    pub(super) abandoned: AtomicBool,
+    pub(super) room: Notify,
     state: Mutex<State>,
 }
 
@@ -37,8 +42,10 @@ pub struct LiveSession {
 pub(super) struct State {
     pub(super) session: Session,
     pub(super) reader: Option<Waker>,
-    driver: Option<Waker>,
-    orders: Orders,
+    pub(super) driver: Option<Waker>,
+    pub(super) orders: Orders,
+    /// What the core holds, and the orders.
+    held: Part,
     /// The transport of the current attachment.
     pub(super) attached: Option<Transport>,
     /// The transport of the newest attachment, current or not.
@@ -55,7 +62,7 @@ pub(super) struct State {
 
 impl State {
     /// Notes why the session ends, unless it ends already: a backend that answers our close frame is not the cause.
-    fn note_ending(&mut self, ending: Ending) {
+    pub(super) fn note_ending(&mut self, ending: Ending) {
         if self.session.closed_for_sending().is_none() {
             self.ending = Some(ending);
         }
@@ -70,6 +77,8 @@ pub(super) struct Orders {
     pub(super) paused: bool,
     pub(super) upstream_gone: bool,
     pub(super) finished: Option<Close>,
+    /// What is on its way is given up: there is no memory for it.
+    pub(super) abandoned: bool,
     /// The next deadline is earlier than the one the driver waits for.
     pub(super) rearm: bool,
 }
@@ -96,13 +105,14 @@ impl LiveSession {
         policy: Arc<config::Session>,
         session: Session,
         epoch: Instant,
-        metrics: Arc<Metrics>,
+        (metrics, budget): (Arc<Metrics>, Arc<Budget>),
     ) -> Self {
         let state = State {
             session,
             reader: None,
             driver: None,
             orders: Orders::default(),
+            held: Part::default(),
             attached: None,
             newest: None,
             ending: None,
@@ -111,8 +121,9 @@ impl LiveSession {
             timer: None,
         };
         metrics.session_opened();
-        let (leave, room) = (AtomicU64::new(0), Notify::new());
-        Self { token, protocol, policy, epoch, metrics, leave, room, state: Mutex::new(state) }
+        let (leave, room, abandoned) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(false));
+        let (account, state) = (Account::new(budget), Mutex::new(state));
+        Self { token, protocol, policy, epoch, metrics, leave, account, abandoned, room, state }
     }
 
     /// The public name of the session, for logs.
@@ -159,7 +170,9 @@ impl LiveSession {
     /// Pushes what found no room at once.
     async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
         let deadline = Instant::now() + self.policy.busy;
+        let mut held = self.account.part();
         loop {
+            held.set(batch.iter().map(Message::cost).sum());
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
@@ -253,7 +266,11 @@ impl LiveSession {
         register(&mut state.driver, cx);
         state.orders.upstream_gone = state.session.is_upstream_gone();
         let paused = state.orders.paused;
-        std::mem::replace(&mut state.orders, Orders { paused, ..Orders::default() })
+        let orders = std::mem::replace(&mut state.orders, Orders { paused, ..Orders::default() });
+        if orders.send.is_some() {
+            self.count(&mut state);
+        }
+        orders
     }
 
     /// Counts the session as ended, once: how, why, and its counters.
@@ -277,7 +294,13 @@ impl LiveSession {
         Moment(u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Counts what the core and the orders hold.
+    fn count(&self, state: &mut State) {
+        let held = state.session.held() + state.orders.send.as_ref().map_or(0, Message::cost);
+        self.account.set(&mut state.held, held);
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under the lock leaves plain data behind; the session goes on instead of failing every later request.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -293,6 +316,7 @@ impl LiveSession {
         let mut state = self.lock();
         let result = event(&mut state, now);
         let wakes = settle(&mut state, &self.metrics);
+        self.count(&mut state);
         let paused = state.orders.paused;
         drop(state);
         if let Some(reader) = wakes.reader {

@@ -5,6 +5,7 @@
 mod directory;
 mod driver;
 mod live_session;
+mod memory;
 mod nonces;
 mod reader;
 mod token;
@@ -20,9 +21,11 @@ pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
 pub use self::live_session::{LiveSession, Progress};
+pub use self::memory::{LOOK_AGAIN, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
 pub use self::reader::Reader;
 use self::token::Token;
+use crate::budget::{Budget, Level};
 use crate::config;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
@@ -32,6 +35,9 @@ use crate::terms::Ending;
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::acted_on;
 use crate::upstream::socket::Socket;
+
+/// How long an abandoned session gets to let go of its buffers before another one is chosen.
+const SETTLING: Duration = Duration::from_millis(5);
 
 /// All sessions of this process.
 pub struct Registry {
@@ -44,6 +50,7 @@ pub struct Registry {
     directory: Directory,
     nonces: Nonces,
     metrics: Arc<Metrics>,
+    budget: Arc<Budget>,
     lifecycle: Lifecycle,
 }
 
@@ -79,6 +86,8 @@ pub enum OpenError {
     /// All seats are taken, or so many nonces are remembered that no more can be.
     #[error("all {max} sessions are taken: try again later, or raise `session.max`")]
     Full { max: usize },
+    #[error("this server is short of memory: try again later, or raise `memory`")]
+    OutOfMemory,
     #[error("this server is stopping: try again in a moment")]
     Draining,
     /// The nonce was used for something else, or by somebody else.
@@ -96,7 +105,12 @@ pub enum OpenError {
 impl Registry {
     /// An empty registry. `session` gives the limits of the process; those of a session come with its [`Opening`].
     #[must_use]
-    pub fn new(node: &str, session: &config::Session, metrics: Arc<Metrics>, lifecycle: Lifecycle) -> Self {
+    pub fn new(
+        node: &str,
+        session: &config::Session,
+        (metrics, budget): (Arc<Metrics>, Arc<Budget>),
+        lifecycle: Lifecycle,
+    ) -> Self {
         Self {
             node: node.to_owned(),
             epoch: Instant::now(),
@@ -106,6 +120,7 @@ impl Registry {
             directory: Directory::default(),
             nonces: Nonces::default(),
             metrics,
+            budget,
             lifecycle,
         }
     }
@@ -152,6 +167,9 @@ impl Registry {
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
+        if self.budget.level() != Level::Free {
+            return Err(OpenError::OutOfMemory);
+        }
         let full = |_| OpenError::Full { max: self.max };
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
@@ -164,7 +182,8 @@ impl Registry {
         let policy = opening.policy;
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
-        let live = LiveSession::new(token, protocol, policy, session, self.epoch, Arc::clone(&self.metrics));
+        let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
+        let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared);
         let live = Arc::new(live);
         tracing::info!(
             session = live.id(),
@@ -182,6 +201,20 @@ impl Registry {
     /// Removes a finished session and remembers how it ended.
     fn retire(&self, live: &LiveSession, close: Close) {
         self.directory.retire(live, close, self.memory);
+    }
+
+    /// Ends the session that holds most memory whenever it runs out or one has waited for too long. Never returns.
+    pub async fn keep_budget(&self) {
+        loop {
+            self.budget.alarmed().await;
+            while self.budget.is_exceeded() {
+                // One that holds less than its share is no cause of it, and may not be the one to pay.
+                if let Some(greediest) = self.directory.greediest(self.budget.share()) {
+                    greediest.abandon();
+                }
+                tokio::time::sleep(SETTLING).await;
+            }
+        }
     }
 
     /// Asks every client that is attached to leave, spread over `spread`.

@@ -169,6 +169,7 @@ mod tests {
 
     use super::super::{limits, token::Token};
     use super::*;
+    use crate::budget::Budget;
     use crate::config;
     use crate::metrics::Metrics;
     use crate::session::{Attach, Moment, Session};
@@ -187,7 +188,8 @@ mod tests {
         let policy = Arc::new(config::Session::default());
         let session = Session::new(Moment::default(), limits(&policy), true);
         let token = Token::random("n1").expect("randomness");
-        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), Arc::new(Metrics::default())))
+        let shared = (Arc::new(Metrics::default()), Arc::new(Budget::of(None)));
+        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), shared))
     }
 
     fn poll(session: &Arc<LiveSession>) -> Reader {

@@ -153,6 +153,13 @@ impl Downlink {
         while self.base < self.read && self.kept_cost - self.unread_cost > window && self.drop_front() {}
     }
 
+    /// Drops everything that is kept. A reader that was not given all of it is told what it lost.
+    pub(super) fn clear(&mut self) {
+        self.base = self.last();
+        self.kept = VecDeque::new();
+        (self.kept_cost, self.unread_cost) = (0, 0);
+    }
+
     fn drop_front(&mut self) -> bool {
         let unread = self.base >= self.read;
         let Some(kept) = self.kept.pop_front() else { return false };

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | the backend did | [`Session::upstream_message`] · [`Session::upstream_took`] · [`Session::upstream_closed`] |
 //! | the client did | [`Session::attach`] · [`Session::pull`] · [`Session::wrote`] · [`Session::detach`] · [`Session::ack`] · [`Session::push`] · [`Session::close`] |
-//! | the server did | [`Session::end`] · [`Session::expire`] |
+//! | the server did | [`Session::end`] · [`Session::abandon`] · [`Session::drop_replay`] · [`Session::expire`] |
 //! | what to do next | [`Session::poll_action`] · [`Session::next_deadline`] |
 //!
 //! **After every call that changes the session, take actions until there are none.**
@@ -18,6 +18,7 @@
 mod actions;
 mod downlink;
 mod lease;
+mod memory;
 mod types;
 mod uplink;
 

@@ -105,7 +105,8 @@ impl Uplink {
         Taken::All
     }
 
-    fn waiting_cost(&self) -> usize {
+    /// Sum of the costs of all that waits, early messages included.
+    pub(super) fn waiting_cost(&self) -> usize {
         self.ready_cost + self.early_cost
     }
 

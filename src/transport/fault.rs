@@ -5,7 +5,7 @@
 
 use crate::codec::DecodeError;
 use crate::registry::OpenError;
-use crate::session::{AttachError, Close};
+use crate::session::{AttachError, Close, Message};
 
 /// Why a request was refused. The messages say what happened, to what, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,10 @@ impl From<DecodeError> for Fault {
     fn from(error: DecodeError) -> Self {
         match error {
             DecodeError::TooLarge { index, limit } => Self::TooLarge { what: format!("messages[{index}]"), limit },
+            DecodeError::TooMany { limit } => {
+                let limit = limit * Message::OVERHEAD;
+                Self::TooLarge { what: "what the messages take beside their payloads, 64 bytes each,".into(), limit }
+            }
             malformed => Self::BadRequest(malformed.to_string()),
         }
     }

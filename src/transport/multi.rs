@@ -11,7 +11,7 @@ use http::{HeaderValue, Response};
 use serde_json::Value;
 
 use crate::http::body::Body;
-use crate::http::source::{Chunk, Source};
+use crate::http::source::{Chunk, Source, Tally};
 
 /// One session's part.
 pub enum Part {
@@ -64,6 +64,14 @@ impl Source for MultiPoll {
         }
         out.put_u8(b'}');
         Poll::Ready(Chunk::Last)
+    }
+
+    /// All of it counts for the first session: how much of it is whose is not known any more.
+    fn tally(&self, bytes: usize) -> Option<Box<dyn Tally>> {
+        self.parts.iter().find_map(|(_, part)| match part {
+            Part::Waiting(source) => source.tally(bytes),
+            Part::Known(_) => None,
+        })
     }
 }
 

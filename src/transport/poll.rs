@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::stream::OCTET_STREAM;
 use crate::codec::poll::PollResponse;
 use crate::http::body::Body;
-use crate::http::source::{Chunk, Source};
+use crate::http::source::{Chunk, Source, Tally};
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
 
@@ -79,11 +79,17 @@ impl Source for WaitingPoll {
             let now = Instant::now();
             if self.pull(cx) || self.is_over(now) {
                 self.encode(out);
+                // They are the session's again alone, which knows how long it keeps them.
+                self.gathered.messages = Vec::new();
                 return Poll::Ready(Chunk::Last);
             }
             let due = self.reader.leave_at().map_or(self.deadline, |leave| leave.min(self.deadline));
             ready!(self.reader.poll_due(cx, now, due));
         }
+    }
+
+    fn tally(&self, bytes: usize) -> Option<Box<dyn Tally>> {
+        Some(self.reader.session().tally(bytes))
     }
 }
 

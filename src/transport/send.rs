@@ -32,10 +32,24 @@ pub struct Sending {
 ///
 /// # Errors
 /// [`Fault`]; the number in it says what was accepted.
-pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Result<BytesMut, Fault> {
-    let messages = sending.form.decode(body, session.policy().message)?;
+pub async fn send(
+    session: &LiveSession,
+    sending: Sending,
+    body: IncomingBody,
+    patience: Duration,
+) -> Result<BytesMut, Fault> {
+    let (limit, message) = (session.policy().body, session.policy().message);
+    let (messages, waited) = match body {
+        // It came with the head, so it is short, and counted where its messages go.
+        IncomingBody::Buffered(whole) if whole.len() <= limit => (sending.form.decode(whole, message)?, false),
+        body => (Box::pin(receive(session, &sending, body, patience)).await?, true),
+    };
     if let Some(after) = sending.after {
         session.ack(after)?;
+    }
+    let waits = !waited && !messages.is_empty() && session.account().room() == 0;
+    if waits && !Box::pin(session.wait_for_memory()).await {
+        return Err(busy(session));
     }
     match session.push(sending.seq, &messages).await {
         Pushed::Accepted { .. } => {
@@ -46,6 +60,35 @@ pub async fn send(session: &LiveSession, sending: Sending, body: Bytes) -> Resul
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
         Pushed::Ended(close) => Err(Fault::SessionClosed(close)),
     }
+}
+
+/// Reads the messages of a body that comes in pieces, and counts it meanwhile. While memory is short and the session holds
+/// its share of it, the body has to wait.
+async fn receive(
+    session: &LiveSession,
+    sending: &Sending,
+    body: IncomingBody,
+    patience: Duration,
+) -> Result<Vec<Message>, Fault> {
+    let (limit, message) = (session.policy().body, session.policy().message);
+    if session.account().room() == 0 {
+        // What it acknowledges may be all that there is to wait for.
+        sending.after.map(|after| session.ack(after)).transpose()?;
+    }
+    let mut held = session.account().part();
+    let mut pieces = Pieces::new(body, limit, patience)?;
+    while !pieces.ended {
+        if !session.wait_for_memory().await {
+            return Err(busy(session));
+        }
+        pieces.read().await?;
+        held.set(pieces.whole.len());
+    }
+    sending.form.decode(pieces.whole.freeze(), message).map_err(Fault::from)
+}
+
+fn busy(session: &LiveSession) -> Fault {
+    Fault::Busy { next: session.progress().counts.next }
 }
 
 /// Acknowledges everything down up to `after`.
@@ -82,23 +125,57 @@ pub async fn read_body(body: IncomingBody, limit: usize, patience: Duration) -> 
     }
 }
 
-async fn read_pieces(mut body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
-    let too_large = || Fault::TooLarge { what: "the body".into(), limit };
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
+async fn read_pieces(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+    let mut pieces = Pieces::new(body, limit, patience)?;
+    while !pieces.ended {
+        pieces.read().await?;
     }
-    let mut whole = BytesMut::new();
-    while let Some(frame) = next_frame(&mut body, patience).await? {
-        let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            return Err(too_large());
-        }
-        if whole.is_empty() && body.is_end_stream() {
-            return Ok(data);
-        }
-        whole.extend_from_slice(&data);
+    Ok(pieces.whole.freeze())
+}
+
+/// So much of a body must have come before there is room for all that is announced, in bytes.
+const TRUSTED: usize = 1024 * 1024;
+
+/// A body that comes in pieces.
+struct Pieces {
+    body: IncomingBody,
+    limit: usize,
+    patience: Duration,
+    whole: BytesMut,
+    ended: bool,
+}
+
+impl Pieces {
+    fn new(body: IncomingBody, limit: usize, patience: Duration) -> Result<Self, Fault> {
+        let announced = body.size_hint().lower();
+        let pieces = Self { body, limit, patience, whole: BytesMut::new(), ended: false };
+        if announced > limit as u64 { Err(pieces.too_large()) } else { Ok(pieces) }
     }
-    Ok(whole.freeze())
+
+    fn too_large(&self) -> Fault {
+        Fault::TooLarge { what: "the body".into(), limit: self.limit }
+    }
+
+    /// Reads one piece.
+    async fn read(&mut self) -> Result<(), Fault> {
+        let Some(frame) = next_frame(&mut self.body, self.patience).await? else {
+            self.ended = true;
+            return Ok(());
+        };
+        let Ok(data) = frame.into_data() else { return Ok(()) };
+        if self.whole.len() + data.len() > self.limit {
+            return Err(self.too_large());
+        }
+        // There is room for all of it once so much has come, so that many MiB are not copied from buffer to buffer. Before
+        // that, what is announced is no reason to take so much.
+        if self.whole.len() >= TRUSTED && self.whole.capacity() < self.whole.len() + data.len() {
+            let left = usize::try_from(self.body.size_hint().lower()).unwrap_or(0);
+            self.whole.reserve(data.len() + left);
+        }
+        self.whole.extend_from_slice(&data);
+        self.ended = self.body.is_end_stream();
+        Ok(())
+    }
 }
 
 async fn next_frame(body: &mut IncomingBody, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {

@@ -10,8 +10,8 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use crate::codec::encoding::Encoding;
-use crate::http::source::{Chunk, Source};
-use crate::registry::Reader;
+use crate::http::source::{Chunk, Source, Tally};
+use crate::registry::{PendingBytes, Reader};
 use crate::session::Pulled;
 
 /// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message is a chunk of its own.
@@ -105,6 +105,12 @@ impl<E: Encoding> Streaming<E> {
     }
 }
 
+impl Tally for PendingBytes {
+    fn poll_revoked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_abandoned(cx)
+    }
+}
+
 impl<E: Encoding> Source for Streaming<E> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         if let Some(greeting) = self.greeting.take() {
@@ -130,5 +136,9 @@ impl<E: Encoding> Source for Streaming<E> {
             let due = self.due();
             ready!(self.reader.poll_due(cx, now, due));
         }
+    }
+
+    fn tally(&self, bytes: usize) -> Option<Box<dyn Tally>> {
+        Some(self.reader.session().tally(bytes))
     }
 }

@@ -48,6 +48,13 @@ impl FrameHeader {
         (bytes.len() >= header_len).then_some(Self { fin, rsv, opcode, masked, header_len, payload_len })
     }
 
+    /// Where the frame ends that begins at `start`; saturates, for a length is what a stranger says.
+    #[must_use]
+    pub fn end(&self, start: usize) -> usize {
+        let payload = usize::try_from(self.payload_len).unwrap_or(usize::MAX);
+        start.saturating_add(self.header_len).saturating_add(payload)
+    }
+
     /// True for close, ping and pong, which may stand between the fragments of a message.
     #[must_use]
     pub fn is_control(&self) -> bool {
@@ -138,6 +145,41 @@ pub fn close_frame(code: u16, reason: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
     frame
 }
 
+/// Appends a final data frame, masked where there is a key.
+pub fn put_message(out: &mut Vec<u8>, opcode: u8, payload: &[u8], key: Option<[u8; 4]>) {
+    // Exactly: what is doubled for one large message is not needed by the next.
+    out.reserve_exact(FrameHeader::MAX_LEN + payload.len());
+    let masked = if key.is_some() { 0x80 } else { 0 };
+    out.push(0x80 | opcode);
+    match payload.len() {
+        short @ 0..126 => out.push(masked | u8::try_from(short).unwrap_or(125)),
+        middle @ 126..0x1_0000 => {
+            out.push(masked | 126);
+            out.extend_from_slice(&u16::try_from(middle).unwrap_or(u16::MAX).to_be_bytes());
+        }
+        long => {
+            out.push(masked | 127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend(key.iter().flatten());
+    let start = out.len();
+    out.extend_from_slice(payload);
+    if let Some(key) = key {
+        mask(&mut out[start..], key);
+    }
+}
+
+/// Masks, or takes the mask away, which is the same (RFC 6455 section 5.3).
+pub fn mask(payload: &mut [u8], key: [u8; 4]) {
+    let (words, rest) = payload.as_chunks_mut::<4>();
+    let whole = u32::from_ne_bytes(key);
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ whole).to_ne_bytes();
+    }
+    rest.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+}
+
 /// The longest beginning of `text` that has at most `most` bytes and splits no character.
 #[must_use]
 pub fn cut(text: &str, most: usize) -> &str {
@@ -183,6 +225,25 @@ mod tests {
         tracker.follow(&[0x82, 0xFF, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0]);
         tracker.follow(&[0; 100]);
         assert_eq!(tracker.remaining, u64::MAX - 100);
+    }
+
+    #[test]
+    fn a_message_that_was_put_is_a_frame_and_its_mask_comes_off() {
+        for length in [0, 1, 125, 126, 65535, 65536, 70_003] {
+            let payload: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            for key in [None, Some([1, 2, 3, 4])] {
+                let mut bytes = Vec::new();
+                put_message(&mut bytes, BINARY, &payload, key);
+                let header = FrameHeader::parse(&bytes).expect("a header");
+                assert_eq!((header.fin, header.rsv, header.opcode, header.masked), (true, 0, BINARY, key.is_some()));
+                assert_eq!(header.end(0), bytes.len(), "{length}");
+                let body = &mut bytes[header.header_len..];
+                if let Some(key) = key {
+                    mask(body, key);
+                }
+                assert_eq!(body, payload, "{length}");
+            }
+        }
     }
 
     #[test]

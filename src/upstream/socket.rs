@@ -16,7 +16,7 @@ use tungstenite::protocol::frame::{Frame, Utf8Bytes};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
 use crate::session::{Close, Kind, Message};
-use crate::upstream::frame::{TEXT, cut};
+use crate::upstream::frame::{BINARY, TEXT, cut};
 use crate::upstream::wire::{Delivered, Wire, WireState};
 
 /// The codec's own read buffer, in bytes, held by every open session. It may be this small because the wire below
@@ -30,6 +30,9 @@ const COPIED: usize = 4 * 1024;
 /// The codec's buffers grow with the largest message and never shrink. After a message over this many bytes they are
 /// replaced as soon as the connection is idle.
 const SWOLLEN: usize = 1024;
+
+/// Messages of at least so many bytes are framed straight into the wire: the codec would copy them once more.
+const LARGE: usize = 64 * 1024;
 
 /// What a frame and a few control frames take beside the largest message, in bytes.
 const FRAMING_ROOM: usize = 64 * 1024;
@@ -123,6 +126,29 @@ impl<S> Socket<S> {
     pub fn unsent(&self) -> usize {
         self.wire.tx_len()
     }
+
+    /// Bytes of all buffers: what was read of an unfinished message, and what was not yet sent. Without the codec's own
+    /// small one, and what it keeps of the last message until the connection is idle.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.wire.held()
+    }
+
+    /// At most about so many bytes are read until the next call; [`Socket::poll_next`] is then pending, and the task
+    /// wakes itself.
+    pub fn allow(&mut self, bytes: usize) {
+        self.wire.allow(bytes);
+    }
+
+    /// Gives up what is being read: nothing more is delivered. Close, and poll on until [`SocketEvent::Failed`].
+    pub fn abandon(&mut self) {
+        if matches!(self.phase, Phase::Open | Phase::Closing) {
+            let limit = self.codec.get_config().max_message_size;
+            self.codec = fresh_codec(self.role, limit.unwrap_or(usize::MAX));
+            self.wire.forget_unread();
+            self.phase = Phase::Discarding;
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
@@ -161,11 +187,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
         }
+        if size >= LARGE && self.put_large(message) {
+            return Ok(());
+        }
         let data = if message.kind() == Kind::Text { Data::Text } else { Data::Binary };
         // A ready-made frame: a `Message::Text` would have the text checked for UTF-8 once more.
         self.put(tungstenite::Message::Frame(Frame::message(message.payload().clone(), OpCode::Data(data), true)));
         self.swollen |= size > SWOLLEN;
         Ok(())
+    }
+
+    /// Frames a message into the wire; false when there is no randomness for its mask, and the codec has to see to it.
+    fn put_large(&mut self, message: &Message) -> bool {
+        let mut key = [0; 4];
+        let masked = self.role == Role::Client;
+        if masked && getrandom::fill(&mut key).is_err() {
+            return false;
+        }
+        let opcode = if message.kind() == Kind::Text { TEXT } else { BINARY };
+        self.wire.put_message(opcode, message.payload(), masked.then_some(key));
+        true
     }
 
     /// Accepts a ping; nothing happens when a close has begun.
@@ -208,12 +249,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let most = self.codec.get_config().max_message_size.unwrap_or(usize::MAX);
         loop {
             // What a client sends is masked, or a breach that the codec has to find (RFC 6455 section 5.1).
-            let plain = match self.role {
-                Role::Client => self.wire.poll_plain(cx, most, plain_message),
-                Role::Server => Poll::Ready(None),
-            };
-            match plain {
-                Poll::Ready(Some(message)) => return Poll::Ready(SocketEvent::Message(message)),
+            match self.wire.poll_plain(cx, most, self.role == Role::Server) {
+                Poll::Ready(Some((opcode, payload))) => {
+                    return Poll::Ready(SocketEvent::Message(plain_message(opcode, payload)));
+                }
                 Poll::Ready(None) => {}
                 Poll::Pending => {
                     self.slim();
@@ -307,10 +346,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-/// A message in a frame of its own; `None` for a text that is none, which the codec then refuses.
-fn plain_message(opcode: u8, payload: &[u8]) -> Option<Message> {
-    let payload = Bytes::copy_from_slice(payload);
-    if opcode == TEXT { Message::text_from_utf8(payload).ok() } else { Some(Message::binary(payload)) }
+/// A message in a frame of its own.
+fn plain_message(opcode: u8, payload: Bytes) -> Message {
+    if opcode == TEXT {
+        Message::text_from_utf8(payload).expect("the wire gives texts to the codec that are none")
+    } else {
+        Message::binary(payload)
+    }
 }
 
 fn fresh_codec(role: Role, max_message: usize) -> WebSocketContext {

@@ -19,12 +19,19 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::block::with_block;
-use crate::upstream::frame::{BINARY, CONTINUATION, FrameHeader, TEXT};
+use crate::http::block::{BLOCK, with_block};
+use crate::upstream::frame::{BINARY, CONTINUATION, FrameHeader, TEXT, mask, put_message};
 
 /// Pongs that may wait for a backend which pings but does not read, in bytes. Further ones are dropped: it has some
 /// hundred to read already, and RFC 6455 section 5.5.3 asks for an answer to the latest ping only.
 const MAX_PONGS: usize = 8 * 1024;
+
+/// Frames of at least so many bytes are read into a buffer of their own, to their end and no further, and it becomes the
+/// message: copying one of many MiB would for a moment hold it twice. Smaller ones are copied out of the log.
+const LARGE: usize = 64 * 1024;
+
+/// So much of a large frame must have come before there is room for all of it, in bytes.
+const TRUSTED: usize = 1024 * 1024;
 
 /// What was delivered, see [`Wire::ack`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +66,8 @@ pub struct Wire<S> {
     sent: usize,
     /// Bytes of pongs put into `tx` since it was last empty.
     pongs: usize,
+    /// How much may be read before whoever polls is asked again, see [`Wire::allow`].
+    allowed: usize,
 }
 
 impl<S> Wire<S> {
@@ -71,7 +80,7 @@ impl<S> Wire<S> {
     pub fn from_parts(socket: S, state: WireState) -> Self {
         // Copied, so that a piece of a larger block does not hold the block.
         let (log, tx) = (state.unread.to_vec(), state.tx.to_vec());
-        Self { socket, log, head: 0, open: 0, given: 0, tx, sent: 0, pongs: 0 }
+        Self { socket, log, head: 0, open: 0, given: 0, tx, sent: 0, pongs: 0, allowed: usize::MAX }
     }
 
     /// The socket, and what is under way in both directions. The codec on top is worthless afterwards.
@@ -91,6 +100,30 @@ impl<S> Wire<S> {
     #[must_use]
     pub fn unread_len(&self) -> usize {
         self.log.len() - self.head
+    }
+
+    /// Bytes in all buffers, with what the codec has copied of an unfinished message. Room of which nothing was used yet
+    /// takes no memory.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.log.len() + self.tx.len() + (self.given - self.head)
+    }
+
+    /// At most so many bytes are read until the next call; then reading is pending, and the task wakes itself. Without a
+    /// call there is no such bound.
+    pub fn allow(&mut self, bytes: usize) {
+        self.allowed = bytes;
+    }
+
+    /// Takes a whole message to be sent.
+    pub fn put_message(&mut self, opcode: u8, payload: &[u8], key: Option<[u8; 4]>) {
+        put_message(&mut self.tx, opcode, payload, key);
+    }
+
+    /// Forgets what was read. The codec on top must be a fresh one, and from then on the peer is only read by
+    /// [`Wire::poll_discard`].
+    pub fn forget_unread(&mut self) {
+        self.forget(self.log.len());
     }
 
     /// Forgets the frames of what the codec has just delivered. To be called for every message and control frame, in
@@ -133,8 +166,40 @@ impl<S> Wire<S> {
     fn frame_at(&self, at: usize) -> Option<(FrameHeader, usize)> {
         let rest = &self.log[at..];
         let header = FrameHeader::parse(rest)?;
-        let end = usize::try_from(header.payload_len).ok()?.checked_add(header.header_len)?;
-        (end <= rest.len()).then_some((header, at + end))
+        let end = header.end(at);
+        (end <= self.log.len()).then_some((header, end))
+    }
+
+    /// Where the frame ends of which a beginning lies at the end of the log, if it is a large one.
+    fn large_end(&self) -> Option<usize> {
+        let header = FrameHeader::parse(&self.log[self.open..])?;
+        let end = header.end(self.open);
+        (header.payload_len >= LARGE as u64 && end > self.log.len()).then_some(end)
+    }
+
+    /// Makes room for a block of a large frame: for all of the frame once [`TRUSTED`] bytes of it have come, so that many MiB
+    /// are not copied from buffer to buffer. Before that the length that it announces is no reason to take so much.
+    fn reserve(&mut self, block: usize, end: Option<usize>) {
+        let needed = self.log.len() + block;
+        if needed > self.log.capacity()
+            && let Some(end) = end
+        {
+            let twice = self.log.capacity() * 2;
+            let room = if needed < TRUSTED { twice.clamp(needed, end.max(needed)) } else { end };
+            self.log.reserve_exact(room.max(needed) - self.log.len());
+        }
+    }
+
+    /// Takes the frame `self.head..end` out of the log with its buffer, when it is large; the payload of it.
+    fn take_large(&mut self, header: &FrameHeader, end: usize) -> Option<Bytes> {
+        if header.payload_len < LARGE as u64 {
+            return None;
+        }
+        let rest = self.log.split_off(end);
+        let frame = Bytes::from(mem::replace(&mut self.log, rest));
+        let payload = frame.slice(self.head + header.header_len..);
+        (self.head, self.open, self.given) = (0, 0, 0);
+        Some(payload)
     }
 
     /// Walks over complete fragments, once each, when the codec has everything and wants more. Empty continuations
@@ -169,29 +234,19 @@ impl<S> Wire<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// The next message, when it is a whole frame and plain: final, not masked, no extension, at most `most` bytes.
-    /// It is handed to `deliver` with its opcode straight from the log, past the codec, which saves half of what a small
-    /// message costs. `None` when the codec must see to what comes next: it is in the middle of something, the frame is
-    /// of another kind, `deliver` gave `None`, or the socket ended.
-    pub fn poll_plain<R>(
-        &mut self,
-        cx: &mut Context<'_>,
-        most: usize,
-        deliver: impl Fn(u8, &[u8]) -> Option<R>,
-    ) -> Poll<Option<R>> {
+    /// The next message, when it is a whole frame and plain: final, no extension, a text that is UTF-8, at most `most`
+    /// bytes, and `masked` or not, as the peer's must be. It comes with its opcode straight from the log, past the codec,
+    /// which saves half of what a small message costs, and the second buffer of a large one. `None` when the codec must
+    /// see to what comes next: it is in the middle of something, the frame is of another kind, or the socket ended.
+    pub fn poll_plain(&mut self, cx: &mut Context<'_>, most: usize, masked: bool) -> Poll<Option<(u8, Bytes)>> {
         while self.head == self.given {
             if let Some(header) = FrameHeader::parse(&self.log[self.head..]) {
-                let plain = header.fin && header.rsv == 0 && !header.masked && matches!(header.opcode, TEXT | BINARY);
-                if !plain || header.payload_len > most as u64 {
+                let data = header.fin && header.rsv == 0 && matches!(header.opcode, TEXT | BINARY);
+                if !data || header.masked != masked || header.payload_len > most as u64 {
                     return Poll::Ready(None);
                 }
                 if let Some((header, end)) = self.frame_at(self.head) {
-                    let delivered = deliver(header.opcode, &self.log[self.head + header.header_len..end]);
-                    if delivered.is_some() {
-                        self.given = end;
-                        self.forget(end);
-                    }
-                    return Poll::Ready(delivered);
+                    return Poll::Ready(self.take_plain(&header, end));
                 }
             }
             let before = self.log.len() - self.head;
@@ -201,6 +256,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
         }
         Poll::Ready(None)
+    }
+
+    /// The payload of the whole frame `self.head..end`, unless it is a text that is none: then nothing has changed.
+    fn take_plain(&mut self, header: &FrameHeader, end: usize) -> Option<(u8, Bytes)> {
+        let start = self.head + header.header_len;
+        let key = header.masked.then(|| self.log[..start].last_chunk().copied()).flatten();
+        if let Some(key) = key {
+            mask(&mut self.log[start..end], key);
+        }
+        if header.opcode == TEXT && std::str::from_utf8(&self.log[start..end]).is_err() {
+            if let Some(key) = key {
+                mask(&mut self.log[start..end], key);
+            }
+            return None;
+        }
+        let payload = self.take_large(header, end).unwrap_or_else(|| {
+            let payload = Bytes::copy_from_slice(&self.log[start..end]);
+            self.given = end;
+            self.forget(end);
+            payload
+        });
+        Some((header.opcode, payload))
     }
 
     /// Gives the kernel what waits; ready when it has all. An error repeats itself at every call.
@@ -223,27 +300,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.forget(self.log.len());
         loop {
-            match ready!(self.poll_block(cx, |_, block| block.len())) {
+            match ready!(self.poll_block(cx, BLOCK, |_, block| block.len())) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }
         }
     }
 
-    /// Reads one block and calls `take` with it; empty at the end of the stream.
-    fn poll_block<R>(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&mut Self, &[u8]) -> R) -> Poll<io::Result<R>> {
+    /// Reads one block of at most `most` bytes and calls `take` with it; empty at the end of the stream.
+    fn poll_block<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        take: impl FnOnce(&mut Self, &[u8]) -> R,
+    ) -> Poll<io::Result<R>> {
+        if self.allowed == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let most = most.min(self.allowed);
         with_block(|block| {
-            let mut block = ReadBuf::new(block);
+            let room = block.len().min(most);
+            let mut block = ReadBuf::new(&mut block[..room]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut block))?;
+            self.allowed -= block.filled().len();
             Poll::Ready(Ok(take(self, block.filled())))
         })
     }
 
-    /// Puts one block behind the log.
+    /// Puts one block behind the log. A large frame is read to its end and no further, so that its buffer has nothing else.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.absorb();
         self.compact();
-        self.poll_block(cx, |wire, block| wire.log.extend_from_slice(block))
+        let end = self.large_end();
+        let most = end.map_or(BLOCK, |end| end - self.log.len());
+        self.poll_block(cx, most, |wire, block| {
+            wire.reserve(block.len(), end);
+            wire.log.extend_from_slice(block);
+        })
     }
 
     /// Accepts an answer that the codec gives while it reads: a pong or the echo of a close.

@@ -14,6 +14,8 @@ pub struct Streaming {
     pub headers: HeaderMap,
     body: Incoming,
     buffer: BytesMut,
+    /// So much of the buffer was searched for the end of an event.
+    searched: usize,
 }
 
 /// One server-sent event, as the fields stand.
@@ -32,7 +34,7 @@ impl Event {
 
 impl Streaming {
     pub(super) fn new(head: http::response::Parts, body: Incoming) -> Self {
-        Self { status: head.status, headers: head.headers, body, buffer: BytesMut::new() }
+        Self { status: head.status, headers: head.headers, body, buffer: BytesMut::new(), searched: 0 }
     }
 
     /// More bytes; false at a clean end.
@@ -51,13 +53,15 @@ impl Streaming {
     /// The next event that has data; `None` at the end.
     pub async fn event(&mut self) -> Option<Event> {
         loop {
-            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let block = self.buffer.split_to(end + 2);
+            while let Some(end) = self.buffer[self.searched..].windows(2).position(|pair| pair == b"\n\n") {
+                let block = self.buffer.split_to(self.searched + end + 2);
+                self.searched = 0;
                 let event = parse_event(std::str::from_utf8(&block).expect("UTF-8"));
                 if let Some(event) = event {
                     return Some(event);
                 }
             }
+            self.searched = self.buffer.len().saturating_sub(1);
             if !self.more().await {
                 return None;
             }

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::super::DecodeError;
+use super::MOST_MESSAGES;
 use crate::session::Message;
 
 /// `{"messages":[…]}`; nothing at all is no messages.
@@ -34,13 +35,14 @@ struct Reading {
     messages: Vec<Message>,
     in_list: bool,
     too_large: bool,
+    too_many: bool,
 }
 
 type Json<'de> = serde_json::Deserializer<serde_json::de::StrRead<'de>>;
 
 impl Reading {
     fn new(max_message: usize) -> Self {
-        Self { max_message, messages: Vec::new(), in_list: false, too_large: false }
+        Self { max_message, messages: Vec::new(), in_list: false, too_large: false, too_many: false }
     }
 
     fn run<'de>(
@@ -54,6 +56,7 @@ impl Reading {
             Err(_) if self.too_large => {
                 Err(DecodeError::TooLarge { index: self.messages.len(), limit: self.max_message })
             }
+            Err(_) if self.too_many => Err(DecodeError::TooMany { limit: MOST_MESSAGES }),
             Err(error) if self.in_list => {
                 let hint = surrogate_hint(&error.to_string());
                 Err(DecodeError::malformed(format!("messages[{}]: {error}{hint}", self.messages.len())))
@@ -121,6 +124,10 @@ impl<'de> Visitor<'de> for List<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         self.0.in_list = true;
         while let Some(message) = list.next_element_seed(One(self.0))? {
+            self.0.too_many = self.0.messages.len() == MOST_MESSAGES;
+            if self.0.too_many {
+                return Err(A::Error::custom("too many messages"));
+            }
             self.0.messages.push(message);
         }
         self.0.in_list = false;

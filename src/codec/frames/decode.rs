@@ -6,6 +6,7 @@
 use bytes::{Buf, Bytes};
 
 use super::super::DecodeError;
+use super::super::batch::MOST_MESSAGES;
 use super::{BodyError, CLOSE_HEAD, Frame, FrameError, FrameKind, HEAD};
 use crate::session::{Close, Message};
 
@@ -44,6 +45,9 @@ pub fn messages(body: Bytes, max_message: usize) -> Result<Vec<Message>, DecodeE
         }
         if raw.payload.len() > max_message {
             return Err(DecodeError::TooLarge { index: raw.index, limit: max_message });
+        }
+        if messages.len() == MOST_MESSAGES {
+            return Err(DecodeError::TooMany { limit: MOST_MESSAGES });
         }
         if let Frame::Message(message) = raw.read()? {
             messages.push(message);

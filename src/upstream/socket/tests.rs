@@ -266,3 +266,62 @@ fn a_socket_is_small() {
     let size = size_of::<Socket<tokio::net::TcpStream>>() + READ_BUFFER;
     assert!(size <= 1024, "an idle socket takes {size} bytes");
 }
+
+#[tokio::test]
+async fn a_large_message_is_held_once_whoever_sends_it() {
+    for masked in [false, true] {
+        let (near, far) = duplex(1 << 20);
+        let mut sender =
+            if masked { Socket::new(far, Bytes::new(), LIMIT) } else { Socket::server(far, Bytes::new(), LIMIT) };
+        let mut socket =
+            if masked { Socket::server(near, Bytes::new(), LIMIT) } else { Socket::new(near, Bytes::new(), LIMIT) };
+        for message in [Message::binary(vec![9; LIMIT]), Message::text("é".repeat(LIMIT / 2))] {
+            sender.send(&message).expect("open");
+            assert!((LIMIT..LIMIT + 20).contains(&sender.held()), "{} bytes to be sent", sender.held());
+            flush(&mut sender).await;
+            // In turns, so that it is seen how much is held on the way.
+            let received = loop {
+                socket.allow(10_000);
+                match socket.poll_next(&mut Context::from_waker(std::task::Waker::noop())) {
+                    Poll::Ready(event) => break event,
+                    Poll::Pending => assert!(socket.held() <= LIMIT + 20, "{} bytes", socket.held()),
+                }
+            };
+            assert_eq!(received, SocketEvent::Message(message));
+            assert_eq!((socket.held(), sender.held()), (0, 0));
+        }
+        assert!(is_pending(&mut socket));
+    }
+}
+
+#[tokio::test]
+async fn a_masked_text_that_is_none_is_refused_however_large() {
+    for size in [10, LARGE + 1] {
+        let (near, mut far) = duplex(1 << 20);
+        let mut socket = Socket::server(near, Bytes::new(), LIMIT);
+        let mut bytes = Vec::new();
+        crate::upstream::frame::put_message(&mut bytes, TEXT, &vec![0xff; size], Some([1, 2, 3, 4]));
+        far.write_all(&bytes).await.expect("there is room");
+        let SocketEvent::Failed(close) = next(&mut socket).await else { panic!("not refused") };
+        assert!(close.reason.contains("UTF-8"), "{}", close.reason);
+    }
+}
+
+#[tokio::test]
+async fn an_abandoned_socket_holds_nothing_of_what_it_read_and_says_goodbye() {
+    let (mut socket, mut backend) = pair(1 << 20);
+    // Half of a large frame.
+    backend.send_bytes(&[&[0x82, 127, 0, 0, 0, 0, 0, 2, 0, 0][..], &[5; 70_000]].concat()).await;
+    assert!(is_pending(&mut socket));
+    assert!(socket.held() > 70_000);
+    socket.close(1013, "why");
+    socket.abandon();
+    flush(&mut socket).await;
+    assert_eq!(socket.held(), 0);
+    assert_eq!(backend.read_close().await, Some((1013, "why".to_owned())));
+    backend.send_bytes(&[5; 30_000]).await;
+    assert!(is_pending(&mut socket));
+    assert_eq!(socket.held(), 0);
+    drop(backend);
+    assert!(matches!(next(&mut socket).await, SocketEvent::Failed(_)));
+}
