@@ -1,6 +1,6 @@
 // What is on the way answers, and what the class makes of it.
 import http from "node:http";
-import { PAGE, expect, talk } from "./stage.mjs";
+import { PAGE, asked, expect, talk } from "./stage.mjs";
 
 // In a page: sends twenty numbered messages, and tells which came back.
 const twenty = (url, patience) => new Promise(done => {
@@ -24,14 +24,15 @@ export const answers = {
       const page = await stage.page(`http://localhost:${port}/`);
       const told = await page.run(talk, `ws://localhost:${port}/x`, ["chat", bearer]);
       expect(told.got === "hi" && told.protocol === "chat", way, told);
-      expect(backend.seen.at(-1).headers["sec-websocket-protocol"].replaceAll(" ", "") === `chat,${bearer}`, way, {});
+      expect(asked(backend).headers["sec-websocket-protocol"].replaceAll(" ", "") === `chat,${bearer}`, way, {});
     }
   },
 
-  // WebSockets Standard, "establish a WebSocket connection".
+  // WebSockets Standard, "establish a WebSocket connection". Firefox does not keep to it; ours does everywhere.
   async "a server that chooses no subprotocol has failed"(stage) {
     const backend = await stage.backend({ pages: { "/": PAGE }, ws: { handleProtocols: () => false } });
     for (const [way, port] of Object.entries(await stage.ways(backend))) {
+      if (way === "native" && stage.which === "firefox") continue;
       const page = await stage.page(`http://localhost:${port}/`);
       const told = await page.run(talk, `ws://localhost:${port}/x`, ["chat.v2", "chat.v1"]);
       expect(told.code === 1006 && told.events.join() === "error,close", way, told);
@@ -67,11 +68,11 @@ export const answers = {
     for (const { port } of [up, blocked, polling]) {
       const page = await stage.page(`http://localhost:${port}/`);
       const told = await page.run(url => new Promise(done => {
-        const text = "ü".repeat(1500000), bytes = Uint8Array.from({ length: 5000000 }, (_, at) => at * 31), came = [], socket = new WebSocket(url);
+        const text = "ü".repeat(1000000), bytes = Uint8Array.from({ length: 3000000 }, (_, at) => at * 31), came = [], socket = new WebSocket(url);
         socket.binaryType = "arraybuffer";
         socket.onopen = () => { socket.send(text); socket.send(bytes); };
         socket.onmessage = ({ data }) => {
-          const same = typeof data === "string" ? data === text : new Uint8Array(data).every((byte, at) => byte === bytes[at]) && data.byteLength === bytes.length;
+          const same = typeof data === "string" ? data === text : indexedDB.cmp(data, bytes) === 0;
           if (came.push(same) === 2) done({ came });
         };
         socket.onclose = ({ code }) => done({ code, came });

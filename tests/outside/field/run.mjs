@@ -7,13 +7,13 @@ import { Stage } from "./stage.mjs";
 const [program, which, part = ""] = process.argv.slice(2);
 const { Browser } = await import(which === "firefox" ? "../client/firefox.mjs" : "../client/browser.mjs");
 // A browser that died answers nothing.
-const silence = setTimeout(() => { console.log("FAILED nothing more was heard of the browser"); process.exit(1); }, 180000);
+const silence = setTimeout(() => { console.log("FAILED nothing more was heard of the browser"); process.exit(1); }, 240000);
 const browser = await Browser.start();
 const failures = [];
 
 async function run([name, act]) {
   const begun = Date.now(), stage = new Stage(program, which, await browser.context());
-  const patience = new Promise((_, fail) => setTimeout(fail, 90000, new Error("took too long")).unref());
+  const patience = new Promise((_, fail) => setTimeout(fail, 150000, new Error("took too long")).unref());
   let failure;
   await Promise.race([act(stage), patience]).catch(error => { failure = error; });
   console.log(`${failure ? "FAILED" : "ok    "} ${name} (${((Date.now() - begun) / 1000).toFixed(1)} s)`);

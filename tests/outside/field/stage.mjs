@@ -141,6 +141,9 @@ export class Stage {
   }
 }
 
+// The last handshake that a backend has seen.
+export const asked = backend => backend.seen.findLast(({ socket }) => socket);
+
 // What a case expects, with what was seen when it is not so.
 export function expect(holds, what, seen) {
   assert.ok(holds, `${what}: ${JSON.stringify(seen)}`);
