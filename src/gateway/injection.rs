@@ -405,7 +405,8 @@ mod tests {
     #[test]
     fn what_may_be_a_page_is_told_from_the_rest() {
         let html = "text/html,application/xhtml+xml,*/*;q=0.8";
-        let cases: &[(&[(&str, &str)], Option<Kind>)] = &[
+        type Fields<'a> = &'a [(&'a str, &'a str)];
+        let cases: &[(Fields<'_>, Option<Kind>)] = &[
             (&[("sec-fetch-dest", "document")], Some(Kind::Page)),
             (&[("sec-fetch-dest", "iframe"), ("accept", "*/*")], Some(Kind::Page)),
             (&[("sec-fetch-dest", "empty"), ("sec-fetch-mode", "navigate"), ("accept", html)], Some(Kind::Page)),
