@@ -32,6 +32,13 @@ async fn the_core_of_the_client_keeps_its_promises() {
 }
 
 #[tokio::test]
+async fn requests_of_the_client_say_what_a_websocket_would() {
+    if present(&[Program::Node]) {
+        node("tests/outside/client/requests.mjs", &[]).await;
+    }
+}
+
+#[tokio::test]
 async fn what_is_served_is_what_the_modules_make() {
     if present(&[Program::ClientTools]) {
         node("tests/outside/client/tools/build.mjs", &["--check".to_owned()]).await;

@@ -71,7 +71,7 @@ export class Sidecar {
     const { chance, clock, run } = this;
     const target = path.split("/").at(-1);
     const known = this.#nonces.get(nonce);
-    if (known?.session && chance.oneIn(20)) {
+    if (known?.session && chance.oneIn(8)) {
       // It is asked again with other cookies.
       run.cover("nonce reused");
       run.reopened.add(target);

@@ -41,7 +41,10 @@ export class Backend {
   // Says something, unless the session is full.
   talk(session) {
     if (session.isFull || session.closing) return;
-    const data = this.message(`d${this.said.length + 1}`);
+    this.say(session, this.message(`d${this.said.length + 1}`));
+  }
+
+  say(session, data) {
     this.said.push(data);
     session.backendSays({ data, size: data.length });
   }

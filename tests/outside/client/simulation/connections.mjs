@@ -94,7 +94,7 @@ export class Connection {
   }
 
   #keepBeating() {
-    this.clock.after(LIMITS.heartbeat * 1000, () => {
+    this.clock.after(this.#wrote + LIMITS.heartbeat * 1000 - this.clock.now, () => {
       if (this.done) return;
       if (this.clock.now >= this.#wrote + LIMITS.heartbeat * 1000) this.#beat();
       this.#keepBeating();

@@ -18,7 +18,7 @@ const MUST_HAPPEN = {
   "another network": 8000, "answer lost": 3000, "backend closes": 4000, "cause better": 800, "cause poll superseded": 20,
   "cause sse altered": 80, "cause sse cut": 500, "cause sse held": 30, "cause sse shared": 100, "cause sse silent": 400,
   "cause ws cut": 300, "cause ws refused": 2500, "cause ws silent": 900, "closed": 10000, "cut": 8000, "failed": 1000,
-  "frozen": 800, "heard by a backend": 200000, "heard by a page": 200000, "nonce reused": 20, "offline": 2000, "page closes": 6000,
+  "frozen": 800, "heard by a backend": 200000, "heard by a page": 200000, "nonce reused": 20, "a stream that was kept": 2000, "offline": 2000, "page closes": 6000,
   "request lost": 2500, "sent twice": 1500, "set aside": 600, "somebody else answered": 2500, "spoilt": 300,
   "sse attached": 8000, "stream attached": 2500, "swallowed on the way": 25000, "tab gone": 150, "to poll": 4000,
   "to sse": 5000, "to stream": 1200, "to ws": 6000, "ws attached": 12000,

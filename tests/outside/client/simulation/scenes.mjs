@@ -2,6 +2,7 @@
 //
 // Enters: seeds. Leaves: the names of those scenes that go wrong, and how. Must not touch: the core's insides.
 import assert from "node:assert/strict";
+import { climbing } from "./climbing.mjs";
 import { Run } from "./run.mjs";
 import { LIMITS } from "./sidecar.mjs";
 import { fair } from "./weather.mjs";
@@ -46,6 +47,19 @@ class Scene extends Run {
     return (this.asked(part) - before) / minutes;
   }
 
+  // The backend talks on, every so many milliseconds, until it is over.
+  feed(page, pause, isSmall = false) {
+    const feed = { over: false };
+    const talk = () => {
+      if (feed.over) return;
+      if (isSmall) page.session.backend.say(page.session, "x");
+      else page.session.backend.talk(page.session);
+      this.clock.after(pause, talk);
+    };
+    talk();
+    return feed;
+  }
+
   asked(part) {
     return this.urls.filter(url => url.includes(part)).length;
   }
@@ -55,6 +69,8 @@ const POLLS = { wait: 25, heartbeat: 15 };
 const all = ["ws", "sse", "stream", "poll"];
 
 const scenes = {
+  ...climbing(Scene, POLLS),
+
   "a single cut leaves two polls a minute"(seed) {
     const scene = new Scene(seed, ["poll"], {}, POLLS);
     scene.open();
@@ -218,7 +234,7 @@ const scenes = {
         scene.weather.errors = { [verb]: { code, status } };
         page.mayBeRefused = true;
         page.send(1);
-        const feed = setFeed(scene, page);
+        const feed = scene.feed(page, 300);
         scene.within(20000, `an end by ${code} of ${verb}`, () => page.ended);
         feed.over = true;
         assert.deepEqual([page.ended.code, page.ended.failed], [1006, false]);
@@ -287,18 +303,6 @@ function push(page, text) {
   page.sent.push(text);
   page.buffered += text.length;
   page.tab.tell(() => page.core.up.push({ text, size: text.length }));
-}
-
-// The backend talks on, so that there is something to acknowledge.
-function setFeed(scene, page) {
-  const feed = { over: false };
-  const talk = () => {
-    if (feed.over) return;
-    page.session.backend.talk(page.session);
-    scene.clock.after(300, talk);
-  };
-  talk();
-  return feed;
 }
 
 // Nothing is asked any more.
