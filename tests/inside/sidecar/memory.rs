@@ -79,7 +79,7 @@ async fn while_memory_is_short_the_greedy_wait_and_the_small_do_not() {
     for number in 1..=5 {
         talks(&site, &small, &mut small_socket, number).await;
     }
-    let refused = site.post("/_underpass/open/", "").await;
+    let refused = site.post("/?underpass=open", "").await;
     assert_eq!((refused.status.as_u16(), refused.error().as_str()), (503, "overloaded"));
     assert_eq!(refused.header("retry-after"), Some("5"));
     for body in [vec![1; 9], vec![1; 2 * MIB]] {

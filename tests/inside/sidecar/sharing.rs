@@ -104,7 +104,7 @@ async fn the_clients_files_are_served() {
         (script.header("cache-control"), script.header("x-content-type-options")),
         (Some("no-cache"), Some("nosniff"))
     );
-    assert!(script.body.len() <= 10 * 1024);
+    assert!(script.body.len() <= 11 * 1024);
     let tag = script.header("etag").expect("a tag").to_owned();
     let known = site.request(Method::GET, "/_underpass/client.js", &[("if-none-match", &tag)], "").await;
     assert_eq!((known.status.as_u16(), known.body.len()), (304, 0));

@@ -149,7 +149,8 @@ export class Box {
 }
 
 function kindOf(path) {
-  return /^\/_underpass\/(?:s\/[^/]*\/)?(open|sse|stream|poll|send|ack|close)s?\b/.exec(path)?.[1] || "other";
+  const [, opened] = /[?&]underpass=(open|sse)\b/.exec(path) || [];
+  return opened || /^\/_underpass\/(?:s\/[^/]*\/)?(sse|stream|poll|send|ack|close)s?\b/.exec(path)?.[1] || "other";
 }
 
 // Numbers from 0 to 1, the same for the same seed.
