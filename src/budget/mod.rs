@@ -42,9 +42,9 @@ pub struct Account {
     held: AtomicUsize,
 }
 
-/// What one buffer, or several with one owner, count for in their account.
+/// What one buffer, or several with one owner, count for in their account, in bytes: at most 4 GiB. Every session has some.
 #[derive(Debug, Default)]
-pub struct Part(usize);
+pub struct Part(u32);
 
 /// A part that counts nothing any more when it is dropped.
 #[derive(Debug)]
@@ -155,11 +155,13 @@ impl Account {
 
     /// Counts `bytes` for this part from now on. The owner sets it to 0 before it lets go of it.
     pub fn set(&self, part: &mut Part, bytes: usize) {
-        let bytes = if bytes < GRAIN { 0 } else { bytes };
-        if bytes == part.0 || (bytes > 0 && bytes.abs_diff(part.0) < GRAIN) {
+        let bytes = if bytes < GRAIN { 0 } else { u32::try_from(bytes).unwrap_or(u32::MAX) };
+        let before = part.0 as usize;
+        if bytes == part.0 || (bytes > 0 && (bytes as usize).abs_diff(before) < GRAIN) {
             return;
         }
-        let before = std::mem::replace(&mut part.0, bytes);
+        part.0 = bytes;
+        let bytes = bytes as usize;
         if bytes > before {
             let more = bytes - before;
             self.held.fetch_add(more, Ordering::Relaxed);

@@ -60,8 +60,8 @@ pub(super) struct Driver<S> {
 
 /// When something last came from the backend, and since when a ping waits for its pong.
 struct Pings {
-    every: Duration,
-    patience: Duration,
+    /// When to ping, and how long a pong may take. Shared, since every session has a driver.
+    backend: Arc<config::Backend>,
     heard: Instant,
     pinged: Option<Instant>,
 }
@@ -71,7 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         registry: Arc<Registry>,
         session: Arc<LiveSession>,
         socket: Socket<S>,
-        backend: &config::Backend,
+        backend: Arc<config::Backend>,
         seat: OwnedSemaphorePermit,
     ) -> Self {
         let now = Instant::now();
@@ -84,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             paused: false,
             sending: false,
             closing: None,
-            pings: Pings { every: backend.ping, patience: backend.pong, heard: now, pinged: None },
+            pings: Pings { backend, heard: now, pinged: None },
             held: Part::default(),
             waiting: Waiting::default(),
             timer: Box::pin(sleep_until(now)),
@@ -280,22 +280,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Pings a silent backend and gives up one that sends no pong. Returns when to check again.
     fn check_backend(&mut self, now: Instant) -> Option<Instant> {
-        if self.paused || self.waiting.waits() || self.closing.is_some() || self.pings.every.is_zero() {
-            return (!self.pings.every.is_zero() && self.closing.is_none()).then(|| now + self.pings.every);
+        if self.paused || self.waiting.waits() || self.closing.is_some() || self.pings.backend.ping.is_zero() {
+            return (!self.pings.backend.ping.is_zero() && self.closing.is_none())
+                .then(|| now + self.pings.backend.ping);
         }
         let socket = self.socket.as_mut()?;
         match self.pings.pinged {
-            Some(pinged) if pinged + self.pings.patience <= now => {
+            Some(pinged) if pinged + self.pings.backend.pong <= now => {
                 self.closed(Close { reason: "backend does not answer".into(), ..Close::lost() }, Ending::BackendLost);
                 None
             }
-            Some(pinged) => Some(pinged + self.pings.patience),
-            None if self.pings.heard + self.pings.every <= now => {
+            Some(pinged) => Some(pinged + self.pings.backend.pong),
+            None if self.pings.heard + self.pings.backend.ping <= now => {
                 socket.ping();
                 self.pings.pinged = Some(now);
-                Some(now + self.pings.patience)
+                Some(now + self.pings.backend.pong)
             }
-            None => Some(self.pings.heard + self.pings.every),
+            None => Some(self.pings.heard + self.pings.backend.ping),
         }
     }
 }

@@ -194,7 +194,7 @@ impl Registry {
             "session opened"
         );
         self.directory.insert(&live);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, &opening.backend, seat));
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, seat));
         Ok(Opened { session: live, fields })
     }
 
