@@ -93,6 +93,8 @@ impl Default for Backend {
             idle: Duration::from_secs(4),
             pool: 64,
             dials: 64,
+            header_bytes: 64 * KIB,
+            header_fields: 1000,
         }
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn route_host(text: &str) -> Result<String, ValueError> {
     }
     match split_port(text) {
         (host, None) if host.starts_with('[') => host_name(host).map(|host| format!("[{host}]")),
-        (host, None) => host_name(host),
+        (host, None) => host_name(host).map(without_dot),
         (_, Some(_)) => Err(ValueError::new("is a name without a port", "any port of the host is served")),
     }
 }
@@ -112,6 +112,7 @@ pub(super) fn origin(text: &str) -> Result<String, ValueError> {
         return Err(ValueError::new("is scheme, host and port only", "leave out the path, also a single `/`"));
     }
     let (host, port) = host_and_port(rest)?;
+    // An origin keeps its dot: for a browser `https://a.example.` is another one (HTML, "origin").
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     match (scheme, port) {
         (_, None) | ("http", Some(80)) | ("https", Some(443)) => Ok(format!("{scheme}://{host}")),
@@ -303,7 +304,13 @@ fn port(digits: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
 }
 
-/// A DNS name, an IPv4 address, or an IPv6 address in brackets (which are taken off); lower case.
+/// A name without the final dot that makes it absolute: requests for it are matched without theirs.
+fn without_dot(host: String) -> String {
+    host.strip_suffix('.').map_or(host.clone(), str::to_owned)
+}
+
+/// A DNS name (with its final dot, if it has one), an IPv4 address, or an IPv6 address in brackets (which are taken off);
+/// lower case.
 fn host_name(host: &str) -> Result<String, ValueError> {
     if host.is_empty() {
         return Err(ValueError::new("needs a host", ""));
@@ -319,8 +326,10 @@ fn host_name(host: &str) -> Result<String, ValueError> {
         let plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         plain && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
-    let numeric = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    if host.len() > 253 || !host.split('.').all(label) || (numeric && host.parse::<Ipv4Addr>().is_err()) {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let numeric = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    // An address has no final dot: `parse` refuses it.
+    if name.len() > 253 || !name.split('.').all(label) || (numeric && host.parse::<Ipv4Addr>().is_err()) {
         return Err(ValueError::new("has a host that is neither a name nor an address", ""));
     }
     Ok(host.to_ascii_lowercase())

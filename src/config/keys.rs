@@ -187,6 +187,9 @@ fn backend(table: &mut Table<'_, '_>, target: &mut Backend) {
     table.duration("idle", &mut target.idle, TIMER);
     table.count("pool", &mut target.pool, 0..=100_000);
     table.count("dials", &mut target.dials, 1..=100_000);
+    // The lower limits are what is read without hyper in any case, in one block of a socket.
+    table.size("header_bytes", &mut target.header_bytes, 16 * KIB..=MIB);
+    table.count("header_fields", &mut target.header_fields, 32..=10_000);
 }
 
 fn log(table: &mut Table<'_, '_>, target: &mut Log) {

@@ -331,6 +331,10 @@ pub struct Backend {
     pub pool: usize,
     /// Most handshakes with a backend in progress at once.
     pub dials: usize,
+    /// The longest head of an answer.
+    pub header_bytes: usize,
+    /// Most fields of an answer.
+    pub header_fields: usize,
 }
 
 /// Log lines.

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, COOKIE, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Timer;
@@ -106,6 +106,9 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let ConnContext { handler, info, .. } = &self.context;
+        if request.version() == Version::HTTP_2 && field_lines(request.headers()) > self.context.client.header_fields {
+            return Box::pin(async { Ok(too_many_fields()) });
+        }
         let mut request = request.map(IncomingBody::Streaming);
         let latency = handler.route(&mut request, info);
         match &self.slot {
@@ -123,6 +126,19 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
             }
         }
     }
+}
+
+/// Fields as HTTP/1.1 would have them: HTTP/2 may split `Cookie` (RFC 9113 section 8.2.3), which a backend gets in one line.
+fn field_lines(headers: &HeaderMap) -> usize {
+    let crumbs = headers.get_all(COOKIE).iter().count();
+    headers.len() - crumbs.saturating_sub(1)
+}
+
+/// What hyper answers itself over HTTP/1.1, and does not count over HTTP/2.
+fn too_many_fields() -> Response<Body> {
+    let mut response = Response::new(Body::full("too many header fields\n"));
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response
 }
 
 /// A response that hyper writes, to a request of this version.

@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use crate::config::{Backend, Endpoint, Upstream};
 pub use crate::upstream::handshake::Upgraded;
 use crate::upstream::handshake::{self, HandshakeFailure};
+use crate::upstream::http1_exchange::HeadLimits;
 pub use crate::upstream::io::Io;
 use crate::upstream::tls::{self, UpstreamTlsError};
 
@@ -40,6 +41,7 @@ pub struct Dialer {
     handshake: Duration,
     dials: Semaphore,
     most_dials: usize,
+    limits: HeadLimits,
 }
 
 /// A new key for a handshake (RFC 6455 section 4.1).
@@ -171,6 +173,7 @@ impl Dialer {
             handshake: backend.handshake,
             dials: Semaphore::new(most_dials),
             most_dials,
+            limits: backend.into(),
         })
     }
 
@@ -188,6 +191,7 @@ impl Dialer {
             handshake: backend.handshake,
             dials: Semaphore::new(most_dials),
             most_dials,
+            limits: backend.into(),
         }
     }
 
@@ -227,7 +231,7 @@ impl Dialer {
         }
         let _under_way = self.acquire_dial().await?;
         let io = self.connect().await?;
-        match timeout(self.handshake, handshake::perform(io, head)).await {
+        match timeout(self.handshake, handshake::perform(io, head, self.limits)).await {
             Ok(shaken) => shaken.map_err(|failure| self.no_websocket(failure)),
             Err(_) => Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake }),
         }

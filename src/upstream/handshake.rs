@@ -18,7 +18,7 @@ use crate::http::fields::has_token;
 use crate::http::read_response::{Parsed, ResponseHead, read_head};
 use crate::http::replay::Replay;
 use crate::http::write_head::request_head;
-use crate::upstream::http1_exchange::{connect_hyper, exchange};
+use crate::upstream::http1_exchange::{HeadLimits, connect_hyper, exchange};
 use crate::upstream::io::Io;
 
 /// A WebSocket whose 101 was verified.
@@ -50,13 +50,13 @@ impl From<hyper::Error> for HandshakeFailure {
 }
 
 /// Sends `head` as it is and verifies the response.
-pub(super) async fn perform(io: Io, head: request::Parts) -> Result<Upgraded, HandshakeFailure> {
+pub(super) async fn perform(io: Io, head: request::Parts, limits: HeadLimits) -> Result<Upgraded, HandshakeFailure> {
     let key = head.headers.get(SEC_WEBSOCKET_KEY);
     let expected = key.map(|key| derive_accept_key(key.as_bytes()));
     let request = Request::from_parts(head, Empty::new());
     match exchange(io, request_head(&request), |seen| read_switching(seen, expected.as_deref())).await {
         Ok((io, (head, unread))) => Ok(Upgraded { io, unread, head }),
-        Err(replay) => Box::pin(exchange_by_hyper(replay, request, expected.as_deref())).await,
+        Err(replay) => Box::pin(exchange_by_hyper(replay, limits, request, expected.as_deref())).await,
     }
 }
 
@@ -94,10 +94,11 @@ fn violation(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str>
 
 async fn exchange_by_hyper(
     io: Replay<Io>,
+    limits: HeadLimits,
     request: Request<Empty<Bytes>>,
     expected: Option<&str>,
 ) -> Result<Upgraded, HandshakeFailure> {
-    let (mut sender, connection) = connect_hyper(io).await?;
+    let (mut sender, connection) = connect_hyper(io, limits).await?;
     // Ends by itself: with the upgrade, with the end of the refusal's body, or when this future is dropped.
     tokio::spawn(connection.with_upgrades());
     let response = sender.send_request(request).await?;

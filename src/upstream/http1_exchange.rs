@@ -20,15 +20,27 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 
+use crate::config::Backend;
 use crate::http::block::with_block;
 use crate::http::incoming::BoxError;
 use crate::http::read_response::Parsed;
 use crate::http::replay::Replay;
 use crate::upstream::io::Io;
 
-/// The longest head of a response, and the most that hyper buffers for a connection, in bytes. A backend that never ends
-/// its head is cut off there.
-const MAX_HEAD: usize = 64 * 1024;
+/// Bounds of a response's head. A backend that never ends its head is cut off there.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// The longest head, and the most that hyper buffers for a connection.
+    bytes: usize,
+    /// The most fields.
+    fields: usize,
+}
+
+impl From<&Backend> for HeadLimits {
+    fn from(backend: &Backend) -> Self {
+        Self { bytes: backend.header_bytes, fields: backend.header_fields }
+    }
+}
 
 /// Up to how many bytes a response that comes in several pieces is read here.
 const MAX_IN_PIECES: usize = 4 * 1024;
@@ -82,17 +94,21 @@ pub(super) type HyperConnection<B> = (http1::SendRequest<B>, http1::Connection<T
 ///
 /// # Errors
 /// hyper's.
-pub(super) async fn connect_hyper<B>(io: Replay<Io>) -> Result<HyperConnection<B>, hyper::Error>
+pub(super) async fn connect_hyper<B>(io: Replay<Io>, limits: HeadLimits) -> Result<HyperConnection<B>, hyper::Error>
 where
     B: Body<Data: Send, Error: Into<BoxError>> + 'static,
 {
-    hyper_settings().handshake(TokioIo::new(io)).await
+    hyper_settings(limits).handshake(TokioIo::new(io)).await
 }
 
 /// hyper's settings towards backends.
 #[must_use]
-pub fn hyper_settings() -> http1::Builder {
+pub fn hyper_settings(limits: HeadLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.title_case_headers(true).max_buf_size(MAX_HEAD).max_header_size(MAX_HEAD);
+    builder
+        .title_case_headers(true)
+        .max_headers(limits.fields)
+        .max_header_size(limits.bytes)
+        .max_buf_size(limits.bytes);
     builder
 }

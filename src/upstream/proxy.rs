@@ -39,7 +39,7 @@ use crate::http::replay::Replay;
 use crate::http::write_head::{origin_form, request_head};
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
-use crate::upstream::http1_exchange::{connect_hyper, exchange};
+use crate::upstream::http1_exchange::{HeadLimits, connect_hyper, exchange};
 use crate::upstream::io::Io;
 use crate::upstream::pool::{Connection, Outgoing, Pool, Sender};
 
@@ -87,6 +87,7 @@ pub struct Proxy {
     dialer: Arc<Dialer>,
     pool: Arc<Pool>,
     response: Duration,
+    limits: HeadLimits,
 }
 
 /// Why an exchange has no response.
@@ -101,7 +102,8 @@ impl Proxy {
     /// A proxy to the backend that `dialer` reaches.
     #[must_use]
     pub fn new(dialer: Arc<Dialer>, backend: &Backend) -> Self {
-        Self { dialer, pool: Pool::new(backend.pool, backend.idle), response: backend.response }
+        let pool = Pool::new(backend.pool, backend.idle);
+        Self { dialer, pool, response: backend.response, limits: backend.into() }
     }
 
     /// Sends a request on and returns the response as soon as its head is there; the bodies follow as they come.
@@ -234,7 +236,7 @@ impl Proxy {
     }
 
     async fn hand_to_hyper(&self, io: Replay<Io>) -> Result<Sender, ProxyError> {
-        let (sender, connection) = connect_hyper(io).await.map_err(|source| self.dropped(source))?;
+        let (sender, connection) = connect_hyper(io, self.limits).await.map_err(|source| self.dropped(source))?;
         // Its errors reach the exchange they belong to; an idle connection that fails is simply no longer ready.
         tokio::spawn(connection);
         Ok(sender)

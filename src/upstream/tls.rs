@@ -102,7 +102,8 @@ pub fn connector(tls: &UpstreamTls) -> Result<TlsConnector, UpstreamTlsError> {
 /// [`UpstreamTlsError::Name`].
 pub fn server_name(endpoint: &Endpoint) -> Result<ServerName<'static>, UpstreamTlsError> {
     let host = match endpoint {
-        Endpoint::Tcp { host, .. } => host.as_str(),
+        // Certificates and the name in the handshake are without the final dot (RFC 6066 section 3).
+        Endpoint::Tcp { host, .. } => host.strip_suffix('.').unwrap_or(host),
         Endpoint::Unix(_) => "localhost",
     };
     ServerName::try_from(host.to_owned()).map_err(|_| UpstreamTlsError::Name { host: host.to_owned() })

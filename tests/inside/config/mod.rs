@@ -136,6 +136,28 @@ fn routes_have_hosts_paths_and_tls() {
 }
 
 #[test]
+fn a_name_may_have_its_final_dot() {
+    let text = "listen = \"127.0.0.1:0\"\nallowed_origins = [\"https://app.example.\"]\n\
+                upstream = \"wss://Chat.svc.cluster.local.:9000\"\n\
+                [[route]]\nhost = \"Chat.example.\"\nupstream = \"ws://a\"\n";
+    let config = Config::parse(text, "f").unwrap_or_else(|errors| panic!("{errors}"));
+    // Dialled as it is: without the dot the resolver would search for it.
+    let host = "chat.svc.cluster.local.".to_owned();
+    let endpoint = Endpoint::Tcp { host, port: 9000 };
+    let name = underpass::upstream::tls::server_name(&endpoint).expect("a name");
+    assert_eq!(name.to_str(), "chat.svc.cluster.local");
+    assert_eq!(config.routes[0].upstream.endpoint, endpoint);
+    assert_eq!(config.routes[1].host.as_deref(), Some("chat.example"));
+    assert_eq!(config.origins.allowed, ["https://app.example."]);
+    for none in [".", "a..", ".a.", "127.0.0.1.", "[::1]."] {
+        let text = format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{none}\"\n");
+        assert!(Config::parse(&text, "f").is_err(), "{none}");
+    }
+    let twice = format!("{text}[[route]]\nhost = \"chat.example\"\nupstream = \"ws://b\"\n");
+    assert!(Config::parse(&twice, "f").is_err(), "both are one host");
+}
+
+#[test]
 fn values_are_read_in_their_units() {
     let config = valid("values.toml");
     assert_eq!((config.node.as_str(), config.prefix.as_str()), ("Node7", "/a/b-c"));

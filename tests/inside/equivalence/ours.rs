@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, response};
 use hyper::rt::Timer;
 use hyper::{client, server};
-use underpass::config::Client;
+use underpass::config::{Backend, Client};
 use underpass::http::incoming::IncomingBody;
 pub(crate) use underpass::http::write_head::Framing;
 use underpass::http::{read_request, read_response, write_head};
@@ -78,7 +78,7 @@ pub(crate) fn read_switch(bytes: &Bytes, accept: &str) -> Verdict<(response::Par
 }
 
 pub(crate) fn client_settings() -> client::conn::http1::Builder {
-    http1_exchange::hyper_settings()
+    http1_exchange::hyper_settings((&Backend::default()).into())
 }
 
 pub(crate) fn write_response(parts: &response::Parts, framing: Framing, keep_alive: bool, dated: bool) -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! The sidecar from outside: over real sockets, against a scripted backend. One file a subject.
 
+mod as_written;
 mod attachments;
 mod beside;
 mod contract;

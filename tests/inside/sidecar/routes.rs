@@ -19,7 +19,7 @@ async fn the_longest_path_of_the_named_host_decides() {
     let site = Site::start(
         at(0),
         &format!(
-            "[[route]]\nhost = \"chat.example\"\nupstream = \"ws://{}\"\n[[route]]\npath = \"/rooms\"\nupstream = \
+            "[[route]]\nhost = \"chat.example.\"\nupstream = \"ws://{}\"\n[[route]]\npath = \"/rooms\"\nupstream = \
              \"ws://{}\"\n[[route]]\nhost = \"chat.example\"\npath = \"/rooms\"\nupstream = \"ws://{}\"\n",
             at(1),
             at(2),

@@ -122,6 +122,28 @@ async fn idle_http2_connections_end() {
 }
 
 #[tokio::test]
+async fn fields_are_counted_over_http2_as_well_and_a_split_cookie_is_one() {
+    let own = Own::new();
+    let edge = Edge::tcp(Client { header_fields: 10, ..client() }, Some(own.source()), version);
+    let io = TokioIo::new(own.connect(&edge, &["h2"]).await.expect("a TLS handshake"));
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("an HTTP/2 connection");
+    tokio::spawn(conn);
+    for (cookies, others, status) in [(0, 10, 200), (0, 11, 431), (30, 9, 200), (30, 10, 431)] {
+        let mut request = Request::get("https://localhost/");
+        for _ in 0..cookies {
+            request = request.header("cookie", "a=1");
+        }
+        for at in 0..others {
+            request = request.header(format!("x-{at}"), "1");
+        }
+        let request = request.body(Empty::<Bytes>::new()).expect("sound parts");
+        let response = send.send_request(request).await.expect("a whole answer");
+        assert_eq!(response.status(), status, "{cookies} cookies and {others} others");
+    }
+}
+
+#[tokio::test]
 async fn a_tls_connection_that_promises_http2_must_say_something() {
     let own = Own::new();
     let edge = Edge::tcp(Client { handshake: SHORT, ..client() }, Some(own.source()), ok);

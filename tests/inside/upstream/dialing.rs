@@ -232,7 +232,7 @@ async fn heads_that_are_none_are_dropped_however_they_come() {
         SWITCH.replace("Upgrade: websocket", ": websocket"),
         SWITCH.replace("101", "1010"),
         SWITCH.replace("HTTP/1.1", "HTTP/2.0"),
-        SWITCH.replace("\r\n\r\n", &format!("\r\n{}\r\n", "X-Many: x\r\n".repeat(120))),
+        SWITCH.replace("\r\n\r\n", &format!("\r\n{}\r\n", "X-Many: x\r\n".repeat(1200))),
         format!("\u{0}{SWITCH}"),
     ] {
         for piece in [1, 10_000] {

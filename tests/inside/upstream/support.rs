@@ -34,6 +34,7 @@ pub(crate) fn settings() -> Backend {
         idle: PATIENCE,
         pool: 8,
         dials: 64,
+        ..Backend::default()
     }
 }
 
