@@ -9,6 +9,8 @@ import { ackFrame, messageFrame } from "./codec.js";
 
 /** How long a handshake that nobody waits for any more may still come back. */
 const LATE = 15000;
+/** Milliseconds behind a message in which the sidecar is asked for a sign of life. */
+const SOON = 50;
 
 export class SocketAttachment extends Attachment {
   duplex = true;
@@ -18,6 +20,8 @@ export class SocketAttachment extends Attachment {
   #connected = false;
   /** There is more to acknowledge than what was asked. */
   #again = false;
+  /** It will be acknowledged soon. */
+  #soon = false;
 
   connected() {
     const { ladder, deadline } = this.session;
@@ -82,7 +86,14 @@ export class SocketAttachment extends Attachment {
       this.#transmit(messageFrame(item.text, item.bytes));
       this.next++;
     }
-    if (this.next > first) this.acknowledge();
+    // The sidecar says by itself what is safe. That it is there still need not be asked with each message.
+    if (this.next > first && !this.#soon) {
+      this.#soon = true;
+      this.core.after(SOON, () => {
+        this.#soon = false;
+        this.acknowledge();
+      });
+    }
   }
 
   /** @param {string | Uint8Array<ArrayBuffer>} data */
