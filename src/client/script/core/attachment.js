@@ -16,6 +16,8 @@ export class Attachment {
   acks = 0;
   /** Whether messages up go over it too. */
   duplex = false;
+  /** The number of the next message up on it, where it takes messages up. */
+  next = 0;
   /** When an acknowledgement was sent on it that is not answered yet, or 0. */
   asked = 0;
   /** The proof must come by then. @type {import("./timers.js").Timer | null} */

@@ -239,6 +239,8 @@ export function makeLadder(session) {
   function tick(slept) {
     const { current } = ladder;
     if (!current) return;
+    // A sidecar says by itself what is safe, and is asked when it has not.
+    if (current.next > session.up.first) current.acknowledge();
     // Polls are watched where they are shared.
     const silent = current.name !== "poll" && core.now - current.heard > session.patience;
     const unanswered = current.asked && core.now - current.asked > 2 * session.deadline && !slept;

@@ -9,19 +9,13 @@ import { ackFrame, messageFrame } from "./codec.js";
 
 /** How long a handshake that nobody waits for any more may still come back. */
 const LATE = 15000;
-/** Milliseconds behind a message in which the sidecar is asked for a sign of life. */
-const SOON = 50;
 
 export class SocketAttachment extends Attachment {
   duplex = true;
   asked = 0;
-  /** The number of the next message up on this socket. */
-  next = 0;
   #connected = false;
   /** There is more to acknowledge than what was asked. */
   #again = false;
-  /** It will be acknowledged soon. */
-  #soon = false;
 
   connected() {
     const { ladder, deadline } = this.session;
@@ -79,20 +73,11 @@ export class SocketAttachment extends Attachment {
 
   pump() {
     const { up } = this.session;
-    const first = this.next;
     // What was posted while this socket was tried is known to the sidecar by its number alone.
     for (; this.next < up.first; this.next++) this.#transmit(messageFrame(""));
     for (let item = up.at(this.next); item && up.ready(item); item = up.at(this.next)) {
       this.#transmit(messageFrame(item.text, item.bytes));
       this.next++;
-    }
-    // The sidecar says by itself what is safe. That it is there still need not be asked with each message.
-    if (this.next > first && !this.#soon) {
-      this.#soon = true;
-      this.core.after(SOON, () => {
-        this.#soon = false;
-        this.acknowledge();
-      });
     }
   }
 
