@@ -4,6 +4,7 @@
 //
 // Enters: which sessions, from where on. Leaves: their answers, if it was the sidecar that answered, and now. Must not
 // touch: what is in them; when to poll again.
+// Must not touch: who polls, and when.
 
 /** @typedef {import("./types.js").Answer} Answer */
 /** @typedef {import("./types.js").PollAnswer} PollAnswer */
