@@ -2,9 +2,8 @@
 // One poll. It is a GET, or a POST where GETs have been answered by somebody who keeps answers: a store on the way, a
 // service worker. Nobody keeps those of a POST.
 //
-// Enters: which sessions, from where on. Leaves: their answers, if it was the sidecar that answered, and now. Must not
-// touch: what is in them; when to poll again.
-// Must not touch: who polls, and when.
+// Enters: which sessions, from where on. Leaves: their answers, if it was the sidecar that answered, and now.
+// Must not touch: what is in them; when to poll again.
 
 /** @typedef {import("./types.js").Answer} Answer */
 /** @typedef {import("./types.js").PollAnswer} PollAnswer */
