@@ -22,7 +22,8 @@ try {
   const carried = user.accepted.filter(url => url);
   if (carried.length) throw new Error("WebSockets were open: " + carried);
   // That the client is on the page, and the page knows nothing of it.
-  if (await user.page.run(() => document.querySelectorAll("script[src*='/_underpass/client.js']").length) !== 1) throw new Error("the script is not on the page");
+  const tags = await user.page.run(() => Array.from(document.scripts).filter(({ src }) => src.startsWith(location.origin + "/_underpass/client.js?v=")).length);
+  if (tags !== 1) throw new Error("the script is not on the page");
   await say("done");
 } catch (error) {
   console.log("failed: " + error.message.replaceAll("\n", " | "));

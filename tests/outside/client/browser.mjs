@@ -69,12 +69,14 @@ class Context {
 
 class Page {
   console = []; waiters = [];
+  // What the browser itself has written into the console.
+  complaints = [];
   constructor(browser, sessionId, targetId) { Object.assign(this, { browser, sessionId, targetId }); }
   call(method, params) { return this.browser.call(method, params, this.sessionId); }
   hear(method, params) {
     if (method === "Runtime.consoleAPICalled") this.console.push(params.args.map(arg => arg.value ?? arg.description).join(" "));
     if (method === "Runtime.exceptionThrown") this.console.push("thrown: " + (params.exceptionDetails.exception?.description ?? params.exceptionDetails.text));
-    if (method === "Log.entryAdded") this.console.push(params.entry.text);
+    if (method === "Log.entryAdded") this.complaints.push(params.entry.text);
     for (const waiter of this.waiters) if (waiter.method === method) waiter.done(params);
     this.waiters = this.waiters.filter(waiter => waiter.method !== method);
   }

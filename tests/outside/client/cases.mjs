@@ -45,7 +45,7 @@ export const cases = {
     const tab = await legacy();
     const seen = await tab.run(async () => {
       for (const end = Date.now() + 10000; Date.now() < end && !got.length;) await new Promise(done => setTimeout(done, 10));
-      return { got, first: document.scripts[0].getAttribute("src").split("?")[0] };
+      return { got, first: document.scripts[0].src.split("?")[0].replace(location.origin, "") };
     });
     assert.deepEqual(seen, { got: ["x"], first: "/_underpass/client.js" });
   },

@@ -136,8 +136,8 @@ async function answer(request) {
     const { blocked } = await stage.ways(backend);
     const page = await stage.page(`http://localhost:${blocked}/`);
     const told = await page.run(talk, `ws://localhost:${blocked}/x`);
-    const lines = page.console.filter(line => /WebSocket/.test(line) && /_underpass/.test(line));
-    expect(told.got === "hi" && lines.length > 0, "the browser has written about it", { told, console: page.console });
+    const lines = page.complaints.filter(line => /WebSocket/.test(line) && /_underpass/.test(line));
+    expect(told.got === "hi" && lines.length > 0, "the browser has written about it", { told, complaints: page.complaints });
     expect(!lines.some(line => /n1-[\w-]{20}/.test(line)), "without the token", lines);
   },
 };
