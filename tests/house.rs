@@ -86,6 +86,7 @@ const PURE: &[&str] = &[
     "http/fields.rs",
     "upstream/headers.rs",
     "upstream/frame.rs",
+    "upstream/read_log.rs",
     "listener/peer.rs",
 ];
 

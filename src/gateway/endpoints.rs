@@ -59,7 +59,8 @@ impl Call<'_> {
             Endpoint::Sse => origin::judge_opening_get(origins, request.headers(), &self.peer.host),
             _ => origin::judge(origins, request.headers(), &self.peer.host),
         };
-        let target = request.uri().path_and_query().cloned();
+        // The query of what opens a session is the target's.
+        let target = request.uri().path_and_query().filter(|_| !endpoint.is_opening()).cloned();
         let query = Query::parse(target.as_ref().and_then(PathAndQuery::query));
         let responded = match &verdict {
             Verdict::Refused(why) if !endpoint.is_public() => Err(Refusal::origin_refused(why.clone())),

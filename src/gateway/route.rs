@@ -178,6 +178,11 @@ impl Endpoint {
         Self::Session { token: token.to_owned(), verb }
     }
 
+    /// Whether it opens a session, at the path of a WebSocket.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self, Self::Open | Self::Sse | Self::Unclear)
+    }
+
     /// Whether pages of any origin may ask for it: public, and asked for by script tags, which do not say their origin, or
     /// by a link in a mail.
     pub(super) fn is_public(&self) -> bool {

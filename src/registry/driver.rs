@@ -15,8 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
 use super::live_session::LiveSession;
-use super::memory::LOOK_AGAIN;
-use crate::budget::{Part, Turn, Waiting};
+use super::memory::Intake;
 use crate::config;
 use crate::lifecycle::{Guard, What};
 use crate::session::Close;
@@ -26,8 +25,6 @@ use crate::upstream::socket::{Socket, SocketEvent};
 /// How much is read from the socket before the messages go to the session and other tasks go on, in bytes of message cost.
 /// As much as one read of the socket brings; only after that does a pause take effect.
 const READ_BUDGET: usize = 16 * 1024;
-/// How much is read before it is counted and other tasks go on, in bytes; a larger message takes several turns.
-const TURN: usize = 64 * 1024;
 /// How much may wait for a backend whose session is ended for want of memory and that is still told so, in bytes; arbitrary.
 const LAST_WORDS: usize = 64 * 1024;
 /// When a session without a deadline is looked at again. It always has one, so this is arbitrary.
@@ -47,10 +44,7 @@ pub(super) struct Driver<S> {
     /// The backend is closed: until then our close frame may still be written.
     closing: Option<Instant>,
     pings: Pings,
-    /// What the socket's buffers hold, as it is counted.
-    held: Part,
-    /// The backend is not read because memory is short.
-    waiting: Waiting<Instant>,
+    intake: Intake,
     timer: Pin<Box<Sleep>>,
     /// Deadlines are to be looked at now. A timer that is set to now would wake this task once more for it.
     overdue: bool,
@@ -85,8 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             sending: false,
             closing: None,
             pings: Pings { backend, heard: now, pinged: None },
-            held: Part::default(),
-            waiting: Waiting::default(),
+            intake: Intake::default(),
             timer: Box::pin(sleep_until(now)),
             overdue: true,
             guard: Some(guard),
@@ -151,12 +144,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     /// something else than messages came. If an order follows from the messages, the session wakes this task.
     fn read(&mut self, cx: &mut Context<'_>) -> bool {
         if self.paused || self.closing.is_some() {
-            self.waiting.stop();
+            self.intake.stop();
             return false;
         }
         let Some(room) = self.room() else { return false };
         let Some(socket) = &mut self.socket else { return false };
-        socket.allow(room.min(TURN));
+        socket.allow(room);
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let other = loop {
             match socket.poll_next(cx) {
@@ -186,31 +179,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         true
     }
 
-    /// How much may be read now; `None` while memory is short and the session holds its share of it.
+    /// How much may be read now, see [`Intake::room`].
     fn room(&mut self) -> Option<usize> {
-        let (patience, waited) = (self.session.policy().pause, self.waiting.waits());
-        match self.waiting.turn(self.session.account().room(), patience, Instant::now) {
-            Turn::Take(room) => {
-                if waited {
-                    self.pings.hear();
-                }
-                return Some(room);
-            }
-            Turn::Begin => {
-                self.session.metrics().memory_waited();
-                self.session.drop_replay();
-                self.overdue = true;
-            }
-            Turn::Wait => {}
-            Turn::Overdue => self.session.account().budget().wait_is_over(),
+        let waited = self.intake.waits();
+        let room = self.intake.room(&self.session);
+        match room {
+            // A backend that was not read is not silent.
+            Some(_) if waited => self.pings.hear(),
+            None if !waited => self.overdue = true,
+            Some(_) | None => {}
         }
-        None
+        room
     }
 
     /// Counts what the socket's buffers hold.
     fn count(&mut self) {
         let held = self.socket.as_ref().map_or(0, Socket::held);
-        self.session.account().set(&mut self.held, held);
+        self.intake.count(&self.session, held);
     }
 
     fn handle(&mut self, event: SocketEvent) {
@@ -271,8 +256,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         if let Some(next) = self.check_backend(now) {
             due = due.min(next);
         }
-        if self.waiting.waits() {
-            due = due.min(now + LOOK_AGAIN);
+        if let Some(at) = self.intake.look_again() {
+            due = due.min(at);
         }
         self.timer.as_mut().reset(due);
         true
@@ -280,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Pings a silent backend and gives up one that sends no pong. Returns when to check again.
     fn check_backend(&mut self, now: Instant) -> Option<Instant> {
-        if self.paused || self.waiting.waits() || self.closing.is_some() || self.pings.backend.ping.is_zero() {
+        if self.paused || self.intake.waits() || self.closing.is_some() || self.pings.backend.ping.is_zero() {
             return (!self.pings.backend.ping.is_zero() && self.closing.is_none())
                 .then(|| now + self.pings.backend.ping);
         }
@@ -303,7 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
-        self.session.account().set(&mut self.held, 0);
+        self.intake.count(&self.session, 0);
     }
 }
 

@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::live_session::LiveSession;
-use crate::budget::{Account, Part};
+use crate::budget::{Account, Part, Turn, Waiting};
 use crate::session::Close;
 use crate::terms::Ending;
 
 /// The close of a session that held most of the memory when it ran short.
 const OUT_OF_MEMORY: (u16, &str) = (1013, "server is out of memory");
 /// How often who waits for memory looks again. Nobody is woken for it: those who let go of it would have to know who waits.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl LiveSession {
     /// What the session's buffers hold.
@@ -95,6 +95,54 @@ impl LiveSession {
     /// True when it may be abandoned: it was not yet.
     pub(super) fn is_abandonable(&self) -> bool {
         !self.abandoned.load(Ordering::Acquire)
+    }
+}
+
+/// What a socket of a session takes in: counted, and no more than there is room for.
+#[derive(Debug, Default)]
+pub struct Intake {
+    held: Part,
+    waiting: Waiting<Instant>,
+}
+
+/// How much is read before it is counted and other tasks go on, in bytes; a larger message takes several turns.
+const READ_AT_ONCE: usize = 64 * 1024;
+
+impl Intake {
+    /// How much may be read now; `None` while memory is short and the session holds its share of it. Then look again by
+    /// [`Intake::look_again`].
+    pub fn room(&mut self, session: &LiveSession) -> Option<usize> {
+        match self.waiting.turn(session.account.room(), session.policy().pause, Instant::now) {
+            Turn::Take(room) => return Some(room.min(READ_AT_ONCE)),
+            Turn::Begin => {
+                session.metrics.memory_waited();
+                session.drop_replay();
+            }
+            Turn::Wait => {}
+            Turn::Overdue => session.account.budget().wait_is_over(),
+        }
+        None
+    }
+
+    /// Counts what the socket's buffers hold.
+    pub fn count(&mut self, session: &LiveSession, held: usize) {
+        session.account.set(&mut self.held, held);
+    }
+
+    /// When to look for room again, while it waits.
+    #[must_use]
+    pub fn look_again(&self) -> Option<Instant> {
+        self.waiting.waits().then(|| Instant::now() + LOOK_AGAIN)
+    }
+
+    /// Nothing is to be read for another reason.
+    pub(super) fn stop(&mut self) {
+        self.waiting.stop();
+    }
+
+    /// Whether memory is waited for.
+    pub(super) fn waits(&self) -> bool {
+        self.waiting.waits()
     }
 }
 

@@ -21,7 +21,7 @@ pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
 pub use self::live_session::{LiveSession, Progress};
-pub use self::memory::{LOOK_AGAIN, PendingBytes};
+pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
 pub use self::reader::Reader;
 use self::token::Token;

@@ -18,11 +18,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::fault::Fault;
 use super::greeting::{self, Arrival};
-use crate::budget::{Part, Turn, Waiting};
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
 use crate::http::body::Body;
 use crate::http::fields::{has_token, tokens};
-use crate::registry::{LOOK_AGAIN, LiveSession, Reader};
+use crate::registry::{Intake, LiveSession, Reader};
 use crate::session::{Close, Kind, Message, Pulled, Pushed};
 use crate::upstream::socket::{Socket, SocketEvent};
 
@@ -33,8 +32,6 @@ pub const SUBPROTOCOL: &str = "underpass.v1";
 const TOKEN: &str = "underpass.token.";
 /// Payload bytes pulled before the socket is flushed.
 const CHUNK: usize = 16 * 1024;
-/// How much is read before it is counted and other tasks go on, in bytes; a larger message takes several turns.
-const TURN: usize = 64 * 1024;
 /// Room for our own frames when messages are configured very small.
 const LEAST_LIMIT: usize = 8 * 1024;
 /// How long the client may take to send its close frame after ours.
@@ -110,10 +107,7 @@ struct Carrier<S> {
     beat: Instant,
     /// Our close frame is sent; until then the client may send its own.
     closing: Option<Instant>,
-    /// What the socket's buffers hold, as it is counted.
-    held: Part,
-    /// The client is not read because memory is short.
-    waiting: Waiting<Instant>,
+    intake: Intake,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -133,8 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             sent,
             beat,
             closing: None,
-            held: Part::default(),
-            waiting: Waiting::default(),
+            intake: Intake::default(),
             timer,
         };
         carrier.write(&Frame::Facts(greeting));
@@ -162,8 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
                 let Poll::Ready(_) = pushing.as_mut().poll(cx) else { return false };
                 self.pushing = None;
             }
-            let Some(room) = self.room() else { return false };
-            self.socket.allow(room.min(TURN));
+            let Some(room) = self.intake.room(self.reader.session()) else { return false };
+            self.socket.allow(room);
             let event = self.socket.poll_next(cx);
             self.count();
             let Poll::Ready(event) = event else { return false };
@@ -177,22 +170,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
     }
 
-    /// How much may be read now; `None` while memory is short and the session holds its share of it.
-    fn room(&mut self) -> Option<usize> {
-        let session = self.reader.session();
-        match self.waiting.turn(session.account().room(), session.policy().pause, Instant::now) {
-            Turn::Take(room) => return Some(room),
-            Turn::Begin => session.metrics().memory_waited(),
-            Turn::Wait => {}
-            Turn::Overdue => session.account().budget().wait_is_over(),
-        }
-        None
-    }
-
     /// Counts what the socket's buffers hold.
     fn count(&mut self) {
         let held = self.socket.held();
-        self.reader.session().account().set(&mut self.held, held);
+        self.intake.count(self.reader.session(), held);
     }
 
     fn receive(&mut self, message: &Message) {
@@ -285,13 +266,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
 
     fn due(&self) -> Instant {
         let due = self.closing.unwrap_or_else(|| self.reader.leave_at().map_or(self.beat, |at| at.min(self.beat)));
-        if self.waiting.waits() { due.min(Instant::now() + LOOK_AGAIN) } else { due }
+        self.intake.look_again().map_or(due, |at| at.min(due))
     }
 }
 
 impl<S> Drop for Carrier<S> {
     fn drop(&mut self) {
-        self.reader.session().account().set(&mut self.held, 0);
+        self.intake.count(self.reader.session(), 0);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod http1_exchange;
 mod io;
 mod pool;
 pub mod proxy;
+mod read_log;
 pub mod socket;
 pub mod tls;
 pub mod wire;

@@ -8,10 +8,9 @@
 //! The codec itself cannot be taken apart without loss: it keeps read-ahead bytes, half a frame's header and collected
 //! fragments to itself. So the wire keeps a log of what it gave to the codec until the message is delivered; a fresh
 //! codec that reads the log again is in the state of the old one. The log is also the read-ahead: the socket is read
-//! in large blocks, and the codec can do with a very small buffer of its own.
+//! in large blocks, and the codec can do with a very small buffer of its own. How it is kept is `read_log`'s affair.
 
 use std::io;
-use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -20,27 +19,13 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::block::{BLOCK, with_block};
-use crate::upstream::frame::{BINARY, CONTINUATION, FrameHeader, TEXT, mask, put_message};
+use crate::upstream::frame::put_message;
+pub use crate::upstream::read_log::Delivered;
+use crate::upstream::read_log::{Next, ReadLog};
 
 /// Pongs that may wait for a backend which pings but does not read, in bytes. Further ones are dropped: it has some
 /// hundred to read already, and RFC 6455 section 5.5.3 asks for an answer to the latest ping only.
 const MAX_PONGS: usize = 8 * 1024;
-
-/// Frames of at least so many bytes are read into a buffer of their own, to their end and no further, and it becomes the
-/// message: copying one of many MiB would for a moment hold it twice. Smaller ones are copied out of the log.
-const LARGE: usize = 64 * 1024;
-
-/// So much of a large frame must have come before there is room for all of it, in bytes.
-const TRUSTED: usize = 1024 * 1024;
-
-/// What was delivered, see [`Wire::ack`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivered {
-    /// A text or binary message: all its fragments.
-    Message,
-    /// A close, ping or pong frame.
-    Control,
-}
 
 /// All that lies between the socket and the session, for a hand-over.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,12 +40,8 @@ pub struct WireState {
 #[derive(Debug)]
 pub struct Wire<S> {
     socket: S,
-    /// Bytes read: `..head` delivered, `head..open` complete fragments of an unfinished message, `..given` with the
-    /// codec. `head <= open <= given` holds outside `ack` and `absorb`.
-    log: Vec<u8>,
-    head: usize,
-    open: usize,
-    given: usize,
+    /// Bytes read and not yet delivered.
+    log: ReadLog,
     /// Bytes to be sent; the first `sent` are gone.
     tx: Vec<u8>,
     sent: usize,
@@ -79,15 +60,14 @@ impl<S> Wire<S> {
     /// Goes on where [`Wire::into_parts`] stopped. The codec on top must be a fresh one.
     pub fn from_parts(socket: S, state: WireState) -> Self {
         // Copied, so that a piece of a larger block does not hold the block.
-        let (log, tx) = (state.unread.to_vec(), state.tx.to_vec());
-        Self { socket, log, head: 0, open: 0, given: 0, tx, sent: 0, pongs: 0, allowed: usize::MAX }
+        let (log, tx) = (ReadLog::new(state.unread.to_vec()), state.tx.to_vec());
+        Self { socket, log, tx, sent: 0, pongs: 0, allowed: usize::MAX }
     }
 
     /// The socket, and what is under way in both directions. The codec on top is worthless afterwards.
     pub fn into_parts(mut self) -> (S, WireState) {
-        self.log.drain(..self.head);
         self.tx.drain(..self.sent);
-        (self.socket, WireState { unread: self.log.into(), tx: self.tx.into() })
+        (self.socket, WireState { unread: self.log.into_undelivered().into(), tx: self.tx.into() })
     }
 
     /// Bytes that the kernel has not yet taken.
@@ -99,14 +79,13 @@ impl<S> Wire<S> {
     /// Bytes read and not yet delivered.
     #[must_use]
     pub fn unread_len(&self) -> usize {
-        self.log.len() - self.head
+        self.log.undelivered()
     }
 
-    /// Bytes in all buffers, with what the codec has copied of an unfinished message. Room of which nothing was used yet
-    /// takes no memory.
+    /// Bytes in all buffers, see [`ReadLog::held`].
     #[must_use]
     pub fn held(&self) -> usize {
-        self.log.len() + self.tx.len() + (self.given - self.head)
+        self.log.held() + self.tx.len()
     }
 
     /// At most so many bytes are read until the next call; then reading is pending, and the task wakes itself. Without a
@@ -123,113 +102,19 @@ impl<S> Wire<S> {
     /// Forgets what was read. The codec on top must be a fresh one, and from then on the peer is only read by
     /// [`Wire::poll_discard`].
     pub fn forget_unread(&mut self) {
-        self.forget(self.log.len());
+        self.log.clear();
     }
 
     /// Forgets the frames of what the codec has just delivered. To be called for every message and control frame, in
     /// order, before the codec reads on.
     pub fn ack(&mut self, delivered: Delivered) {
-        while let Some((header, end)) = self.frame_at(self.open) {
-            let start = mem::replace(&mut self.open, end);
-            match delivered {
-                Delivered::Message if header.fin && !header.is_control() => return self.forget(end),
-                Delivered::Control if header.is_control() && start == self.head => return self.forget(end),
-                Delivered::Control if header.is_control() => return self.cut_open(start),
-                Delivered::Message | Delivered::Control => {}
-            }
-        }
-        debug_assert!(false, "the codec delivered {delivered:?}, which was never given to it");
+        self.log.ack(delivered);
     }
 
     /// The codec's side, for one call of it. Without a context nothing touches the socket: what is written only waits
     /// for the next flush.
     pub fn side<'a, 'b>(&'a mut self, cx: Option<&'a mut Context<'b>>) -> WireSide<'a, 'b, S> {
         WireSide { wire: self, cx }
-    }
-
-    /// Drops everything up to `end`, and the buffer with the last byte.
-    fn forget(&mut self, end: usize) {
-        (self.head, self.open) = (end, end);
-        if end == self.log.len() {
-            (self.log, self.head, self.open, self.given) = (Vec::new(), 0, 0, 0);
-        }
-    }
-
-    /// Takes `start..self.open` out of the middle; the fragments before it stay.
-    fn cut_open(&mut self, start: usize) {
-        self.log.drain(start..self.open);
-        self.given -= self.open - start;
-        self.open = start;
-    }
-
-    /// The header and the end of the frame that begins at `at`, if all of it is here.
-    fn frame_at(&self, at: usize) -> Option<(FrameHeader, usize)> {
-        let rest = &self.log[at..];
-        let header = FrameHeader::parse(rest)?;
-        let end = header.end(at);
-        (end <= self.log.len()).then_some((header, end))
-    }
-
-    /// Where the frame ends of which a beginning lies at the end of the log, if it is a large one.
-    fn large_end(&self) -> Option<usize> {
-        let header = FrameHeader::parse(&self.log[self.open..])?;
-        let end = header.end(self.open);
-        (header.payload_len >= LARGE as u64 && end > self.log.len()).then_some(end)
-    }
-
-    /// Makes room for a block of a large frame: for all of the frame once [`TRUSTED`] bytes of it have come, so that many MiB
-    /// are not copied from buffer to buffer. Before that the length that it announces is no reason to take so much.
-    fn reserve(&mut self, block: usize, end: Option<usize>) {
-        let needed = self.log.len() + block;
-        if needed > self.log.capacity()
-            && let Some(end) = end
-        {
-            let twice = self.log.capacity() * 2;
-            let room = if needed < TRUSTED { twice.clamp(needed, end.max(needed)) } else { end };
-            self.log.reserve_exact(room.max(needed) - self.log.len());
-        }
-    }
-
-    /// Takes the frame `self.head..end` out of the log with its buffer, when it is large; the payload of it.
-    fn take_large(&mut self, header: &FrameHeader, end: usize) -> Option<Bytes> {
-        if header.payload_len < LARGE as u64 {
-            return None;
-        }
-        let rest = self.log.split_off(end);
-        let frame = Bytes::from(mem::replace(&mut self.log, rest));
-        let payload = frame.slice(self.head + header.header_len..);
-        (self.head, self.open, self.given) = (0, 0, 0);
-        Some(payload)
-    }
-
-    /// Walks over complete fragments, once each, when the codec has everything and wants more. Empty continuations
-    /// mean nothing and go: a backend could send any number of them without making its message too large.
-    fn absorb(&mut self) {
-        loop {
-            let start = self.open;
-            while let Some((header, end)) = self.frame_at(self.open)
-                && (header.fin, header.opcode, header.payload_len) == (false, CONTINUATION, 0)
-            {
-                self.open = end;
-            }
-            if self.open > start {
-                self.cut_open(start);
-            }
-            match self.frame_at(self.open) {
-                Some((header, end)) if !header.fin && !header.is_control() => self.open = end,
-                Some(_) | None => return,
-            }
-        }
-    }
-
-    /// Lets go of delivered bytes, and of the room they took.
-    fn compact(&mut self) {
-        if self.head > 0 {
-            self.log = self.log.split_off(self.head);
-            self.open -= self.head;
-            self.given -= self.head;
-            self.head = 0;
-        }
     }
 }
 
@@ -239,45 +124,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// which saves half of what a small message costs, and the second buffer of a large one. `None` when the codec must
     /// see to what comes next: it is in the middle of something, the frame is of another kind, or the socket ended.
     pub fn poll_plain(&mut self, cx: &mut Context<'_>, most: usize, masked: bool) -> Poll<Option<(u8, Bytes)>> {
-        while self.head == self.given {
-            if let Some(header) = FrameHeader::parse(&self.log[self.head..]) {
-                let data = header.fin && header.rsv == 0 && matches!(header.opcode, TEXT | BINARY);
-                if !data || header.masked != masked || header.payload_len > most as u64 {
-                    return Poll::Ready(None);
-                }
-                if let Some((header, end)) = self.frame_at(self.head) {
-                    return Poll::Ready(self.take_plain(&header, end));
-                }
+        loop {
+            match self.log.next(most, masked) {
+                Next::Plain(opcode, payload) => return Poll::Ready(Some((opcode, payload))),
+                Next::Codec => return Poll::Ready(None),
+                Next::More => {}
             }
-            let before = self.log.len() - self.head;
+            let before = self.log.undelivered();
             // What is wrong with the socket shows again when the codec reads it.
-            if ready!(self.poll_fill(cx)).is_err() || self.log.len() - self.head == before {
-                break;
+            if ready!(self.poll_fill(cx)).is_err() || self.log.undelivered() == before {
+                return Poll::Ready(None);
             }
         }
-        Poll::Ready(None)
-    }
-
-    /// The payload of the whole frame `self.head..end`, unless it is a text that is none: then nothing has changed.
-    fn take_plain(&mut self, header: &FrameHeader, end: usize) -> Option<(u8, Bytes)> {
-        let start = self.head + header.header_len;
-        let key = header.masked.then(|| self.log[..start].last_chunk().copied()).flatten();
-        if let Some(key) = key {
-            mask(&mut self.log[start..end], key);
-        }
-        if header.opcode == TEXT && std::str::from_utf8(&self.log[start..end]).is_err() {
-            if let Some(key) = key {
-                mask(&mut self.log[start..end], key);
-            }
-            return None;
-        }
-        let payload = self.take_large(header, end).unwrap_or_else(|| {
-            let payload = Bytes::copy_from_slice(&self.log[start..end]);
-            self.given = end;
-            self.forget(end);
-            payload
-        });
-        Some((header.opcode, payload))
     }
 
     /// Gives the kernel what waits; ready when it has all. An error repeats itself at every call.
@@ -298,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Reads and throws away until the peer ends or the connection breaks. The codec must not be used afterwards.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.forget(self.log.len());
+        self.log.clear();
         loop {
             match ready!(self.poll_block(cx, BLOCK, |_, block| block.len())) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
@@ -328,16 +186,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         })
     }
 
-    /// Puts one block behind the log. A large frame is read to its end and no further, so that its buffer has nothing else.
+    /// Puts one block behind the log.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.absorb();
-        self.compact();
-        let end = self.large_end();
-        let most = end.map_or(BLOCK, |end| end - self.log.len());
-        self.poll_block(cx, most, |wire, block| {
-            wire.reserve(block.len(), end);
-            wire.log.extend_from_slice(block);
-        })
+        let wanted = self.log.wanted(BLOCK);
+        self.poll_block(cx, wanted, |wire, block| wire.log.append(block))
     }
 
     /// Accepts an answer that the codec gives while it reads: a pong or the echo of a close.
@@ -363,17 +215,17 @@ pub struct WireSide<'a, 'b, S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> io::Read for WireSide<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wire = &mut *self.wire;
-        if wire.given == wire.log.len() {
+        if wire.log.rest().is_empty() {
             let Some(cx) = self.cx.as_deref_mut() else { return Err(io::ErrorKind::WouldBlock.into()) };
             match wire.poll_fill(cx) {
                 Poll::Ready(filled) => filled?,
                 Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
             }
         }
-        let rest = &wire.log[wire.given..];
+        let rest = wire.log.rest();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
-        wire.given += count;
+        wire.log.give(count);
         Ok(count)
     }
 }
@@ -409,6 +261,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::{Error, Message};
 
     use super::*;
+    use crate::upstream::frame::FrameHeader;
 
     /// A socket of which the test decides what comes in and how much it takes.
     #[derive(Debug, Default)]
@@ -581,7 +434,7 @@ mod tests {
         assert_eq!(rig.wire.tx_len(), 4);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         assert!(rig.wire.poll_flush(&mut cx).is_ready());
-        assert_eq!((rig.wire.tx_len(), rig.wire.tx.capacity(), rig.wire.log.capacity()), (0, 0, 0));
+        assert_eq!((rig.wire.tx_len(), rig.wire.tx.capacity(), rig.wire.log.buffer().capacity()), (0, 0, 0));
     }
 
     #[test]
@@ -589,7 +442,7 @@ mod tests {
         let mut rig = Rig::new(0).feed(&frame(0x02, b"begin"), || false);
         for _ in 0..100 {
             rig = rig.feed(&frame(0x00, b"").repeat(1000), || false);
-            assert!(rig.wire.log.len() <= 7 + 2000, "{} bytes", rig.wire.log.len());
+            assert!(rig.wire.log.buffer().len() <= 7 + 2000, "{} bytes", rig.wire.log.buffer().len());
         }
         let rig = rig.hand_over().feed(&frame(0x80, b"end"), || false);
         assert_eq!(rig.received, [b"beginend"]);
@@ -635,7 +488,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(&rig.received, &traffic.messages);
-            prop_assert_eq!(rig.wire.log.capacity(), 0);
+            prop_assert_eq!(rig.wire.log.buffer().capacity(), 0);
             prop_assert_eq!(rig.pongs(), traffic.pings);
         }
     }

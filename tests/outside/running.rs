@@ -1,6 +1,7 @@
 //! A program that nobody here wrote, running. Enters: what to start. Leaves: its lines as they come, and what it complained
 //! of when it fails. Must not touch: programs that the test did not start; each is killed with the test that did.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -111,6 +112,20 @@ impl Running {
         let said = self.complaints.lock().expect("no panic").join("\n");
         if said.is_empty() { "it complained of nothing".into() } else { format!("it said:\n{said}") }
     }
+}
+
+/// Runs a script of cases in a browser to its end; it names those that failed. The path is from `tests/outside`.
+pub(crate) async fn cases(path: &str, arguments: &[&str]) {
+    let status = Command::new("node")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside").join(path))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .status()
+        .await
+        .expect("node runs");
+    assert!(status.success(), "cases failed: they are named above");
 }
 
 fn each_line(pipe: impl AsyncRead + Unpin + Send + 'static, mut take: impl FnMut(String) + Send + 'static) {

@@ -4,13 +4,10 @@
 
 mod script;
 
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::process::Command;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -18,7 +15,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use crate::programs::{self, Program};
 use crate::support::plain;
 use crate::support::site::{Backend, BackendSocket, Site};
-use crate::turn;
+use crate::{running, turn};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_client_in_chromium() {
@@ -47,17 +44,8 @@ async fn the_client_in(program: Program, browser: &str) {
          [[route]]\npath = \"/legacy\"\nupstream = \"ws://{legacy}\"\ninject = true\n"
     );
     let site = Site::from_toml(&format!("listen = \"127.0.0.1:0\"\n{more}"));
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside/client/run.mjs");
-    let status = Command::new("node")
-        .arg(script)
-        .args([&site.at.to_string(), browser])
-        .arg(std::env::var("UNDERPASS_BROWSER").unwrap_or_default())
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .expect("node runs");
-    assert!(status.success(), "cases failed: they are named above");
+    let part = std::env::var("UNDERPASS_BROWSER").unwrap_or_default();
+    running::cases("client/run.mjs", &[&site.at.to_string(), browser, &part]).await;
 }
 
 /// What the backend saw, one line for each opening and ending.

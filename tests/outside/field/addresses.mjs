@@ -1,4 +1,5 @@
 // What browsers and fronts decide by the address: a session is opened at the WebSocket's own.
+import { execFile } from "node:child_process";
 import { HTML, PAGE, asked, expect, talk } from "./stage.mjs";
 
 const BASIC = "Basic " + Buffer.from("anna:sesam").toString("base64");
@@ -133,5 +134,12 @@ export const addresses = {
       return rows.map(shown);
     });
     expect(cells.every(cell => /^yes/.test(cell)), "all open", cells);
+  },
+
+  async "the probe works below a path that the front takes away"(stage) {
+    const up = await stage.sidecar(await stage.backend(), "selftest = true\n");
+    const front = await stage.front(up, { strip: "/app" });
+    const told = await new Promise(done => execFile(stage.program, ["probe", `http://127.0.0.1:${front.port}/app/_underpass`, "--seconds", "8"], (_, said) => done(said)));
+    for (const name of ["sse", "stream", "poll", "POST"]) expect(new RegExp(`^${name} +yes`, "m").test(told), name, told);
   },
 };

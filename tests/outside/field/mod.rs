@@ -2,13 +2,8 @@
 //! case runs where WebSockets pass and where they do not, and where it can beside the browser's own WebSocket.
 //! `UNDERPASS_FIELD=name` runs the cases of that name only. Must not touch: fixed ports, the network beyond this machine.
 
-use std::path::Path;
-use std::process::Stdio;
-
-use tokio::process::Command;
-
 use crate::programs::{self, Program};
-use crate::turn;
+use crate::{running, turn};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_field_reported_in_chromium() {
@@ -25,16 +20,6 @@ async fn what_the_field_reported(program: Program, browser: &str) {
         return;
     }
     let _turn = turn::shared().await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside/field/run.mjs");
-    let status = Command::new("node")
-        .arg(script)
-        .args([env!("CARGO_BIN_EXE_underpass"), browser])
-        .arg(std::env::var("UNDERPASS_FIELD").unwrap_or_default())
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .expect("node runs");
-    assert!(status.success(), "cases failed: they are named above");
+    let part = std::env::var("UNDERPASS_FIELD").unwrap_or_default();
+    running::cases("field/run.mjs", &[env!("CARGO_BIN_EXE_underpass"), browser, &part]).await;
 }
