@@ -50,7 +50,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("upstream", &["http", "session"]),
     ("budget", &[]),
     ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle"]),
-    ("transport", &["budget", "http", "codec", "session", "registry", "terms", "upstream"]),
+    ("transport", &["http", "codec", "session", "registry", "terms", "upstream"]),
     ("admin", &["metrics"]),
     (
         "gateway",

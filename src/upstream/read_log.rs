@@ -19,7 +19,7 @@ const LARGE: usize = 64 * 1024;
 /// So much of a large frame must have come before there is room for all of it, in bytes.
 const TRUSTED: usize = 1024 * 1024;
 
-/// What was delivered, see [`ReadLog::ack`].
+/// What the codec has delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivered {
     /// A text or binary message: all its fragments.

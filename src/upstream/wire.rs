@@ -82,7 +82,8 @@ impl<S> Wire<S> {
         self.log.undelivered()
     }
 
-    /// Bytes in all buffers, see [`ReadLog::held`].
+    /// Bytes in all buffers, with what the codec has copied of an unfinished message. Room of which nothing was used yet
+    /// takes no memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.log.held() + self.tx.len()
