@@ -13,6 +13,7 @@ pub mod handshake;
 pub mod headers;
 pub mod http1_exchange;
 mod io;
+mod pace;
 mod pool;
 pub mod proxy;
 mod read_log;

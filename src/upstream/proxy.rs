@@ -17,19 +17,16 @@
 //! The pool is our own because hyper-util's legacy client dials in the background and needs a scheme and authority in
 //! each target. A request is repeated only when hyper hands it back untouched: no byte of it was written.
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{Either, Empty};
+use http_body::Body;
+use http_body_util::Either;
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::timeout;
 
 use crate::config::Backend;
 use crate::http::incoming::BoxError;
@@ -41,6 +38,7 @@ use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
 use crate::upstream::http1_exchange::{HeadLimits, connect_hyper, exchange};
 use crate::upstream::io::Io;
+use crate::upstream::pace::{Pace, outgoing, stalled};
 use crate::upstream::pool::{Connection, Outgoing, Pool, Sender};
 
 /// Why a request has no response.
@@ -266,90 +264,5 @@ fn reconcile_length(headers: &mut HeaderMap, length: Option<u64>) {
     let said = headers.remove(CONTENT_LENGTH).is_some();
     if let (true, Some(length)) = (said, length) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-}
-
-/// The body for the backend, and its pace; without a body there is no pace.
-fn outgoing<B>(body: B) -> (Outgoing, Option<Arc<Pace>>)
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    if body.is_end_stream() {
-        return (Either::Left(Empty::new()), None);
-    }
-    let pace = Arc::new(Pace::default());
-    (Either::Right(UnsyncBoxBody::new(Paced { body, pace: pace.clone() })), Some(pace))
-}
-
-/// Ends when the backend has been slow for `limit`, from now on.
-async fn stalled(pace: Option<&Pace>, limit: Duration) {
-    match pace {
-        None => sleep(limit).await,
-        Some(pace) => {
-            pace.note(false);
-            pace.stalled(limit).await;
-        }
-    }
-}
-
-/// Who is waited for, and since when: a long upload is no slow backend.
-struct Pace(Mutex<(Instant, bool)>);
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self(Mutex::new((Instant::now(), false)))
-    }
-}
-
-impl Pace {
-    /// A piece of the body has moved, or the client is waited for.
-    fn note(&self, waits_for_client: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), waits_for_client);
-    }
-
-    /// Ends when the backend was waited for as long as `limit`.
-    async fn stalled(&self, limit: Duration) {
-        loop {
-            let (since, waits_for_client) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let due = if waits_for_client { Instant::now() + limit } else { since + limit };
-            if due <= Instant::now() {
-                return;
-            }
-            sleep_until(due).await;
-        }
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A request's body that keeps its pace.
-    struct Paced<B> {
-        #[pin]
-        body: B,
-        pace: Arc<Pace>,
-    }
-}
-
-impl<B> Body for Paced<B>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.project();
-        let polled = this.body.poll_frame(cx);
-        this.pace.note(polled.is_pending());
-        Poll::Ready(ready!(polled).map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
