@@ -65,6 +65,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "listener::peer",
             "listener::framing",
             "listener::handler",
+            "listener::guard",
             "codec",
             "session",
             "lifecycle",

@@ -91,6 +91,7 @@ impl Default for Backend {
             ping: Duration::from_secs(30),
             pong: Duration::from_secs(20),
             idle: Duration::from_secs(4),
+            max_age: Duration::from_secs(60),
             pool: 64,
             dials: 64,
             header_bytes: 64 * KIB,

@@ -185,6 +185,7 @@ fn backend(table: &mut Table<'_, '_>, target: &mut Backend) {
     table.duration_or_zero("ping", &mut target.ping, ms(100)..=HOUR);
     table.duration("pong", &mut target.pong, STEP);
     table.duration("idle", &mut target.idle, TIMER);
+    table.duration_or_zero("max_age", &mut target.max_age, ms(100)..=WEEK);
     table.count("pool", &mut target.pool, 0..=100_000);
     table.count("dials", &mut target.dials, 1..=100_000);
     // The lower limits are what is read without hyper in any case, in one block of a socket.

@@ -327,6 +327,8 @@ pub struct Backend {
     pub pong: Duration,
     /// How long an idle pooled connection is kept.
     pub idle: Duration,
+    /// How old a kept connection may become; zero is any age.
+    pub max_age: Duration,
     /// Most idle connections kept for a backend.
     pub pool: usize,
     /// Most handshakes with a backend in progress at once.

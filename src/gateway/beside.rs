@@ -12,8 +12,8 @@ use super::endpoints::Call;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
 use super::{BoxRequest, Gateway, Live, forwarded};
-use crate::http::body::Body;
-use crate::http::body::Duplex;
+use crate::http::as_written::AsWritten;
+use crate::http::body::{Body, Duplex};
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
@@ -21,18 +21,27 @@ use crate::terms::Direction;
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Dialer, Upgraded};
 use crate::upstream::headers::{end_to_end, tunnel_handshake};
+use crate::upstream::private::PrivateConnections;
+use crate::upstream::proxy::Repeated;
 
 /// Proxies a plain request.
-pub(super) async fn proxy(call: &Call<'_>, mut request: BoxRequest) -> Result<Response<Body>, Refusal> {
+pub(super) async fn proxy(
+    call: &Call<'_>,
+    mut request: BoxRequest,
+    private: Option<&PrivateConnections>,
+) -> Result<Response<Body>, Refusal> {
     let Call { gateway, live, peer } = *call;
     let path = request.uri().path();
     let backend = live.backends.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let injection = backend.injection.as_ref();
     let expected = injection.and_then(|injection| injection.prepare(&mut request, peer, &live.config.prefix));
     let _counted = gateway.metrics.proxying();
-    let response = backend.proxy.forward(*request, &forwarded(peer)).await;
+    let response = backend.proxy.forward(*request, &forwarded(peer), private).await;
     gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
     let response = response?;
+    if response.extensions().get::<Repeated>().is_some() {
+        gateway.metrics.repeated();
+    }
     Ok(match (injection, expected) {
         (Some(injection), Some(expected)) => expected.answer(injection, response, peer),
         (Some(injection), None) => injection.aside(response),
@@ -42,7 +51,11 @@ pub(super) async fn proxy(call: &Call<'_>, mut request: BoxRequest) -> Result<Re
 
 /// Passes a WebSocket through: the handshake is the backend's to answer, and nobody looks at the bytes behind a verified
 /// 101.
-pub(super) async fn tunnel(call: &Call<'_>, request: BoxRequest) -> Result<Response<Body>, Refusal> {
+pub(super) async fn tunnel(
+    call: &Call<'_>,
+    request: BoxRequest,
+    private: Option<&PrivateConnections>,
+) -> Result<Response<Body>, Refusal> {
     let Call { gateway, live, peer } = *call;
     if !request.body().is_end_stream() {
         return Err(Refusal::bad_request("a WebSocket handshake has no body"));
@@ -54,8 +67,11 @@ pub(super) async fn tunnel(call: &Call<'_>, request: BoxRequest) -> Result<Respo
     }
     let path = request.uri().path();
     let dialer = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
-    let (head, _) = request.into_parts();
-    tunnel_to(dialer, gateway, live, tunnel_handshake(&head, &forwarded(peer))).await.map_err(from_dial)
+    let (mut head, _) = request.into_parts();
+    let mut handshake = tunnel_handshake(&head, &forwarded(peer));
+    // How it was written.
+    handshake.extensions = std::mem::take(&mut head.extensions);
+    tunnel_to(dialer, gateway, live, handshake, private).await.map_err(from_dial)
 }
 
 /// Passes a finished handshake, and what follows it.
@@ -64,8 +80,9 @@ pub(super) async fn tunnel_to(
     gateway: &Arc<Gateway>,
     live: &Live,
     handshake: http::request::Parts,
+    private: Option<&PrivateConnections>,
 ) -> Result<Response<Body>, DialError> {
-    match dialer.upgrade(handshake).await {
+    match dialer.upgrade(handshake, private).await {
         Ok(upgraded) => Ok(switching(Arc::clone(gateway), upgraded, options(live))),
         Err(DialError::Refused { mut head, body }) => {
             end_to_end(&mut head.headers);
@@ -77,8 +94,12 @@ pub(super) async fn tunnel_to(
 
 fn switching(gateway: Arc<Gateway>, mut upgraded: Upgraded, options: Options) -> Response<Body> {
     let backends = std::mem::take(&mut upgraded.head.headers);
+    let written = upgraded.head.extensions.remove::<AsWritten>();
     let mut response = Response::new(Body::upgrade(move |client| carry(gateway, client, upgraded, options)));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    if let Some(written) = written {
+        response.extensions_mut().insert(written);
+    }
     let headers = response.headers_mut();
     *headers = backends;
     end_to_end(headers);

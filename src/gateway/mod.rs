@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, Version};
 
 use self::backends::Backends;
 use self::endpoints::Call;
@@ -35,6 +35,7 @@ use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::Lifecycle;
+use crate::listener::guard::Traffic;
 use crate::listener::handler::{Latency, Route};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::metrics::Metrics;
@@ -115,12 +116,17 @@ impl Gateway {
         let live = self.live.load_full();
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
         let purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
-        Routed { live, peer, purpose }
+        // Over HTTP/2, and behind a proxy, a connection may carry the requests of many.
+        let is_one_clients = request.version() != Version::HTTP_2 && !peer.trusted;
+        let is_for_backend = matches!(purpose, Purpose::Proxied | Purpose::Tunnel);
+        let connection = (is_one_clients && is_for_backend).then(|| Arc::clone(&conn.bytes));
+        Routed { live, peer, purpose, connection }
     }
 
     /// Responds to a request that was routed.
     async fn respond(self: &Arc<Self>, routed: &Routed, request: BoxRequest) -> Result<Response<Body>, Refusal> {
-        let Routed { live, peer, purpose } = routed;
+        let Routed { live, peer, purpose, connection } = routed;
+        let private = connection.as_ref().and_then(|connection| connection.companion());
         let call = Call { gateway: self, live, peer };
         // What takes long or is rare is boxed: each future on the way of every message has room for its largest branch,
         // and is moved and allocated with it.
@@ -128,9 +134,9 @@ impl Gateway {
             Purpose::Faulty(what) => Err(Refusal::bad_request(*what).closing()),
             Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),
             Purpose::Endpoint(endpoint) => call.respond(request, endpoint).await,
-            Purpose::Tunnel => Box::pin(beside::tunnel(&call, request)).await,
+            Purpose::Tunnel => Box::pin(beside::tunnel(&call, request, private)).await,
             Purpose::LostUpgrade => Err(Box::pin(refuse(Fault::UpgradeLost)).await),
-            Purpose::Proxied => Box::pin(beside::proxy(&call, request)).await,
+            Purpose::Proxied => Box::pin(beside::proxy(&call, request, private)).await,
         }
     }
 
@@ -162,6 +168,8 @@ struct Routed {
     live: Arc<Live>,
     peer: Peer,
     purpose: Purpose,
+    /// The client's connection, where that is one client's and the request is for a backend.
+    connection: Option<Arc<Traffic>>,
 }
 
 /// A request on its way. Boxed: each future that it passes through would have room for it twice.

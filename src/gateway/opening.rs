@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use http::header::{Entry, ORIGIN};
-use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request};
 
 use super::endpoints::{Call, JSON, LAST_EVENT_ID, no_content};
 use super::error::{Refusal, refuse};
-use super::target::{self, Ours};
+use super::target::{self, Ours, Target};
 use super::{BoxRequest, forwarded, origin};
 use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
+use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, response};
 use crate::registry::{LiveSession, Opened, Opening};
 use crate::session::Attach;
@@ -32,7 +32,7 @@ impl Call<'_> {
     /// `POST …?underpass=open`.
     pub(super) async fn open(&self, request: BoxRequest) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
-        let (target, ours) = target::split(head.uri.path(), head.uri.query());
+        let (target, ours) = target::split(&head);
         let body = send::read_body(body, OPEN_BODY, self.live.config.client.body).await?;
         let mut asked = OpenRequest::decode(&body)?;
         if let Some(nonce) = ours.nonce {
@@ -62,7 +62,7 @@ impl Call<'_> {
     }
 
     async fn one_request(&self, head: &request::Parts) -> Result<Response<Body>, Fault> {
-        let (target, ours) = target::split(head.uri.path(), head.uri.query());
+        let (target, ours) = target::split(head);
         let mut arrival = Arrival::Known;
         if let Some((token, after)) = resume_id(&head.headers, &ours)? {
             match self.find(&token) {
@@ -96,13 +96,13 @@ impl Call<'_> {
     async fn open_session(
         &self,
         head: &request::Parts,
-        target: Option<PathAndQuery>,
+        target: Option<Target>,
         asked: OpenRequest,
         acknowledging: bool,
     ) -> Result<Opened, Fault> {
         self.check_weight(&asked.protocols)?;
         let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
-        let target = target.ok_or_else(bad)?;
+        let Target { uri: target, written } = target.ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
         let dialer = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
@@ -110,6 +110,10 @@ impl Call<'_> {
         let protocols = &asked.protocols;
         let mut handshake =
             headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
+        let as_written = head.extensions.get::<AsWritten>();
+        if let Some(as_written) = as_written {
+            handshake.extensions.insert(as_written.with_target(written));
+        }
         if let Entry::Vacant(unsaid) = handshake.headers.entry(ORIGIN)
             && let Some(page) = origin::page(&head.headers, self.peer)
         {

@@ -68,7 +68,9 @@ impl Call<'_> {
         };
         let (head, _): (request::Parts, _) = request.into_parts();
         let handshake = tunnel_handshake(&head, &forwarded(self.peer));
-        beside::tunnel_to(dialer, self.gateway, self.live, handshake).await.map_err(|error| Fault::Open(error.into()))
+        beside::tunnel_to(dialer, self.gateway, self.live, handshake, None)
+            .await
+            .map_err(|error| Fault::Open(error.into()))
     }
 }
 

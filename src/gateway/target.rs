@@ -6,9 +6,12 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+use http::request;
 use http::uri::PathAndQuery;
 
 use crate::codec::sse::parse_id;
+use crate::http::as_written::AsWritten;
 
 /// The parameter that says what is wanted at the path of a WebSocket. Others of ours begin with it and a dot.
 const MARK: &str = "underpass";
@@ -70,9 +73,27 @@ impl Ours {
     }
 }
 
-/// The target of a path and a query, and what in the query was ours: parameters named `underpass` or `underpass.…`, and a
+/// What a marked request asks the backend for.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) uri: PathAndQuery,
+    /// The same as it was written, where `uri` has it encoded.
+    pub(super) written: Option<Bytes>,
+}
+
+/// The target of a request, and what in its query was ours: parameters named `underpass` or `underpass.…`, and a
 /// `lastEventId` in the form of our ids. All others reach the backend byte for byte. `None` when it cannot be a target.
-pub(super) fn split(path: &str, query: Option<&str>) -> (Option<PathAndQuery>, Ours) {
+pub(super) fn split(head: &request::Parts) -> (Option<Target>, Ours) {
+    let (uri, ours) = without_ours(head.uri.path(), head.uri.query());
+    let written = head.extensions.get::<AsWritten>().and_then(AsWritten::target);
+    let written = written.and_then(|target| std::str::from_utf8(target).ok()).map(|target| {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        Bytes::from(without_ours(path, query).0)
+    });
+    (uri.parse().ok().map(|uri| Target { uri, written }), ours)
+}
+
+fn without_ours(path: &str, query: Option<&str>) -> (String, Ours) {
     let mut ours = Ours::default();
     let mut theirs = Vec::new();
     for parameter in query.into_iter().flat_map(|query| query.split('&')) {
@@ -81,8 +102,8 @@ pub(super) fn split(path: &str, query: Option<&str>) -> (Option<PathAndQuery>, O
             theirs.push(parameter);
         }
     }
-    let target = if theirs.is_empty() { path.parse() } else { format!("{path}?{}", theirs.join("&")).parse() };
-    (target.ok(), ours)
+    let target = if theirs.is_empty() { path.to_owned() } else { format!("{path}?{}", theirs.join("&")) };
+    (target, ours)
 }
 
 fn parsed(parameter: &str) -> (Cow<'_, str>, Cow<'_, str>) {
@@ -107,6 +128,7 @@ pub(super) fn relative(from: &str, to: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::as_written::encoded;
 
     #[test]
     fn a_mark_is_found_however_it_is_written() {
@@ -134,14 +156,28 @@ mod tests {
 
     #[test]
     fn the_targets_query_stays_as_it_is_without_ours() {
-        let (target, ours) = split("/chat", Some("a=%20b&underpass.nonce=abc&c&underpass=open&underpass.x=1&a=2"));
-        assert_eq!(target.expect("a target"), "/chat?a=%20b&c&a=2");
+        let head = |target: &str| {
+            let (mut head, ()) = http::Request::new(()).into_parts();
+            head.uri = target.parse().unwrap_or_else(|_| encoded(target).expect("a target"));
+            let written = head.uri.path_and_query().is_some_and(|uri| uri != target);
+            let written = written.then(|| AsWritten::default().with_target(Some(target.to_owned().into())));
+            written.map(|written| head.extensions.insert(written));
+            head
+        };
+        let split = |target: &str| split(&head(target));
+        let (target, ours) = split("/chat?a=%20b&underpass.nonce=abc&c&underpass=open&underpass.x=1&a=2");
+        assert_eq!(target.expect("a target").uri, "/chat?a=%20b&c&a=2");
         assert_eq!(ours.nonce.as_deref(), Some("abc"));
-        assert_eq!(split("/chat", Some("underpass=sse&underpass.after=x")).0.expect("a target"), "/chat");
-        assert_eq!(split("/a", Some("lastEventId=17")).0.expect("a target"), "/a?lastEventId=17");
-        let id = format!("lastEventId=n1-{}.17", "a".repeat(44));
-        assert!(split("/a", Some(&id)).1.last_event_id.is_some());
-        assert_eq!(split("*", None).0.map(|target| target.to_string()).as_deref(), Some("*"));
+        let target = |target| split(target).0.expect("a target");
+        assert_eq!(target("/chat?underpass=sse&underpass.after=x").uri, "/chat");
+        assert_eq!(target("/a?lastEventId=17").uri, "/a?lastEventId=17");
+        let unencoded = target("/a?filter={\"room\":1}&underpass=open");
+        assert_eq!(unencoded.uri, "/a?filter={%22room%22:1}");
+        assert_eq!(unencoded.written.expect("it differs"), "/a?filter={\"room\":1}");
+        assert_eq!(target("/a?b&underpass=open").written, None);
+        let id = format!("/a?lastEventId=n1-{}.17", "a".repeat(44));
+        assert!(split(&id).1.last_event_id.is_some());
+        assert_eq!(target("*").uri, "*");
     }
 
     #[test]

@@ -24,6 +24,13 @@ pub fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<It
         .filter(|token| !token.is_empty())
 }
 
+/// Behind the empty line that ends a head, where that line ends at `from` or later.
+#[must_use]
+pub fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
+    let feeds = (from..bytes.len()).filter(|at| bytes[*at] == b'\n');
+    feeds.map(|at| &bytes[..=at]).find(|head| head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")).map(<[u8]>::len)
+}
+
 /// The fields of a head, and the length of the body behind it.
 pub struct Fields {
     /// All of them.

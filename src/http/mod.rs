@@ -14,11 +14,13 @@
 //! | `read_request`, `read_response` | bytes to a request of a client, a response of a backend |
 //! | `write_head` | heads to bytes, and the framing of bodies |
 //! | `write_response` | a response on a bare socket, to its end |
+//! | `as_written` | how a head was written, where its meaning does not say |
 //! | `incoming` | a body that a peer sends |
 //! | `body`, `source`, `rewriting` | the body of a response: known, pulled, relayed, changed on its way |
 //! | `replay` | a stream with bytes put back in front of it |
 //! | `block` | the buffer of each thread that sockets are read into |
 
+pub mod as_written;
 pub mod block;
 pub mod body;
 pub mod fields;

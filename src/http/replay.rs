@@ -64,6 +64,11 @@ impl<IO> Replay<IO> {
         self.ahead.is_empty()
     }
 
+    /// True when no more is read ahead.
+    pub fn is_full(&self) -> bool {
+        self.ahead.len() >= MAX_AHEAD
+    }
+
     /// What was read ahead.
     pub fn ahead(&self) -> &Bytes {
         &self.ahead
@@ -111,7 +116,7 @@ impl<IO: AsyncRead + Unpin> Replay<IO> {
     /// Reads ahead what is there; ready with false when the other side has ended or failed, with true when something
     /// came. No buffer is held while there is nothing.
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if self.ahead.len() >= MAX_AHEAD {
+        if self.is_full() {
             return Poll::Pending;
         }
         let mut block = [MaybeUninit::uninit(); READ_AHEAD];

@@ -12,6 +12,8 @@ use http::uri::PathAndQuery;
 use http::{Request, StatusCode, Uri, response};
 use hyper::ext::ReasonPhrase;
 
+use super::as_written::{AsWritten, put_name};
+
 /// Room for the line that begins a chunk, in bytes: its size in eight digits, and CRLF.
 pub(crate) const CHUNK_SIZE_LINE: usize = 10;
 
@@ -54,9 +56,11 @@ pub fn put_response_head(out: &mut BytesMut, head: &response::Parts) {
     let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
     out.extend_from_slice(reason.or(head.status.canonical_reason().map(str::as_bytes)).unwrap_or_default());
     out.extend_from_slice(b"\r\n");
+    let written = head.extensions.get();
     for (name, value) in &head.headers {
         if !is_framing(name, head.status) {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            put_name(out, name.as_str(), written);
+            for part in [b": ", value.as_bytes(), b"\r\n"] {
                 out.extend_from_slice(part);
             }
         }
@@ -68,17 +72,17 @@ pub fn finish_head(out: &mut BytesMut, framing: Framing, keep_alive: bool, dated
     match framing {
         Framing::None | Framing::End | Framing::Length(None) => {}
         Framing::Length(Some(length)) => {
-            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(b"Content-Length: ");
             out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             out.extend_from_slice(b"\r\n");
         }
-        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
     if !keep_alive {
-        out.extend_from_slice(b"connection: close\r\n");
+        out.extend_from_slice(b"Connection: close\r\n");
     }
     if !dated {
-        out.extend_from_slice(b"date: ");
+        out.extend_from_slice(b"Date: ");
         put_date(out);
         out.extend_from_slice(b"\r\n");
     }
@@ -137,24 +141,18 @@ fn hex_digits(size: usize) -> usize {
     (size.max(1).ilog2() / 4 + 1) as usize
 }
 
-/// The head of a request without a body, exactly as hyper writes it: names in title case, for backends that compare them
-/// by case.
+/// The head of a request, with names and target [as they were written](AsWritten).
 #[must_use]
 pub fn request_head<B>(request: &Request<B>) -> Vec<u8> {
     let mut text = Vec::with_capacity(512);
+    let written = request.extensions().get::<AsWritten>();
     let target = origin_form(request.uri());
-    for part in [request.method().as_str(), " ", target.as_str(), " HTTP/1.1\r\n"] {
-        text.extend_from_slice(part.as_bytes());
+    let target = written.and_then(AsWritten::target).map_or(target.as_str().as_bytes(), |target| &target[..]);
+    for part in [request.method().as_str().as_bytes(), b" ", target, b" HTTP/1.1\r\n"] {
+        text.extend_from_slice(part);
     }
     for (name, value) in request.headers() {
-        let start = text.len();
-        text.extend_from_slice(name.as_str().as_bytes());
-        let mut begins = true;
-        for byte in &mut text[start..] {
-            if std::mem::replace(&mut begins, *byte == b'-') {
-                byte.make_ascii_uppercase();
-            }
-        }
+        put_name(&mut text, name.as_str(), written);
         for part in [b": ", value.as_bytes(), b"\r\n"] {
             text.extend_from_slice(part);
         }
@@ -180,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_head_is_written_in_title_case() {
+    fn a_request_head_is_written_in_the_usual_case() {
         let mut request = Request::get("/chat?room=%20&a");
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
         for (name, value) in
@@ -189,7 +187,7 @@ mod tests {
             request = request.header(name, value);
         }
         let expected = "GET /chat?room=%20&a HTTP/1.1\r\nHost: app.example\r\n\
-                        Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX--Odd-: A b\r\nCookie: \u{e9}\r\n\r\n";
+                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX--Odd-: A b\r\nCookie: \u{e9}\r\n\r\n";
         let text = request_head(&request.body(()).expect("a request"));
         assert_eq!(String::from_utf8(text).expect("text"), expected);
     }

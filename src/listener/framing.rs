@@ -1,6 +1,6 @@
 //! Requests on whose meaning two servers could disagree. Pure.
 //!
-//! Enters: a request's head as hyper parsed it. Leaves: why it must be refused, if it must. Must not touch: the answer;
+//! Enters: a request's head as it was parsed. Leaves: why it must be refused, if it must. Must not touch: the answer;
 //! the gateway gives 400.
 //!
 //! hyper itself refuses most of what smuggling is made of (`tests/inside/smuggling.rs` has the corpus). What it lets
@@ -14,10 +14,15 @@ use http::{Request, Version};
 
 use super::peer::is_plain_host;
 
+/// In the extensions of a request that stands for bytes that are none: why they are none.
+#[derive(Clone, Copy, Debug)]
+pub struct Malformed(pub &'static str);
+
 /// Why this request is to be answered with 400 before anything else looks at it; `None` when it is sound.
 #[must_use]
 pub fn request_fault<B>(request: &Request<B>) -> Option<&'static str> {
-    host_fault(request).or_else(|| body_fault(request))
+    let malformed = request.extensions().get::<Malformed>().map(|malformed| malformed.0);
+    malformed.or_else(|| host_fault(request)).or_else(|| body_fault(request))
 }
 
 fn host_fault<B>(request: &Request<B>) -> Option<&'static str> {

@@ -3,11 +3,12 @@
 //!
 //! Enters: any byte stream. Leaves: the same stream, guarded, and its [`Traffic`]. Must not touch: what the bytes mean.
 
+use std::any::Any;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,12 +19,14 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::lifecycle::Guard;
 use crate::metrics::Counted;
 
-/// Bytes a connection has carried, as they are on the wire: under TLS this counts its records.
+/// Bytes a connection has carried, as they are on the wire (under TLS this counts its records), and what a room above keeps
+/// with it.
 #[derive(Debug, Default)]
 pub struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
     blocked: AtomicBool,
+    companion: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 /// What a connection has for as long as its socket lives, upgraded or not.
@@ -65,6 +68,13 @@ impl Traffic {
     #[must_use]
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// What a room above keeps with the connection: made when it is first asked for, dropped with the connection. `None` when
+    /// another room has put something else there.
+    #[must_use]
+    pub fn companion<T: Default + Send + Sync + 'static>(&self) -> Option<&T> {
+        self.companion.get_or_init(|| Box::<T>::default()).downcast_ref()
     }
 
     /// Whether the last write was not taken: who writes has something left.

@@ -11,17 +11,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::context::ConnContext;
 use super::dialling::{DialPermit, DialQueue};
+use super::framing::Malformed;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::hyper_server::{TakenRequest, serve_until_taken};
 use crate::http::body::Body;
+use crate::http::fields::end_of_head;
 use crate::http::incoming::{BoxError, IncomingBody};
-use crate::http::read_request::{keeps_alive, read_whole};
+use crate::http::read_request::{Head, ReadRequest, keeps_alive, read_request};
 use crate::http::replay::Replay;
 use crate::http::write_response::{ResponseWriter, Upgraded, write_switching};
 use crate::lifecycle::{Lifecycle, Phase};
@@ -41,6 +44,8 @@ pub(super) struct Http1<H, IO> {
 enum Step<IO> {
     /// There is no request, or it was not parsed yet. No buffer is kept while there is none.
     Reading(Replay<IO>),
+    /// There is the beginning of a request's head: so many bytes.
+    ReadingHead(Replay<IO>, usize),
     /// hyper serves, until it ends or gives up a request whose response may take long.
     Hyper(HyperServing<IO>),
     /// A request waits for its turn to dial.
@@ -105,6 +110,20 @@ where
                     idle.poll(cx, self.deadline).map_ok(|()| Step::Over)
                 }
             },
+            Step::ReadingHead(io, seen) => loop {
+                match io.poll_ahead(cx) {
+                    // It is not parsed for each byte that drips.
+                    Poll::Ready(true) if end_of_head(io.ahead(), *seen).is_none() && !io.is_full() => {
+                        *seen = io.ahead().len();
+                    }
+                    Poll::Ready(true) => return Poll::Ready(Ok(self.parse())),
+                    Poll::Ready(false) => return Poll::Ready(Ok(Step::Over)),
+                    Poll::Pending => {
+                        let idle = self.idle.get_or_insert_with(|| Idle::new(&self.context.lifecycle, self.deadline));
+                        return idle.poll_deadline(cx, self.deadline).map_ok(|()| Step::Over);
+                    }
+                }
+            },
             Step::Hyper(serving) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
@@ -141,16 +160,34 @@ where
         }
     }
 
-    /// The first bytes of a request are there: all of it, as a rule.
+    /// More bytes of a request are there: all of it, as a rule.
     fn parse(&mut self) -> Step<IO> {
-        let Step::Reading(io) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
-        self.read(io, None)
+        let (io, begins) = match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Reading(io) => (io, true),
+            Step::ReadingHead(io, _) => (io, false),
+            _ => return Step::Over,
+        };
+        let step = self.read(io, None);
+        if begins && matches!(step, Step::ReadingHead(..)) {
+            self.deadline = Instant::now() + self.context.client.header;
+        }
+        step
     }
 
     /// Reads and routes a request, which may have its permit to dial already.
     fn read(&self, mut io: Replay<IO>, permit: Option<DialPermit>) -> Step<IO> {
-        let Some((mut request, end)) = read_whole(io.ahead(), &self.context.client) else {
-            return Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io)));
+        let (mut request, end) = match read_request(io.ahead(), &self.context.client) {
+            ReadRequest::Whole(request, end) => (request, end),
+            ReadRequest::Partial if !io.is_full() => {
+                let seen = io.ahead().len();
+                return Step::ReadingHead(io, seen);
+            }
+            ReadRequest::Partial => return self.hand_to_hyper(io, Head::default()),
+            ReadRequest::Other(head) => return self.hand_to_hyper(io, head),
+            ReadRequest::Malformed(what) => {
+                let end = io.ahead().len();
+                (malformed(what), end)
+            }
         };
         let dials = self.context.handler.route(&mut request, &self.context.info) == Latency::UntilDialled;
         let permit = if dials { permit.or_else(|| self.context.dials.try_acquire()) } else { None };
@@ -159,6 +196,14 @@ where
         }
         io.skip(end);
         self.respond(io, request, permit)
+    }
+
+    fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head) -> Step<IO> {
+        if let Some((readable, length)) = &head.readable {
+            io.skip(*length);
+            io.put_back(readable);
+        }
+        Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)))
     }
 
     fn queue(&self, io: Replay<IO>, taken: Option<TakenRequest>) -> Step<IO> {
@@ -235,13 +280,18 @@ impl Idle {
         if self.draining.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
+        self.poll_deadline(cx, deadline)
+    }
+
+    /// An error when the deadline has passed.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Result<(), BoxError>> {
         // A timer that fires too early costs less than one that is moved at every request. One that will fire in time
         // need not be polled: a connection is one task all its life, which it will wake.
         let will_wake = self.is_set && !self.sleep.is_elapsed() && self.sleep.deadline() <= deadline;
         self.is_set = true;
         while !will_wake && (deadline < self.sleep.deadline() || self.sleep.as_mut().poll(cx).is_ready()) {
             if deadline <= Instant::now() {
-                return Poll::Ready(Err("no request came".into()));
+                return Poll::Ready(Err("no request came in time".into()));
             }
             self.sleep.as_mut().reset(deadline);
         }
@@ -269,6 +319,13 @@ impl<IO: AsyncRead + Unpin> Exchange<IO> {
         while ready!(self.io.poll_ahead(cx)) {}
         Poll::Ready(None)
     }
+}
+
+/// A request that stands for bytes that are none, so that they are answered as any other.
+fn malformed(what: &'static str) -> Request<IncomingBody> {
+    let mut request = Request::new(IncomingBody::Buffered(Bytes::new()));
+    request.extensions_mut().insert(Malformed(what));
+    request
 }
 
 fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {

@@ -26,8 +26,10 @@ use super::h2_idle::{Counting, Exchanges};
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::header_deadline::HeaderTimer;
 use crate::config::Client;
+use crate::http::as_written::NamesKeptByHyper;
 use crate::http::body::Body;
 use crate::http::incoming::{BoxError, IncomingBody};
+use crate::http::read_request::Head;
 use crate::http::replay::Replay;
 use crate::lifecycle::Phase;
 
@@ -52,21 +54,26 @@ struct Service<H> {
     context: ConnContext<H>,
     /// `None` where no request is taken, because the connection is not one exchange at a time.
     slot: Option<Slot>,
+    /// The head of the first request, which was read before.
+    first: Arc<Mutex<Option<Head>>>,
 }
 
 // === HTTP/1 ===
 
-/// Lets hyper serve until the connection ends, or until a request is in the slot: then the connection is taken back.
+/// Lets hyper serve until the connection ends, or until a request is in the slot: then the connection is taken back. `first`
+/// is the head that hyper reads first.
 pub(super) async fn serve_until_taken<H, IO>(
     context: ConnContext<H>,
     io: Replay<IO>,
+    first: Head,
 ) -> Result<Option<(Replay<IO>, TakenRequest)>, BoxError>
 where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let slot = Slot::default();
-    let service = Service { context: context.clone(), slot: Some(Arc::clone(&slot)) };
+    let service =
+        Service { context: context.clone(), slot: Some(Arc::clone(&slot)), first: Arc::new(Mutex::new(Some(first))) };
     let timer = HeaderTimer::new(&context.client, Arc::clone(&context.info.bytes));
     let mut conn = http1_settings(&context.client, timer).serve_connection(TokioIo::new(io), service);
     let mut drain = pin!(context.lifecycle.reached(Phase::Draining));
@@ -110,6 +117,14 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
             return Box::pin(async { Ok(too_many_fields()) });
         }
         let mut request = request.map(IncomingBody::Streaming);
+        if request.version() != Version::HTTP_2 {
+            let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match first.filter(|head| head.is_known) {
+                Some(Head { written: Some(written), .. }) => drop(request.extensions_mut().insert(written)),
+                Some(_) => {}
+                None => drop(request.extensions_mut().insert(NamesKeptByHyper)),
+            }
+        }
         let latency = handler.route(&mut request, info);
         match &self.slot {
             Some(slot) if latency != Latency::Short && request.body().is_end_stream() => {
@@ -180,6 +195,9 @@ pub fn http1_settings(client: &Client, timer: impl Timer + Send + Sync + 'static
         // Without a timer hyper's limits on time are silently off; the value is only a switch, see `header_deadline`.
         .timer(timer)
         .header_read_timeout(client.idle)
+        // Names are written as they came: by us where we read them, by hyper where it has.
+        .preserve_header_case(true)
+        .title_case_headers(true)
         .max_headers(client.header_fields)
         .max_header_size(client.header_bytes)
         .max_buf_size(MAX_BUFFER.max(client.header_bytes))
@@ -199,7 +217,7 @@ where
     let (client, lifecycle) = (Arc::clone(&context.client), context.lifecycle.clone());
     let traffic = Arc::clone(&context.info.bytes);
     let exchanges = Arc::new(Exchanges::new());
-    let service = Counting::new(Service { context, slot: None }, Arc::clone(&exchanges));
+    let service = Counting::new(Service { context, slot: None, first: Arc::default() }, Arc::clone(&exchanges));
     let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
     tokio::select! {
         ended = conn.as_mut() => return Ok(ended?),

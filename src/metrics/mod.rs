@@ -36,6 +36,7 @@ pub struct Metrics {
     tunnel_bytes: Series<Counter>,
     proxied: Series<Counter>,
     proxied_active: Gauge,
+    repeated: Counter,
     connections: Counter,
     connections_active: Gauge,
     handshake_failures: Counter,
@@ -82,6 +83,7 @@ impl Default for Metrics {
             tunnel_bytes: Series::by("direction", Direction::WORDS.iter().copied()),
             proxied: Series::by("class", CLASSES),
             proxied_active: Gauge::default(),
+            repeated: Counter::default(),
             connections: Counter::default(),
             connections_active: Gauge::default(),
             handshake_failures: Counter::default(),
@@ -172,6 +174,11 @@ impl Metrics {
         Counted::one(&self.proxied_active)
     }
 
+    /// A proxied request was made a second time, because the kept connection had just ended.
+    pub fn repeated(&self) {
+        self.repeated.inc();
+    }
+
     /// A proxied request was answered with the backend's `status`; `None` when the backend gave no valid answer.
     pub fn proxied(&self, status: Option<u16>) {
         let class = status.map_or(0, |status| usize::from(status / 100));
@@ -235,6 +242,8 @@ impl Metrics {
         of.register_with_unit("tunnel", "Bytes through tunnels", Unit::Bytes, self.tunnel_bytes.clone());
         let help = "Plain HTTP requests proxied, by class of the backend's status; none when it gave no valid answer";
         of.register("proxied_requests", help, self.proxied.clone());
+        let help = "Plain HTTP requests made again on a new connection, because the kept one had just ended";
+        of.register("proxied_requests_repeated", help, self.repeated.clone());
         of.register("proxied_requests_active", "Plain HTTP requests in flight", self.proxied_active.clone());
         of.register("connections_accepted", "Connections of clients accepted", self.connections.clone());
         of.register("connections_active", "Connections of clients that are open", self.connections_active.clone());

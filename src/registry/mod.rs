@@ -174,7 +174,7 @@ impl Registry {
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let target = opening.handshake.uri.path().to_owned();
-        let upgraded = opening.dialer.upgrade(opening.handshake).await?;
+        let upgraded = opening.dialer.upgrade(opening.handshake, None).await?;
         if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
             return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
         }

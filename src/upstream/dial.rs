@@ -22,9 +22,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{Backend, Endpoint, Upstream};
 pub use crate::upstream::handshake::Upgraded;
-use crate::upstream::handshake::{self, HandshakeFailure};
+use crate::upstream::handshake::{self, HandshakeFailure, Refusal};
 use crate::upstream::http1_exchange::HeadLimits;
 pub use crate::upstream::io::Io;
+use crate::upstream::login;
+use crate::upstream::pool::{Carrier, Connection};
+use crate::upstream::private::PrivateConnections;
 use crate::upstream::tls::{self, UpstreamTlsError};
 
 /// How long to wait before a unix socket with a full backlog is tried again.
@@ -223,16 +226,47 @@ impl Dialer {
     /// A WebSocket: connects, sends `head` as it is, and verifies the answer. `head` has its final headers and a target
     /// in origin form. Subprotocol and extensions are not judged here: a tunnel passes them, a session checks them.
     ///
+    /// A handshake in several steps, each refused but the last, goes on over one connection, which is kept among the
+    /// `private` ones in between. With `None` it is closed.
+    ///
     /// # Errors
     /// Any [`DialError`]; [`DialError::Refused`] carries the backend's whole answer.
-    pub async fn upgrade(&self, head: request::Parts) -> Result<Upgraded, DialError> {
+    pub async fn upgrade(
+        &self,
+        head: request::Parts,
+        private: Option<&PrivateConnections>,
+    ) -> Result<Upgraded, DialError> {
         if let Some(talk) = self.inside {
             return self.connect_inside(talk, &head);
         }
         let _under_way = self.acquire_dial().await?;
-        let io = self.connect().await?;
-        match timeout(self.handshake, handshake::perform(io, head, self.limits)).await {
-            Ok(shaken) => shaken.map_err(|failure| self.no_websocket(failure)),
+        let kept = match private {
+            Some(private) => private.take(&self.address).await,
+            None => None,
+        };
+        let is_login = kept.is_some() || login::speaks(&head.headers);
+        let connection = match kept {
+            Some(connection) => connection,
+            None => Connection::new(self.connect().await?),
+        };
+        let since = connection.since;
+        match timeout(self.handshake, handshake::perform(connection.carrier, head, self.limits)).await {
+            Ok(Ok(upgraded)) => Ok(upgraded),
+            Ok(Err(HandshakeFailure::Refused(refusal))) => {
+                let Refusal { head, body, sender } = *refusal;
+                if let Some(private) = private
+                    && (is_login || login::asks(head.status, &head.headers))
+                {
+                    private.keep(&self.address, Connection { carrier: Carrier::Hyper(sender), since });
+                }
+                Err(DialError::Refused { head: Box::new(head), body })
+            }
+            Ok(Err(HandshakeFailure::Dropped(source))) => {
+                Err(DialError::Dropped { address: self.address.clone(), source })
+            }
+            Ok(Err(HandshakeFailure::Bad(what))) => {
+                Err(DialError::BadHandshake { address: self.address.clone(), what })
+            }
             Err(_) => Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake }),
         }
     }
@@ -293,15 +327,6 @@ impl Dialer {
             (io::ErrorKind::AddrNotAvailable, _) => DialError::PortsExhausted { address, source },
             (_, Some(ENFILE | EMFILE)) => DialError::FilesExhausted { address, source },
             _ => DialError::Connect { address, source },
-        }
-    }
-
-    fn no_websocket(&self, failure: HandshakeFailure) -> DialError {
-        let address = self.address.clone();
-        match failure {
-            HandshakeFailure::Dropped(source) => DialError::Dropped { address, source },
-            HandshakeFailure::Bad(what) => DialError::BadHandshake { address, what },
-            HandshakeFailure::Refused(head, body) => DialError::Refused { head, body },
         }
     }
 }

@@ -9,17 +9,20 @@
 use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, Request, Response, StatusCode, request, response};
-use http_body_util::Empty;
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::http::as_written::{AsWritten, NamesKeptByHyper, stand_in};
 use crate::http::fields::has_token;
 use crate::http::read_response::{Parsed, ResponseHead, read_head};
 use crate::http::replay::Replay;
 use crate::http::write_head::request_head;
 use crate::upstream::http1_exchange::{HeadLimits, connect_hyper, exchange};
+use crate::upstream::hyper_stream::HyperStream;
 use crate::upstream::io::Io;
+use crate::upstream::pool::{Carrier, Outgoing, Sender};
 
 /// A WebSocket whose 101 was verified.
 #[derive(Debug)]
@@ -33,14 +36,20 @@ pub struct Upgraded {
 }
 
 /// Why there is no WebSocket.
-#[derive(Debug)]
 pub(super) enum HandshakeFailure {
     /// The connection ended, or what came is no HTTP.
     Dropped(hyper::Error),
     /// A 101 that does not belong to this handshake, and why.
     Bad(&'static str),
     /// Any other response.
-    Refused(Box<response::Parts>, Incoming),
+    Refused(Box<Refusal>),
+}
+
+/// A response that is no 101, and the connection that can be used again once its body has ended.
+pub(super) struct Refusal {
+    pub(super) head: response::Parts,
+    pub(super) body: Incoming,
+    pub(super) sender: Sender,
 }
 
 impl From<hyper::Error> for HandshakeFailure {
@@ -50,14 +59,28 @@ impl From<hyper::Error> for HandshakeFailure {
 }
 
 /// Sends `head` as it is and verifies the response.
-pub(super) async fn perform(io: Io, head: request::Parts, limits: HeadLimits) -> Result<Upgraded, HandshakeFailure> {
+pub(super) async fn perform(
+    carrier: Carrier,
+    head: request::Parts,
+    limits: HeadLimits,
+) -> Result<Upgraded, HandshakeFailure> {
     let key = head.headers.get(SEC_WEBSOCKET_KEY);
     let expected = key.map(|key| derive_accept_key(key.as_bytes()));
-    let request = Request::from_parts(head, Empty::new());
-    match exchange(io, request_head(&request), |seen| read_switching(seen, expected.as_deref())).await {
-        Ok((io, (head, unread))) => Ok(Upgraded { io, unread, head }),
-        Err(replay) => Box::pin(exchange_by_hyper(replay, limits, request, expected.as_deref())).await,
-    }
+    let request = Request::from_parts(head, Either::Left(Empty::new()));
+    let replay = match carrier {
+        Carrier::Hyper(sender) => return Box::pin(exchange_by_hyper(sender, request, expected.as_deref())).await,
+        // The case of its names is in hyper's own extension.
+        Carrier::Bare(io) if request.extensions().get::<NamesKeptByHyper>().is_some() => Replay::new(io),
+        Carrier::Bare(io) => {
+            let text = request_head(&request).into();
+            match exchange(io, text, |seen| read_switching(seen, expected.as_deref())).await {
+                Ok((io, (head, unread))) => return Ok(Upgraded { io, unread, head }),
+                Err(replay) => replay,
+            }
+        }
+    };
+    let sender = connect_hyper(replay, limits).await?;
+    Box::pin(exchange_by_hyper(sender, request, expected.as_deref())).await
 }
 
 /// A verified 101, and what follows it.
@@ -93,18 +116,22 @@ fn violation(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str>
 // === what hyper reads ===
 
 async fn exchange_by_hyper(
-    io: Replay<Io>,
-    limits: HeadLimits,
-    request: Request<Empty<Bytes>>,
+    mut sender: Sender,
+    mut request: Request<Outgoing>,
     expected: Option<&str>,
 ) -> Result<Upgraded, HandshakeFailure> {
-    let (mut sender, connection) = connect_hyper(io, limits).await?;
-    // Ends by itself: with the upgrade, with the end of the refusal's body, or when this future is dropped.
-    tokio::spawn(connection.with_upgrades());
-    let response = sender.send_request(request).await?;
+    let is_hypers = request.extensions().get::<NamesKeptByHyper>().is_some();
+    sender.record.begin(if is_hypers { Vec::new() } else { request_head(&request) });
+    if let Some(target) = request.extensions().get::<AsWritten>().and_then(AsWritten::target).and_then(stand_in) {
+        *request.uri_mut() = target;
+    }
+    let mut response = sender.requests.send_request(request).await?;
+    if let Some(written) = sender.record.take_written() {
+        response.extensions_mut().insert(written);
+    }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = response.into_parts();
-        return Err(HandshakeFailure::Refused(Box::new(head), body));
+        return Err(HandshakeFailure::Refused(Box::new(Refusal { head, body, sender })));
     }
     match violation(response.headers(), expected) {
         Some(what) => Err(HandshakeFailure::Bad(what)),
@@ -115,7 +142,7 @@ async fn exchange_by_hyper(
 async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, HandshakeFailure> {
     let upgraded = hyper::upgrade::on(&mut response).await?;
     let parts = upgraded
-        .downcast::<TokioIo<Replay<Io>>>()
+        .downcast::<TokioIo<HyperStream>>()
         .map_err(|_| HandshakeFailure::Bad("the connection could not be taken over"))?;
     let (io, seen) = parts.io.into_inner().into_parts();
     // What hyper has read comes first; copied, so that a few bytes do not keep hyper's read buffer in memory.
@@ -170,7 +197,6 @@ mod tests {
             ("HTTP/1.1 101", "\r\nHTTP/1.1 101"),
             ("Upgrade: websocket\r\n", ""),
             ("Upgrade: websocket", "Upgrade: h2c"),
-            ("Upgrade: websocket", "Upgrade : websocket"),
             ("Upgrade: websocket", "Upgrade: websocket\0"),
             ("Upgrade: websocket", "Upgrade: websocket\rX: y"),
             ("Upgrade: websocket", "Upgrade:\r\n websocket"),

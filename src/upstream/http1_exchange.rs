@@ -15,17 +15,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 
 use crate::config::Backend;
 use crate::http::block::with_block;
-use crate::http::incoming::BoxError;
 use crate::http::read_response::Parsed;
 use crate::http::replay::Replay;
+use crate::upstream::hyper_stream::{HyperStream, Record};
 use crate::upstream::io::Io;
+use crate::upstream::pool::Sender;
 
 /// Bounds of a response's head. A backend that never ends its head is cut off there.
 #[derive(Clone, Copy, Debug)]
@@ -48,23 +48,24 @@ const MAX_IN_PIECES: usize = 4 * 1024;
 /// Writes a request, and reads until `parse` knows what comes.
 ///
 /// # Errors
-/// What hyper has to parse: the connection as if nothing had been read.
+/// What hyper has to parse: the connection as if nothing had been read. It is [fresh](Replay::is_fresh) when the connection
+/// ended before a byte of a response.
 pub(super) async fn exchange<T>(
     mut io: Io,
-    text: Vec<u8>,
+    text: Bytes,
     parse: impl Fn(&Bytes) -> Parsed<T>,
 ) -> Result<(Io, T), Replay<Io>> {
     // A backend that responds without reading may reset the connection: its response may have come all the same.
     let written = write(&mut io, &text).await;
     let mut seen = Bytes::new();
-    while written.is_ok() && poll_fn(|cx| poll_more(&mut io, cx, &mut seen)).await {
+    while poll_fn(|cx| poll_more(&mut io, cx, &mut seen)).await {
         match parse(&seen) {
-            Parsed::Complete(response) => return Ok((io, response)),
+            Parsed::Complete(response) if written.is_ok() => return Ok((io, response)),
             Parsed::Partial if seen.len() < MAX_IN_PIECES => {}
-            Parsed::Partial | Parsed::Ambiguous => break,
+            Parsed::Complete(_) | Parsed::Partial | Parsed::Ambiguous => break,
         }
     }
-    Err(Replay::again(io, text.into(), seen))
+    Err(Replay::again(io, text, seen))
 }
 
 async fn write(io: &mut Io, text: &[u8]) -> io::Result<()> {
@@ -86,19 +87,18 @@ fn poll_more(io: &mut Io, cx: &mut Context<'_>, seen: &mut Bytes) -> Poll<bool> 
 
 // === hyper's connections ===
 
-/// Both ends of a connection of hyper's.
-pub(super) type HyperConnection<B> = (http1::SendRequest<B>, http1::Connection<TokioIo<Replay<Io>>, B>);
-
 /// Makes a connection of hyper's over the stream. When a request was written to it already, the first one that is sent
 /// must be the same.
 ///
 /// # Errors
 /// hyper's.
-pub(super) async fn connect_hyper<B>(io: Replay<Io>, limits: HeadLimits) -> Result<HyperConnection<B>, hyper::Error>
-where
-    B: Body<Data: Send, Error: Into<BoxError>> + 'static,
-{
-    hyper_settings(limits).handshake(TokioIo::new(io)).await
+pub(super) async fn connect_hyper(io: Replay<Io>, limits: HeadLimits) -> Result<Sender, hyper::Error> {
+    let record = Record::default();
+    let stream = HyperStream::new(io, record.clone(), limits.bytes);
+    let (requests, connection) = hyper_settings(limits).handshake(TokioIo::new(stream)).await?;
+    // Its errors reach the exchange that they belong to; an idle connection that fails is simply no longer ready.
+    tokio::spawn(connection.with_upgrades());
+    Ok(Sender { requests, record })
 }
 
 /// hyper's settings towards backends.
@@ -106,7 +106,11 @@ where
 pub fn hyper_settings(limits: HeadLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
+        // The case of names is ours to write (see `hyper_stream`), save of those that hyper has read from a client.
         .title_case_headers(true)
+        .preserve_header_case(true)
+        // A proxy takes them out (RFC 9112 section 5.1).
+        .allow_spaces_after_header_name_in_responses(true)
         .max_headers(limits.fields)
         .max_header_size(limits.bytes)
         .max_buf_size(limits.bytes);

@@ -14,32 +14,58 @@ use http_body_util::{Either, Empty};
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::Backend;
 use crate::http::incoming::BoxError;
+use crate::upstream::hyper_stream::Record;
 use crate::upstream::io::Io;
 
 /// The body of a request on its way to the backend.
 pub(crate) type Outgoing = Either<Empty<Bytes>, UnsyncBoxBody<Bytes, BoxError>>;
+
 /// Our end of a connection of hyper's.
-pub(crate) type Sender = SendRequest<Outgoing>;
+pub(crate) struct Sender {
+    pub(crate) requests: SendRequest<Outgoing>,
+    /// What is under way on it.
+    pub(crate) record: Record,
+}
 
 /// A connection on which nothing is under way.
-pub(crate) enum Connection {
+pub(crate) struct Connection {
+    pub(crate) carrier: Carrier,
+    pub(crate) since: Instant,
+}
+
+/// Who has the stream.
+pub(crate) enum Carrier {
     /// hyper had no part in it; owns no buffer.
     Bare(Io),
-    /// hyper's, once and for all.
+    /// hyper, once and for all.
     Hyper(Sender),
 }
 
 impl Connection {
+    /// A new one.
+    pub(crate) fn new(io: Io) -> Self {
+        Self { carrier: Carrier::Bare(io), since: Instant::now() }
+    }
+
     fn is_bare(&self) -> bool {
-        matches!(self, Self::Bare(_))
+        matches!(self.carrier, Carrier::Bare(_))
     }
 
     /// Whether a request can be sent, as far as is known.
     fn is_ready(&self) -> bool {
-        match self {
-            Self::Bare(io) => io.is_quiet(),
-            Self::Hyper(sender) => sender.is_ready(),
+        match &self.carrier {
+            Carrier::Bare(io) => io.is_quiet(),
+            Carrier::Hyper(sender) => sender.requests.is_ready(),
+        }
+    }
+
+    /// Waits for the end of the exchange that is under way; whether a request can be sent then.
+    pub(crate) async fn settle(&mut self) -> bool {
+        match &mut self.carrier {
+            Carrier::Bare(io) => io.is_quiet(),
+            Carrier::Hyper(sender) => sender.requests.ready().await.is_ok(),
         }
     }
 }
@@ -48,7 +74,10 @@ impl Connection {
 pub(crate) struct Pool {
     idle: Mutex<Idle>,
     most: usize,
+    /// How long a connection may lie idle.
     keep: Duration,
+    /// How old it may become, so that a name that has moved is followed.
+    max_age: Duration,
 }
 
 #[derive(Default)]
@@ -61,8 +90,9 @@ struct Idle {
 
 impl Pool {
     /// An empty pool.
-    pub(crate) fn new(most: usize, keep: Duration) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), most, keep })
+    pub(crate) fn new(backend: &Backend) -> Arc<Self> {
+        let Backend { pool: most, idle: keep, max_age, .. } = *backend;
+        Arc::new(Self { idle: Mutex::default(), most, keep, max_age })
     }
 
     /// A live connection, if there is one: a bare one rather than one of hyper's, or the other way round.
@@ -71,25 +101,25 @@ impl Pool {
         while let Some(newest) = connections.len().checked_sub(1) {
             let wanted = connections.iter().rposition(|(_, connection)| connection.is_bare() == bare);
             let (since, connection) = connections.remove(wanted.unwrap_or(newest))?;
-            if connection.is_ready() && since.elapsed() < self.keep {
+            if connection.is_ready() && since.elapsed() < self.keep && self.is_young(&connection) {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps the connection of hyper's once its exchange has ended: request and response are through and nobody closed it.
-    pub(crate) fn give_back(self: &Arc<Self>, mut sender: Sender) {
+    /// Keeps the connection once its exchange has ended: request and response are through and nobody closed it.
+    pub(crate) fn give_back(self: &Arc<Self>, mut connection: Connection) {
         // A short answer came with its head: nothing is left to wait for.
-        if sender.is_ready() {
-            return self.keep(Connection::Hyper(sender));
+        if connection.is_ready() {
+            return self.keep(connection);
         }
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
-            if sender.ready().await.is_ok()
+            if connection.settle().await
                 && let Some(pool) = pool.upgrade()
             {
-                pool.keep(Connection::Hyper(sender));
+                pool.keep(connection);
             }
         });
     }
@@ -99,9 +129,8 @@ impl Pool {
         self.lock().connections.iter().filter(|(_, connection)| connection.is_ready()).count()
     }
 
-    /// Keeps a connection whose exchange has ended.
-    pub(crate) fn keep(self: &Arc<Self>, connection: Connection) {
-        if self.most == 0 || self.keep.is_zero() {
+    fn keep(self: &Arc<Self>, connection: Connection) {
+        if self.most == 0 || self.keep.is_zero() || !self.is_young(&connection) {
             return;
         }
         let mut idle = self.lock();
@@ -122,6 +151,10 @@ impl Pool {
         let next = idle.connections.front().map(|(since, _)| *since + self.keep);
         idle.watched = next.is_some();
         next
+    }
+
+    fn is_young(&self, connection: &Connection) -> bool {
+        self.max_age.is_zero() || connection.since.elapsed() < self.max_age
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {

@@ -15,13 +15,14 @@
 //! - Trailers go on where both sides can carry them: chunked, announced by `Trailer`, and wished for by `TE`.
 //!
 //! The pool is our own because hyper-util's legacy client dials in the background and needs a scheme and authority in
-//! each target. A request is repeated only when hyper hands it back untouched: no byte of it was written.
+//! each target. A kept connection may end just as a request is written to it. The request is then made once more, on a new
+//! connection: when no byte of it was written, or when it is safe, has no body, and no byte of a response has come.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use http_body_util::Either;
@@ -29,8 +30,8 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::config::Backend;
-use crate::http::incoming::BoxError;
-use crate::http::incoming::IncomingBody;
+use crate::http::as_written::{AsWritten, NamesKeptByHyper, stand_in};
+use crate::http::incoming::{BoxError, IncomingBody};
 use crate::http::read_response::read_short;
 use crate::http::replay::Replay;
 use crate::http::write_head::{origin_form, request_head};
@@ -38,8 +39,10 @@ use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::{self, Forwarded};
 use crate::upstream::http1_exchange::{HeadLimits, connect_hyper, exchange};
 use crate::upstream::io::Io;
+use crate::upstream::login;
 use crate::upstream::pace::{Pace, outgoing, stalled};
-use crate::upstream::pool::{Connection, Outgoing, Pool, Sender};
+use crate::upstream::pool::{Carrier, Connection, Outgoing, Pool, Sender};
+use crate::upstream::private::PrivateConnections;
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -88,24 +91,38 @@ pub struct Proxy {
     limits: HeadLimits,
 }
 
+/// In the extensions of a response: the request was made a second time, because the connection that it was first written to
+/// had just ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Repeated;
+
 /// Why an exchange has no response.
 enum ExchangeError {
-    /// Nothing of the request was written; it can be sent on another connection.
-    Unsent(Box<Request<Outgoing>>, hyper::Error),
-    /// The request may have had an effect.
+    /// The connection was kept from before and has ended without a byte of a response, and the request, which is here again,
+    /// may be made on another one. True when it was written.
+    Again(Box<Request<Outgoing>>, bool),
+    /// The request may have had an effect, or there is no backend.
     Final(ProxyError),
+}
+
+impl From<ProxyError> for ExchangeError {
+    fn from(error: ProxyError) -> Self {
+        Self::Final(error)
+    }
 }
 
 impl Proxy {
     /// A proxy to the backend that `dialer` reaches.
     #[must_use]
     pub fn new(dialer: Arc<Dialer>, backend: &Backend) -> Self {
-        let pool = Pool::new(backend.pool, backend.idle);
-        Self { dialer, pool, response: backend.response, limits: backend.into() }
+        Self { dialer, pool: Pool::new(backend), response: backend.response, limits: backend.into() }
     }
 
     /// Sends a request on and returns the response as soon as its head is there; the bodies follow as they come.
     /// The deadline runs while the backend holds us up, and not while the client's body is waited for.
+    ///
+    /// A connection over which a login of the connection was spoken goes to `private`, and is taken from there. With
+    /// `None` it is closed: nobody may have it.
     ///
     /// # Errors
     /// [`ProxyError`].
@@ -113,6 +130,7 @@ impl Proxy {
         &self,
         request: Request<B>,
         forwarded: &Forwarded<'_>,
+        private: Option<&PrivateConnections>,
     ) -> Result<Response<IncomingBody>, ProxyError>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -120,9 +138,9 @@ impl Proxy {
     {
         let (parts, body) = request.into_parts();
         let mut head = self.head(parts, forwarded)?;
-        reconcile_length(&mut head.headers, body.size_hint().exact());
+        frame(&mut head.headers, &body);
         let (body, pace) = outgoing(body);
-        let mut response = self.exchange(Request::from_parts(head, body), pace.as_deref()).await?;
+        let mut response = self.exchange(Request::from_parts(head, body), pace.as_deref(), private).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(ProxyError::Switched { address: self.dialer.address().clone() });
         }
@@ -159,9 +177,9 @@ impl Proxy {
             // RFC 9110 section 10.1.4: whoever sends TE names it in Connection.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("TE"));
         }
-        parts.uri = Uri::from(origin_form(&parts.uri));
+        let written = parts.extensions.get::<AsWritten>().and_then(AsWritten::target);
+        parts.uri = written.and_then(stand_in).unwrap_or_else(|| Uri::from(origin_form(&parts.uri)));
         parts.version = Version::HTTP_11;
-        parts.extensions = http::Extensions::new();
         Ok(parts)
     }
 
@@ -169,75 +187,110 @@ impl Proxy {
         &self,
         mut request: Request<Outgoing>,
         pace: Option<&Pace>,
+        private: Option<&PrivateConnections>,
     ) -> Result<Response<IncomingBody>, ProxyError> {
-        let short = is_short_exchange(&request);
+        let address = self.dialer.address();
+        let mut is_login = login::speaks(request.headers());
+        let mut kept = match private {
+            Some(private) => private.take(address).await,
+            None => None,
+        };
+        is_login |= kept.is_some();
+        kept = kept.or_else(|| self.pool.take(is_short_exchange(&request)));
+        let mut repeated = false;
         loop {
-            let kept = self.pool.take(short);
-            // Nothing is repeated on a second new connection, nor what was written.
-            let mut last = kept.is_none();
-            let connection = match kept {
-                Some(connection) => connection,
-                None => Connection::Bare(self.dialer.connect().await?),
+            // Nothing is tried on a third connection.
+            let (connection, is_kept) = match kept.take() {
+                Some(connection) => (connection, true),
+                None => (Connection::new(self.dialer.connect().await?), false),
             };
-            let sender = match connection {
-                Connection::Hyper(sender) => sender,
-                Connection::Bare(io) if short && !matches!(io, Io::Tls(_)) => {
-                    match self.exchange_short(io, request_head(&request)).await? {
-                        Ok(response) => return Ok(response.map(IncomingBody::Buffered)),
-                        Err(replay) => {
-                            last = true;
-                            self.hand_to_hyper(replay).await?
-                        }
-                    }
-                }
-                Connection::Bare(io) => self.hand_to_hyper(Replay::new(io)).await?,
-            };
-            match self.attempt(sender, request, pace).await {
-                Ok(response) => return Ok(response.map(IncomingBody::Streaming)),
-                Err(ExchangeError::Unsent(_, source)) if last => return Err(self.dropped(source)),
-                Err(ExchangeError::Unsent(back, _)) => request = *back,
+            let (mut response, connection) = match self.attempt(connection, is_kept, request, pace).await {
+                Ok(exchanged) => exchanged,
                 Err(ExchangeError::Final(error)) => return Err(error),
+                Err(ExchangeError::Again(back, written)) => {
+                    request = *back;
+                    repeated |= written;
+                    continue;
+                }
+            };
+            match private {
+                _ if !is_login && !login::asks(response.status(), response.headers()) => {
+                    self.pool.give_back(connection)
+                }
+                Some(private) => private.keep(address, connection),
+                None => drop(connection),
             }
+            if repeated {
+                response.extensions_mut().insert(Repeated);
+            }
+            return Ok(response);
         }
     }
 
-    /// Exchanges on a bare connection, which goes back to the pool, or on to hyper.
-    async fn exchange_short(&self, io: Io, text: Vec<u8>) -> Result<Result<Response<Bytes>, Replay<Io>>, ProxyError> {
-        let asked = timeout(self.response, exchange(io, text, read_short)).await.map_err(|_| self.too_late())?;
-        Ok(asked.map(|(io, response)| {
-            self.pool.keep(Connection::Bare(io));
-            response
-        }))
-    }
-
+    /// One exchange, and the connection that can be used again once it has ended.
     async fn attempt(
         &self,
-        mut sender: Sender,
+        connection: Connection,
+        is_kept: bool,
         request: Request<Outgoing>,
         pace: Option<&Pace>,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    ) -> Result<(Response<IncomingBody>, Connection), ExchangeError> {
+        let Connection { carrier, since } = connection;
+        let sender = match carrier {
+            Carrier::Hyper(sender) => sender,
+            Carrier::Bare(io) if is_short_exchange(&request) && !matches!(io, Io::Tls(_)) => {
+                let exchanged = timeout(self.response, exchange(io, request_head(&request).into(), read_short)).await;
+                match exchanged.map_err(|_| self.too_late())? {
+                    Ok((io, response)) => {
+                        return Ok((
+                            response.map(IncomingBody::Buffered),
+                            Connection { carrier: Carrier::Bare(io), since },
+                        ));
+                    }
+                    Err(replay) if is_kept && replay.is_fresh() => {
+                        return Err(ExchangeError::Again(Box::new(request), true));
+                    }
+                    Err(replay) => self.hand_to_hyper(replay).await?,
+                }
+            }
+            Carrier::Bare(io) => self.hand_to_hyper(Replay::new(io)).await?,
+        };
+        let (response, sender) = self.attempt_by_hyper(sender, is_kept, request, pace).await?;
+        Ok((response.map(IncomingBody::Streaming), Connection { carrier: Carrier::Hyper(sender), since }))
+    }
+
+    async fn attempt_by_hyper(
+        &self,
+        mut sender: Sender,
+        is_kept: bool,
+        request: Request<Outgoing>,
+        pace: Option<&Pace>,
+    ) -> Result<(Response<Incoming>, Sender), ExchangeError> {
+        let is_hypers = request.extensions().get::<NamesKeptByHyper>().is_some();
+        sender.record.begin(if is_hypers { Vec::new() } else { request_head(&request) });
+        let again = if is_kept { repeatable(&request) } else { None };
         let response = tokio::select! {
             biased;
-            response = sender.try_send_request(request) => response,
-            () = stalled(pace, self.response) => return Err(ExchangeError::Final(self.too_late())),
+            response = sender.requests.try_send_request(request) => response,
+            () = stalled(pace, self.response) => return Err(self.too_late().into()),
         };
         match response {
-            Ok(response) => {
-                self.pool.give_back(sender);
-                Ok(response)
+            Ok(mut response) => {
+                if let Some(written) = sender.record.take_written() {
+                    response.extensions_mut().insert(written);
+                }
+                Ok((response, sender))
             }
-            Err(mut failed) => Err(match failed.take_message() {
-                Some(request) => ExchangeError::Unsent(Box::new(request), failed.into_error()),
-                None => ExchangeError::Final(self.failed(failed.into_error())),
+            Err(mut failed) => Err(match (failed.take_message(), again) {
+                (Some(request), _) if is_kept => ExchangeError::Again(Box::new(request), false),
+                (None, Some(again)) if !sender.record.is_answered() => ExchangeError::Again(Box::new(again), true),
+                _ => self.failed(failed.into_error()).into(),
             }),
         }
     }
 
     async fn hand_to_hyper(&self, io: Replay<Io>) -> Result<Sender, ProxyError> {
-        let (sender, connection) = connect_hyper(io, self.limits).await.map_err(|source| self.dropped(source))?;
-        // Its errors reach the exchange they belong to; an idle connection that fails is simply no longer ready.
-        tokio::spawn(connection);
-        Ok(sender)
+        connect_hyper(io, self.limits).await.map_err(|source| self.dropped(source))
     }
 
     fn failed(&self, source: hyper::Error) -> ProxyError {
@@ -253,16 +306,38 @@ impl Proxy {
     }
 }
 
-/// Whether the request is all head, and the framing of its response does not depend on more than the response's head.
+/// Whether the request is all head, its names are not hyper's to write, and the framing of its response does not depend on
+/// more than the response's head.
 fn is_short_exchange(request: &Request<Outgoing>) -> bool {
-    *request.method() == Method::GET && matches!(request.body(), Either::Left(_)) && !request.headers().contains_key(TE)
+    *request.method() == Method::GET
+        && matches!(request.body(), Either::Left(_))
+        && !request.headers().contains_key(TE)
+        && request.extensions().get::<NamesKeptByHyper>().is_none()
 }
 
-/// Sends the length that the body is known to have, not what a field says: a backend that got both could believe the
-/// wrong one (request smuggling).
-fn reconcile_length(headers: &mut HeaderMap, length: Option<u64>) {
+/// The same request once more, if it may be made twice although nobody knows what became of the first: it is safe, and has
+/// no body (RFC 9110 sections 9.2.1 and 9.2.2, RFC 9112 section 9.3.1).
+fn repeatable(request: &Request<Outgoing>) -> Option<Request<Outgoing>> {
+    let Either::Left(body) = request.body() else { return None };
+    let mut again = Request::new(Either::Left(*body));
+    *again.method_mut() = request.method().is_safe().then(|| request.method().clone())?;
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    *again.extensions_mut() = request.extensions().clone();
+    Some(again)
+}
+
+/// Says how the body is framed: by the length that it is known to have, not by what a field says, for a backend that got
+/// both could believe the wrong one (request smuggling); else in chunks.
+fn frame<B: Body>(headers: &mut HeaderMap, body: &B) {
     let said = headers.remove(CONTENT_LENGTH).is_some();
-    if let (true, Some(length)) = (said, length) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    match body.size_hint().exact() {
+        Some(length) if said || !body.is_end_stream() => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None if !body.is_end_stream() => {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        _ => {}
     }
 }

@@ -32,6 +32,24 @@ pub async fn canned(answer: impl Into<Vec<u8>>) -> (SocketAddr, mpsc::UnboundedR
     (at, asked)
 }
 
+/// A backend whose connections the test plays byte by byte.
+pub async fn played() -> (SocketAddr, mpsc::UnboundedReceiver<Line>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let at = listener.local_addr().expect("an address");
+    let (sender, lines) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let _ = sender.send(Line(socket));
+        }
+    });
+    (at, lines)
+}
+
+/// The next connection to a backend that is [`played`].
+pub async fn next(lines: &mut mpsc::UnboundedReceiver<Line>) -> Line {
+    soon("a connection to the backend", lines.recv()).await.expect("it lives")
+}
+
 /// A backend that accepts connections and never says anything.
 pub async fn silent() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -67,7 +85,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
 
     /// The head of a message, in lower case, with its empty line.
     pub async fn head(&mut self) -> String {
-        read_head(&mut self.0).await.to_ascii_lowercase()
+        self.written_head().await.to_ascii_lowercase()
+    }
+
+    /// The head of a message as it was written, with its empty line.
+    pub async fn written_head(&mut self) -> String {
+        read_head(&mut self.0).await
     }
 
     /// Exactly so many bytes.

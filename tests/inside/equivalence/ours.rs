@@ -8,6 +8,7 @@ use http::{Request, Response, response};
 use hyper::rt::Timer;
 use hyper::{client, server};
 use underpass::config::{Backend, Client};
+use underpass::http::as_written::AsWritten;
 use underpass::http::incoming::IncomingBody;
 pub(crate) use underpass::http::write_head::Framing;
 use underpass::http::{read_request, read_response, write_head};
@@ -44,9 +45,20 @@ impl Limits {
 
 // === requests ===
 
+/// The same bytes with a target that hyper takes, where ours passes one that it would refuse.
+pub(crate) fn readable(bytes: &[u8], request: &Request<Bytes>) -> Vec<u8> {
+    let Some(written) = request.extensions().get::<AsWritten>().and_then(AsWritten::target) else {
+        return bytes.to_vec();
+    };
+    let at = bytes.windows(written.len()).position(|window| window == written).expect("it was read there");
+    [&bytes[..at], request.uri().to_string().as_bytes(), &bytes[at + written.len()..]].concat()
+}
+
 /// The request at the beginning, where it ends, and whether another may follow.
 pub(crate) fn read_request(bytes: &Bytes, limits: Limits) -> Option<(Request<Bytes>, usize, bool)> {
-    let (read, end) = read_request::read_whole(bytes, &limits.client())?;
+    let read_request::ReadRequest::Whole(read, end) = read_request::read_request(bytes, &limits.client()) else {
+        return None;
+    };
     let keeps_alive = read_request::keeps_alive(&read);
     let read = read.map(|body| match body {
         IncomingBody::Buffered(body) => body,

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
-use crate::support::plain::{Line, canned, nowhere};
+use crate::support::plain::{Line, canned, next, nowhere, played};
 use crate::support::site::{Backend, Site, soon};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -15,23 +14,6 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Until something that is not to happen would have.
 const SHORT: Duration = Duration::from_millis(150);
-
-/// A backend whose connections the test plays byte by byte.
-async fn raw() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<Line>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let at = listener.local_addr().expect("an address");
-    let (sender, lines) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let _ = sender.send(Line(socket));
-        }
-    });
-    (at, lines)
-}
-
-async fn next(lines: &mut mpsc::UnboundedReceiver<Line>) -> Line {
-    soon("a connection to the backend", lines.recv()).await.expect("it lives")
-}
 
 fn handshake(site: &Site, more: &str) -> String {
     format!(
@@ -45,7 +27,7 @@ fn handshake(site: &Site, more: &str) -> String {
 
 #[tokio::test]
 async fn a_websocket_passes_byte_for_byte_with_its_extensions() {
-    let (at, mut lines) = raw().await;
+    let (at, mut lines) = played().await;
     let site = Site::start(at, "");
     let mut client = Line::to(site.at).await;
     let offers = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
@@ -114,7 +96,7 @@ async fn a_refused_websocket_gets_the_backends_own_answer() {
 
 #[tokio::test]
 async fn a_handshake_that_lost_its_upgrade_is_told_so() {
-    let (at, mut lines) = raw().await;
+    let (at, mut lines) = played().await;
     let site = Site::start(at, "");
     let whole = handshake(&site, "");
     for lost in ["Upgrade: websocket\r\n", "Connection: keep-alive, Upgrade\r\n"] {
@@ -143,7 +125,7 @@ async fn tunnels_are_held_to_configured_origins() {
 
 #[tokio::test]
 async fn requests_and_answers_pass_as_they_are() {
-    let (at, mut lines) = raw().await;
+    let (at, mut lines) = played().await;
     let site = Site::start(at, "");
     let mut client = Line::to(site.at).await;
     client
@@ -179,7 +161,7 @@ async fn requests_and_answers_pass_as_they_are() {
 
 /// A request that the backend has got, with fields of its own.
 async fn asked(fields: &str) -> (Site, Line, Line) {
-    let (at, mut lines) = raw().await;
+    let (at, mut lines) = played().await;
     let site = Site::start(at, "");
     let mut client = Line::to(site.at).await;
     client.say(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
@@ -231,7 +213,7 @@ async fn an_answer_that_breaks_off_never_looks_whole() {
 
 #[tokio::test]
 async fn bodies_stream_both_ways_while_they_are_written() {
-    let (at, mut lines) = raw().await;
+    let (at, mut lines) = played().await;
     let site = Site::start(at, "");
     let mut client = Line::to(site.at).await;
     client
@@ -262,12 +244,12 @@ async fn bodies_stream_both_ways_while_they_are_written() {
     tokio::join!(up, down);
     backend.say("3\r\nend\r\n0\r\nX-Sum: 7\r\n\r\n").await;
     let rest = client.until("\r\n\r\n").await;
-    assert!(rest.ends_with("3\r\nend\r\n0\r\nx-sum: 7\r\n\r\n"), "{rest:?}");
+    assert!(rest.ends_with("3\r\nend\r\n0\r\nX-Sum: 7\r\n\r\n"), "{rest:?}");
 }
 
 #[tokio::test]
 async fn an_expectation_is_answered_and_the_body_arrives() {
-    let (at, mut lines) = raw().await;
+    let (at, mut lines) = played().await;
     let site = Site::start(at, "");
     let mut client = Line::to(site.at).await;
     client.say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n").await;
@@ -295,7 +277,7 @@ async fn an_answer_that_was_early_is_whole_before_the_next_one_begins() {
     // Its end waits inside the sidecar when it is a little longer than what the sockets hold, wherever that is.
     for length in (1..64).map(|n| n * 64 * 1024) {
         // With a sidecar of its own no round meets the kept connection of another.
-        let (at, mut lines) = raw().await;
+        let (at, mut lines) = played().await;
         let site = Site::start(at, "");
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("it is small");

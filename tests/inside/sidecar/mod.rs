@@ -7,6 +7,7 @@ mod contract;
 mod drain;
 mod exactly_once;
 mod large;
+mod logins;
 mod logs;
 mod memory;
 mod pressure;

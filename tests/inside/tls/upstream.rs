@@ -45,13 +45,14 @@ async fn a_private_authority_and_a_client_certificate() {
     for host in ["localhost", "127.0.0.1"] {
         let (address, served) = backend(&servers.issue(host), Some(&clients)).await;
         let dialer = dialer(&secured(host, address, tls.clone()));
-        round_trip(dialer.upgrade(handshake()).await.expect("a WebSocket")).await;
+        round_trip(dialer.upgrade(handshake(), None).await.expect("a WebSocket")).await;
         // HTTP/2 was on the server's list and not on ours.
         assert_eq!(served.await.expect("a calm backend").expect("TLS"), b"http/1.1");
     }
     let bare = UpstreamTls { client: None, ..tls };
     let (address, served) = backend(&servers.issue("localhost"), Some(&clients)).await;
-    let refused = dialer(&secured("localhost", address, bare)).upgrade(handshake()).await.expect_err("no certificate");
+    let refused =
+        dialer(&secured("localhost", address, bare)).upgrade(handshake(), None).await.expect_err("no certificate");
     // With TLS 1.3 our side of the handshake is over before the server has looked for our certificate.
     assert!(matches!(refused, DialError::Tls { .. } | DialError::Dropped { .. }), "{refused:?}");
     assert!(served.await.expect("a calm backend").is_err());
@@ -64,7 +65,8 @@ async fn a_certificate_of_another_name_or_authority_is_refused() {
     for pair in [ours.issue("other.example"), ours.issue("127.0.0.2"), theirs.issue("127.0.0.1")] {
         let (address, served) = backend(&pair, None).await;
         let tls = UpstreamTls { ca: Some(ca.clone()), client: None };
-        let error = dialer(&secured("127.0.0.1", address, tls)).upgrade(handshake()).await.expect_err("a refusal");
+        let error =
+            dialer(&secured("127.0.0.1", address, tls)).upgrade(handshake(), None).await.expect_err("a refusal");
         assert!(matches!(error, DialError::Tls { .. }), "{error:?}");
         assert!(error.to_string().contains("certificate"), "{error}");
         assert!(served.await.expect("a calm backend").is_err());

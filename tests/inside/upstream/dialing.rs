@@ -41,7 +41,7 @@ pub(crate) async fn round_trip(mut upgraded: Upgraded) {
 #[tokio::test]
 async fn tcp_carries_a_websocket() {
     let (upstream, served) = once(echo_once).await;
-    let upgraded = dialer(&upstream).upgrade(handshake()).await.expect("a WebSocket");
+    let upgraded = dialer(&upstream).upgrade(handshake(), None).await.expect("a WebSocket");
     let Io::Tcp(stream) = &upgraded.io else { panic!("not the bare socket: {:?}", upgraded.io) };
     assert!(stream.nodelay().expect("a live socket"));
     round_trip(upgraded).await;
@@ -55,7 +55,7 @@ async fn a_unix_socket_carries_a_websocket() {
     let listener = UnixListener::bind(&path).expect("a socket");
     let served = tokio::spawn(async move { echo_once(listener.accept().await.expect("a connection").0).await });
     let upgraded = dialer(&Upstream { endpoint: Endpoint::Unix(path), tls: None })
-        .upgrade(handshake())
+        .upgrade(handshake(), None)
         .await
         .expect("a WebSocket");
     round_trip(upgraded).await;
@@ -75,11 +75,11 @@ async fn the_head_is_sent_as_given_and_early_bytes_are_kept() {
         head
     })
     .await;
-    let mut upgraded = dialer(&upstream).upgrade(handshake()).await.expect("a WebSocket");
+    let mut upgraded = dialer(&upstream).upgrade(handshake(), None).await.expect("a WebSocket");
     let head = served.await.expect("a calm backend");
     assert!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\n"), "{head}");
     // Spelt in the usual case, for backends that compare names by case.
-    for line in ["Host: app.example", "Upgrade: websocket", "Connection: Upgrade", "Sec-Websocket-Version: 13"] {
+    for line in ["Host: app.example", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"] {
         assert!(head.lines().any(|found| found == line), "{line} in {head}");
     }
     assert_eq!(field(&head, "sec-websocket-protocol"), Some("a"));
@@ -101,7 +101,7 @@ async fn a_refusal_comes_with_its_body_as_it_is_written() {
         write(&mut stream, "6\r\n never\r\n0\r\n\r\n").await;
     })
     .await;
-    let error = dialer(&upstream).upgrade(handshake()).await.expect_err("a refusal");
+    let error = dialer(&upstream).upgrade(handshake(), None).await.expect_err("a refusal");
     assert!(error.to_string().contains("403"), "{error}");
     let DialError::Refused { head, mut body } = error else { panic!("{error}") };
     assert_eq!((head.status.as_u16(), &head.headers["x-why"]), (403, &"origin".parse().expect("a value")));
@@ -129,7 +129,7 @@ async fn a_101_that_does_not_answer_our_handshake_is_no_websocket() {
             read_rest(&mut stream).await
         })
         .await;
-        let error = dialer(&upstream).upgrade(handshake()).await.expect_err("no WebSocket");
+        let error = dialer(&upstream).upgrade(handshake(), None).await.expect_err("no WebSocket");
         assert!(matches!(error, DialError::BadHandshake { .. }), "{error}");
         assert!(error.to_string().contains(named), "{error}");
         let rest = timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
@@ -145,13 +145,13 @@ async fn a_dropped_handshake_is_told_from_a_refused_connection() {
             write(&mut stream, answer).await;
         })
         .await;
-        let error = dialer(&upstream).upgrade(handshake()).await.expect_err("no WebSocket");
+        let error = dialer(&upstream).upgrade(handshake(), None).await.expect_err("no WebSocket");
         assert!(matches!(error, DialError::Dropped { .. }), "{answer:?}: {error:?}");
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
-    let error = dialer(&tcp(address)).upgrade(handshake()).await.expect_err("nobody there");
+    let error = dialer(&tcp(address)).upgrade(handshake(), None).await.expect_err("nobody there");
     assert!(matches!(error, DialError::Connect { .. }), "{error:?}");
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }
@@ -171,7 +171,7 @@ async fn a_head_that_is_too_long_is_cut_off() {
         let _ = stream.write_all(answer.as_bytes()).await;
     })
     .await;
-    let error = dialer(&upstream).upgrade(handshake()).await.map(drop).expect_err("no WebSocket");
+    let error = dialer(&upstream).upgrade(handshake(), None).await.map(drop).expect_err("no WebSocket");
     assert!(matches!(error, DialError::Dropped { .. }), "{error:?}");
     served.await.expect("a calm backend");
 }
@@ -191,7 +191,7 @@ async fn answered(answer: &str, piece: usize) -> Result<Upgraded, DialError> {
         read_rest(&mut stream).await;
     })
     .await;
-    let outcome = timeout(PATIENCE, dialer(&upstream).upgrade(handshake())).await.expect("in time");
+    let outcome = timeout(PATIENCE, dialer(&upstream).upgrade(handshake(), None)).await.expect("in time");
     drop(served);
     outcome
 }
@@ -226,7 +226,6 @@ async fn an_answer_may_come_in_any_pieces() {
 async fn heads_that_are_none_are_dropped_however_they_come() {
     for odd in [
         SWITCH.replace("Upgrade: websocket", "Upgrade:\r\n websocket"),
-        SWITCH.replace("Upgrade: websocket", "Upgrade : websocket"),
         SWITCH.replace("Upgrade: websocket", "Upgrade: web\0socket"),
         SWITCH.replace("Upgrade: websocket", "Upgrade: websocket\rX: y"),
         SWITCH.replace("Upgrade: websocket", ": websocket"),
@@ -277,7 +276,7 @@ async fn an_answer_that_comes_before_the_request_is_read_is_heard() {
         read_head(&mut stream).await;
     })
     .await;
-    let error = dialer(&upstream).upgrade(handshake()).await.map(drop).expect_err("no WebSocket");
+    let error = dialer(&upstream).upgrade(handshake(), None).await.map(drop).expect_err("no WebSocket");
     let DialError::Refused { head, body } = error else { panic!("{error:?}") };
     assert_eq!(head.status.as_u16(), 503);
     assert_eq!(body.collect().await.expect("a whole body").to_bytes(), "full");
@@ -292,7 +291,7 @@ async fn a_silent_backend_is_given_up_and_its_connection_closed() {
     })
     .await;
     let dialer = Dialer::new(&upstream, &Backend { handshake: SHORT, ..settings() }).expect("an upstream");
-    let error = dialer.upgrade(handshake()).await.expect_err("no answer");
+    let error = dialer.upgrade(handshake(), None).await.expect_err("no answer");
     assert!(matches!(error, DialError::HandshakeTimeout { after: SHORT, .. }), "{error:?}");
     timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
 }
@@ -303,7 +302,7 @@ async fn the_connect_deadline_covers_tls() {
     let Endpoint::Tcp { host, port } = upstream.endpoint else { unreachable!("once() listens on TCP") };
     let upstream = Upstream { endpoint: Endpoint::Tcp { host, port }, tls: Some(UpstreamTls::default()) };
     let dialer = Dialer::new(&upstream, &Backend { connect: SHORT, ..settings() }).expect("an upstream");
-    let error = dialer.upgrade(handshake()).await.expect_err("no TLS");
+    let error = dialer.upgrade(handshake(), None).await.expect_err("no TLS");
     assert!(matches!(error, DialError::ConnectTimeout { after: SHORT, .. }), "{error:?}");
 }
 
@@ -317,16 +316,16 @@ async fn handshakes_under_way_are_bounded() {
     let dialer = Arc::new(Dialer::new(&upstream, &bounds).expect("an upstream"));
     let first = tokio::spawn({
         let dialer = dialer.clone();
-        async move { dialer.upgrade(handshake()).await.map(drop) }
+        async move { dialer.upgrade(handshake(), None).await.map(drop) }
     });
     let (held, _) = listener.accept().await.expect("the first connection");
-    let error = dialer.upgrade(handshake()).await.expect_err("no place");
+    let error = dialer.upgrade(handshake(), None).await.expect_err("no place");
     assert!(matches!(error, DialError::Crowded { most: 1, .. }), "{error:?}");
     drop(held);
     assert!(matches!(first.await.expect("a calm task"), Err(DialError::Tls { .. })));
     // The place is free again: this one gets as far as connecting.
     drop(listener);
-    let error = dialer.upgrade(handshake()).await.expect_err("nobody there");
+    let error = dialer.upgrade(handshake(), None).await.expect_err("nobody there");
     assert!(matches!(error, DialError::Connect { .. }), "{error:?}");
 }
 

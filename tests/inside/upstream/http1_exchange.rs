@@ -32,12 +32,12 @@ async fn proxy() -> (Proxy, mpsc::Receiver<TcpStream>) {
 
 async fn get(proxy: &Proxy) -> Response<IncomingBody> {
     let request = Request::get("/").header("host", "app.example").body(Empty::<Bytes>::new()).expect("a request");
-    timeout(PATIENCE, proxy.forward(request, &forwarded())).await.expect("in time").expect("a response")
+    timeout(PATIENCE, proxy.forward(request, &forwarded(), None)).await.expect("in time").expect("a response")
 }
 
 async fn post(proxy: &Proxy) -> Response<IncomingBody> {
     let request = Request::post("/").header("host", "app.example").body(Full::new(Bytes::from("abc")));
-    proxy.forward(request.expect("a request"), &forwarded()).await.expect("a response")
+    proxy.forward(request.expect("a request"), &forwarded(), None).await.expect("a response")
 }
 
 async fn body(response: Response<IncomingBody>) -> Bytes {

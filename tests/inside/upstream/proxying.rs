@@ -2,6 +2,7 @@
 //! and broken bodies (see `streaming`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass::config::{Backend, Upstream};
 use underpass::http::incoming::IncomingBody;
-use underpass::upstream::proxy::{Proxy, ProxyError};
+use underpass::upstream::proxy::{Proxy, ProxyError, Repeated};
 
 use super::support::{PATIENCE, dialer, field, forwarded, front, once, read_head, read_rest, settings, tcp, write};
 
@@ -53,7 +54,7 @@ async fn a_target_never_changes_where_we_dial() {
         ("http://user:pass@evil.example:81?q", "GET /?q HTTP/1.1", "evil.example:81"),
     ] {
         let (upstream, served) = witness().await;
-        let response = proxy(&upstream, &settings()).forward(get(uri), &forwarded()).await.expect("a response");
+        let response = proxy(&upstream, &settings()).forward(get(uri), &forwarded(), None).await.expect("a response");
         assert_eq!(text(response).await, "ok");
         let head = served.await.expect("a calm backend");
         assert_eq!(head.lines().next(), Some(line));
@@ -66,7 +67,7 @@ async fn connect_is_not_served_and_nothing_is_dialled() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let upstream = tcp(listener.local_addr().expect("an address"));
     let request = Request::builder().method(Method::CONNECT).uri("evil.example:443").body(Empty::<Bytes>::new());
-    let outcome = proxy(&upstream, &settings()).forward(request.expect("a request"), &forwarded()).await;
+    let outcome = proxy(&upstream, &settings()).forward(request.expect("a request"), &forwarded(), None).await;
     assert!(matches!(outcome, Err(ProxyError::Connect)));
     // The listener's queue is in order: our own connection is the first in it.
     let own = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
@@ -93,7 +94,7 @@ async fn fields_cross_as_they_should() {
         .header("content-length", "3")
         .body(Full::new(Bytes::from("abc")))
         .expect("a request");
-    proxy(&upstream, &settings()).forward(request, &forwarded()).await.expect("a response");
+    proxy(&upstream, &settings()).forward(request, &forwarded(), None).await.expect("a response");
     let head = served.await.expect("a calm backend");
     for gone in ["keep-alive", "upgrade", "expect", "x-hop", "x_forwarded_for", "forwarded", "transfer-encoding"] {
         assert_eq!(field(&head, gone), None, "{head}");
@@ -121,7 +122,7 @@ async fn a_response_without_its_hop() {
         write(&mut stream, head).await;
     })
     .await;
-    let response = proxy(&upstream, &settings()).forward(get("/"), &forwarded()).await.expect("a response");
+    let response = proxy(&upstream, &settings()).forward(get("/"), &forwarded(), None).await.expect("a response");
     let headers = response.headers();
     assert_eq!(headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["set-cookie"]);
     assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
@@ -133,7 +134,7 @@ async fn a_request_without_host_gets_the_backends() {
     let (upstream, served) = witness().await;
     let request = Request::get("/").version(Version::HTTP_2).body(Empty::<Bytes>::new()).expect("a request");
     let dialer = Arc::new(dialer(&upstream));
-    Proxy::new(dialer.clone(), &settings()).forward(request, &forwarded()).await.expect("a response");
+    Proxy::new(dialer.clone(), &settings()).forward(request, &forwarded(), None).await.expect("a response");
     assert_eq!(field(&served.await.expect("a calm backend"), "host"), Some(dialer.authority()));
 }
 
@@ -173,7 +174,7 @@ async fn until(what: impl Fn() -> bool) {
 async fn connections_are_used_again_and_replaced_when_closed() {
     let proxy = proxy(&counting().await, &settings());
     for (path, connection) in [("/", "1"), ("/", "1"), ("/last", "1"), ("/", "2"), ("/", "2")] {
-        let response = proxy.forward(get(path), &forwarded()).await.expect("a response");
+        let response = proxy.forward(get(path), &forwarded(), None).await.expect("a response");
         assert_eq!(text(response).await, connection, "{path}");
         until(|| proxy.idle() == usize::from(path != "/last")).await;
     }
@@ -184,36 +185,102 @@ async fn the_pool_is_bounded_in_number_and_age() {
     let upstream = counting().await;
     let bounded = proxy(&upstream, &Backend { pool: 1, ..settings() });
     let client = forwarded();
-    let (first, second) = tokio::join!(bounded.forward(get("/"), &client), bounded.forward(get("/"), &client));
+    let (first, second) =
+        tokio::join!(bounded.forward(get("/"), &client, None), bounded.forward(get("/"), &client, None));
     text(first.expect("a response")).await;
     text(second.expect("a response")).await;
     until(|| bounded.idle() == 1).await;
 
     let aging = proxy(&upstream, &Backend { idle: SHORT, ..settings() });
-    text(aging.forward(get("/"), &forwarded()).await.expect("a response")).await;
+    text(aging.forward(get("/"), &forwarded(), None).await.expect("a response")).await;
     until(|| aging.idle() == 1).await;
     // Without another request.
     until(|| aging.idle() == 0).await;
 }
 
-#[tokio::test]
-async fn a_request_that_was_written_is_never_repeated() {
+/// A backend whose first connection ends as its second request comes, `early` having been said; the next ones are fine.
+async fn giving_up(early: &'static str) -> (Upstream, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let proxy = proxy(&tcp(listener.local_addr().expect("an address")), &settings());
-    let served = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.expect("a connection");
-        read_head(&mut stream).await;
-        write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        read_head(&mut stream).await;
-        drop(stream);
-        listener
+    let upstream = tcp(listener.local_addr().expect("an address"));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        for connection in 1.. {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            for request in 1..=2 {
+                read_head(&mut stream).await;
+                counted.fetch_add(1, Ordering::Relaxed);
+                if (connection, request) == (1, 2) {
+                    write(&mut stream, early).await;
+                    break;
+                }
+                write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            }
+        }
     });
-    proxy.forward(get("/"), &forwarded()).await.expect("a response");
+    (upstream, asked)
+}
+
+#[tokio::test]
+async fn a_request_on_a_connection_that_has_just_ended_is_made_again_if_it_is_safe_and_without_a_body() {
+    for (method, body, early, is_repeated) in [
+        (Method::GET, "", "", true),
+        // By hyper, as everything but a GET is.
+        (Method::HEAD, "", "", true),
+        (Method::OPTIONS, "", "", true),
+        (Method::POST, "x", "", false),
+        (Method::POST, "", "", false),
+        (Method::DELETE, "", "", false),
+        (Method::GET, "x", "", false),
+        // A byte of a response has come.
+        (Method::GET, "", "H", false),
+        (Method::HEAD, "", "H", false),
+    ] {
+        let (upstream, asked) = giving_up(early).await;
+        let proxy = proxy(&upstream, &settings());
+        let request = |method: &Method, body: &'static str| {
+            let body = Full::new(Bytes::from_static(body.as_bytes()));
+            Request::builder().method(method).uri("/").header("host", "a").body(body).expect("a request")
+        };
+        // One of hyper's is wanted for what goes by hyper.
+        let first = if method == Method::GET && body.is_empty() { Method::GET } else { Method::OPTIONS };
+        proxy.forward(request(&first, ""), &forwarded(), None).await.expect("a response");
+        until(|| proxy.idle() == 1).await;
+        let outcome = proxy.forward(request(&method, body), &forwarded(), None).await;
+        let what = format!("{method} {body:?} {early:?}");
+        match outcome {
+            Ok(response) => {
+                assert!(is_repeated, "{what}");
+                assert!(response.extensions().get::<Repeated>().is_some(), "{what}");
+            }
+            Err(ProxyError::Dropped { .. }) => assert!(!is_repeated, "{what}"),
+            Err(error) => panic!("{what}: {error:?}"),
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), if is_repeated { 3 } else { 2 }, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn kept_connections_grow_old() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let upstream = tcp(listener.local_addr().expect("an address"));
+    let proxy = proxy(&upstream, &Backend { max_age: SHORT, ..settings() });
+    let served = tokio::spawn(async move {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            read_head(&mut stream).await;
+            write(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            // Nothing more comes by this one.
+            assert_eq!(read_rest(&mut stream).await, "");
+        }
+    });
+    proxy.forward(get("/"), &forwarded(), None).await.expect("a response");
     until(|| proxy.idle() == 1).await;
-    let error = proxy.forward(get("/"), &forwarded()).await.expect_err("dropped");
-    assert!(matches!(error, ProxyError::Dropped { .. }), "{error:?}");
-    let listener = served.await.expect("a calm backend");
-    assert!(timeout(SHORT, listener.accept()).await.is_err(), "no second connection");
+    tokio::time::sleep(SHORT).await;
+    let response = proxy.forward(get("/"), &forwarded(), None).await.expect("a response");
+    assert!(response.extensions().get::<Repeated>().is_none(), "it is no second try");
+    drop(proxy);
+    served.await.expect("two connections");
 }
 
 #[tokio::test]
@@ -224,7 +291,7 @@ async fn a_silent_backend_is_given_up_and_its_connection_closed() {
     })
     .await;
     let proxy = proxy(&upstream, &Backend { response: SHORT, ..settings() });
-    let error = proxy.forward(get("/"), &forwarded()).await.expect_err("no answer");
+    let error = proxy.forward(get("/"), &forwarded(), None).await.expect_err("no answer");
     assert!(matches!(error, ProxyError::Timeout { after: SHORT, .. }), "{error:?}");
     timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
 }
@@ -242,7 +309,7 @@ async fn switching_protocols_unasked_is_an_error() {
     let request =
         Request::get("/").header("connection", "upgrade").header("upgrade", "h2c").body(Empty::<Bytes>::new());
     let proxy = proxy(&upstream, &settings());
-    let error = proxy.forward(request.expect("a request"), &forwarded()).await.expect_err("no response");
+    let error = proxy.forward(request.expect("a request"), &forwarded(), None).await.expect_err("no response");
     assert!(matches!(error, ProxyError::Switched { .. }), "{error:?}");
     let head = timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
     assert_eq!(field(&head, "upgrade"), None);
@@ -284,7 +351,7 @@ async fn the_body_decides_on_its_length() {
     let (upstream, served) = witness().await;
     let request = Request::post("/").header("content-length", "3").header("content-length", "30");
     let request = request.body(Full::new(Bytes::from("abc"))).expect("a request");
-    proxy(&upstream, &settings()).forward(request, &forwarded()).await.expect("a response");
+    proxy(&upstream, &settings()).forward(request, &forwarded(), None).await.expect("a response");
     let head = served.await.expect("a calm backend").to_lowercase();
     assert_eq!((head.matches("content-length").count(), field(&head, "content-length")), (1, Some("3")), "{head}");
 
@@ -292,7 +359,7 @@ async fn the_body_decides_on_its_length() {
     let (upstream, served) = witness().await;
     let body = Full::new(Bytes::from("abc")).map_frame(|frame| frame);
     let request = Request::post("/").header("content-length", "30").body(body).expect("a request");
-    proxy(&upstream, &settings()).forward(request, &forwarded()).await.expect("a response");
+    proxy(&upstream, &settings()).forward(request, &forwarded(), None).await.expect("a response");
     let head = served.await.expect("a calm backend");
     assert_eq!(field(&head, "content-length"), None, "{head}");
     assert_eq!(field(&head, "transfer-encoding"), Some("chunked"), "{head}");
@@ -333,7 +400,7 @@ async fn an_old_client_gets_an_old_answer() {
 #[tokio::test]
 async fn errors_have_a_status_of_their_own() {
     let (upstream, _served) = once(drop_at_once).await;
-    let outcome = proxy(&upstream, &settings()).forward(get("/"), &forwarded()).await;
+    let outcome = proxy(&upstream, &settings()).forward(get("/"), &forwarded(), None).await;
     assert!(matches!(outcome, Err(ProxyError::Dropped { .. })), "{:?}", outcome.map(|answer| answer.status()));
     let answer = through("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "no HTTP at all\r\n\r\n").await;
     assert!(answer.starts_with(&format!("HTTP/1.1 {}", StatusCode::BAD_GATEWAY.as_u16())), "{answer}");

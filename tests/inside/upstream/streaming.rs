@@ -108,7 +108,7 @@ async fn large_bodies_stream_both_ways_in_little_memory() {
     let (scratch, up, down) = (Scratch::new("upstream"), Arc::new(Flight::default()), Arc::new(Flight::default()));
     let proxy = proxy(&large(up.clone(), down.clone(), &scratch), &settings());
     let request = Request::post("/").body(Source(up.clone())).expect("a request");
-    let response = proxy.forward(request, &forwarded()).await.expect("a response");
+    let response = proxy.forward(request, &forwarded(), None).await.expect("a response");
     drain(response.into_body(), &down).await;
     for flight in [up, down] {
         assert_eq!(flight.taken.load(Ordering::SeqCst), WHOLE);
@@ -157,7 +157,7 @@ async fn a_body_that_fails_never_looks_whole_to_the_backend() {
         feed.send(Err("the client went away".into())).await.expect("a reader");
     });
     let request = Request::post("/").body(body).expect("a request");
-    let error = proxy(&upstream, &settings()).forward(request, &forwarded()).await.expect_err("no response");
+    let error = proxy(&upstream, &settings()).forward(request, &forwarded(), None).await.expect_err("no response");
     assert!(matches!(error, ProxyError::Body { .. }), "{error:?}");
     feeding.await.expect("a calm client");
     let rest = timeout(PATIENCE, served).await.expect("a closed connection").expect("a calm backend");
@@ -246,7 +246,7 @@ async fn trailers_of_the_backend_are_frames_of_the_body() {
     })
     .await;
     let request = Request::get("/").body(Empty::<Bytes>::new()).expect("a request");
-    let response = proxy(&upstream, &settings()).forward(request, &forwarded()).await.expect("a response");
+    let response = proxy(&upstream, &settings()).forward(request, &forwarded(), None).await.expect("a response");
     let whole = response.into_body().collect().await.expect("a whole body");
     let expected: HeaderMap = [("x-sum".parse().expect("a name"), "9".parse().expect("a value"))].into_iter().collect();
     assert_eq!(whole.trailers(), Some(&expected));
@@ -285,7 +285,7 @@ async fn an_answer_may_come_before_the_requests_end() {
     let (feed, body) = fed();
     feed.send(data("the first of many")).await.expect("a reader");
     let request = Request::post("/").body(body).expect("a request");
-    let response = proxy(&upstream, &settings()).forward(request, &forwarded()).await.expect("a response");
+    let response = proxy(&upstream, &settings()).forward(request, &forwarded(), None).await.expect("a response");
     assert_eq!(response.status(), 413);
     assert_eq!(response.into_body().collect().await.expect("a whole body").to_bytes(), "long");
     drop(feed);
@@ -315,7 +315,7 @@ async fn the_deadline_is_the_backends_and_not_the_uploads() {
         tokio::time::sleep(Duration::from_secs(60)).await;
     });
     let request = Request::post("/").body(body).expect("a request");
-    let outcome = proxy.forward(request, &forwarded()).await;
+    let outcome = proxy.forward(request, &forwarded(), None).await;
     feeding.await.expect("a calm client");
     assert_eq!(outcome.expect("an answer").status(), 204);
     served.await.expect("a calm backend");
@@ -332,7 +332,7 @@ async fn a_backend_that_does_not_take_the_body_is_too_slow() {
     .await;
     let proxy = proxy(&upstream, &Backend { response: Duration::from_millis(50), ..settings() });
     let request = Request::post("/").body(Full::new(Bytes::from(vec![7; WHOLE]))).expect("a request");
-    let error = proxy.forward(request, &forwarded()).await.expect_err("no answer");
+    let error = proxy.forward(request, &forwarded(), None).await.expect_err("no answer");
     assert!(matches!(error, ProxyError::Timeout { .. }), "{error:?}");
     drop(done);
 }

@@ -131,7 +131,7 @@ pub(crate) async fn front(proxy: Proxy) -> SocketAddr {
 type Answer = Response<Either<IncomingBody, Empty<Bytes>>>;
 
 async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Answer {
-    match proxy.forward(request, &forwarded()).await {
+    match proxy.forward(request, &forwarded(), None).await {
         Ok(response) => response.map(Either::Left),
         Err(_) => {
             let mut response = Response::new(Either::Right(Empty::new()));

@@ -1,0 +1,38 @@
+//! Connections to backends that belong to one client's connection, because a login was spoken over them.
+//!
+//! Enters: connections with nothing under way but the end of a response. Leaves: the same, for the same client's connection
+//! only. Must not touch: the pool, which is for all.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::upstream::pool::Connection;
+
+/// The most that one client's connection has at once. The one that was used least lately is closed for another.
+const MOST: usize = 4;
+
+/// The connections of one client's connection; they end with it.
+#[derive(Default)]
+pub struct PrivateConnections(Mutex<Vec<(Arc<str>, Connection)>>);
+
+impl PrivateConnections {
+    /// The live one to the backend at this address, if there is one.
+    pub(super) async fn take(&self, address: &Arc<str>) -> Option<Connection> {
+        let mut connection = {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // A reload makes new backends: their addresses are others, even where they read alike.
+            let place = kept.iter().position(|(theirs, _)| Arc::ptr_eq(theirs, address))?;
+            kept.remove(place).1
+        };
+        connection.settle().await.then_some(connection)
+    }
+
+    /// Keeps the one to the backend at this address.
+    pub(super) fn keep(&self, address: &Arc<str>, connection: Connection) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(theirs, _)| !Arc::ptr_eq(theirs, address));
+        if kept.len() >= MOST {
+            kept.remove(0);
+        }
+        kept.push((Arc::clone(address), connection));
+    }
+}
