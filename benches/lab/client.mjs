@@ -1,4 +1,4 @@
-// The browser's side of the row `client`: node client.mjs <native, or a transport> <peer's address> <messages> <seconds>.
+// The browser's side of the row `client`: node client.mjs <native, bare, or a transport> <peer's address> <messages> <seconds>.
 // A headless Chromium opens a page of the peer, and a WebSocket of that page is flooded, floods, and is echoed. Enters: what
 // benches/run asks. Leaves: a line of JSON. Must not touch: how the figures are judged.
 import http from "node:http";
@@ -66,6 +66,26 @@ async function echo(seconds, transport) {
   return trips.sort((a, b) => a - b);
 }
 
+// In the page: the same by what a browser has, and nothing else: a POST for each message, and an EventSource. No client over
+// `sse` can be faster than that.
+async function bare(seconds) {
+  const opened = await fetch("/echo?underpass=open", { method: "POST", body: "{}", headers: { "Content-Type": "application/json" } });
+  const url = new URL((await opened.json()).session.url, location.origin), trips = [], messages = ["x".repeat(64)];
+  const events = new EventSource(url + "/sse");
+  await new Promise(done => events.addEventListener("session", done));
+  let came;
+  events.addEventListener("message", () => came());
+  for (const end = performance.now() + seconds * 1000; performance.now() < end;) {
+    const begun = performance.now(), heard = new Promise(done => { came = done; });
+    const said = fetch(`${url}/send?seq=${trips.length + 1}`, { method: "POST", body: JSON.stringify({ messages }), headers: { "Content-Type": "application/json" } });
+    await heard;
+    trips.push(performance.now() - begun);
+    await said.then(answer => answer.json());
+  }
+  events.close();
+  return trips.sort((a, b) => a - b);
+}
+
 // The script as it is served to one that takes this coding.
 function served(coding) {
   return new Promise((done, fail) => http.get(`http://${address}/_underpass/client.js`, { headers: { "Accept-Encoding": coding } }, response => {
@@ -82,13 +102,20 @@ if (kind === "script") {
   const patience = setTimeout(() => { browser.process.kill("SIGKILL"); console.error("took too long"); process.exit(1); }, 80000);
   try {
     const page = await (await browser.context()).page(`http://${address}/small`);
-    await page.run(prepare, kind);
-    // Once without a look at the clock, so that all is compiled.
-    await page.run(down, messages / 10);
-    const [downs, ups] = [await page.run(down, +messages), await page.run(up, +messages, kind)];
-    const trips = await page.run(echo, +seconds, kind);
+    let rates = {}, trips;
+    if (kind === "bare") {
+      await page.run(bare, seconds / 4);
+      trips = await page.run(bare, +seconds);
+    } else {
+      await page.run(prepare, kind);
+      // Once without a look at the clock, so that all is compiled.
+      await page.run(down, messages / 10);
+      const [downs, ups] = [await page.run(down, +messages), await page.run(up, +messages, kind)];
+      rates = { down_per_s: Math.round(downs), up_per_s: Math.round(ups) };
+      trips = await page.run(echo, +seconds, kind);
+    }
     const at = part => rounded(trips[Math.floor(trips.length * part)]);
-    console.log(JSON.stringify({ down_per_s: Math.round(downs), up_per_s: Math.round(ups), echo_per_s: Math.round(trips.length / seconds), p50_ms: at(0.5), p99_ms: at(0.99) }));
+    console.log(JSON.stringify({ ...rates, echo_per_s: Math.round(trips.length / seconds), p50_ms: at(0.5), p99_ms: at(0.99) }));
   } catch (error) {
     console.error(error.message);
     process.exitCode = 1;

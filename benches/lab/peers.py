@@ -55,6 +55,7 @@ PEER = {
     "page-tunnel": Peer("underpass", "native", "underpass, native WebSocket through"),
     "page-ws": Peer("underpass", "ws", "underpass, client by `ws`"),
     "page-sse": Peer("underpass", "sse", "underpass, client by `sse`"),
+    "page-bare": Peer("underpass", "bare", "underpass, a `fetch` and an EventSource by hand, without the client"),
     "page-stream": Peer("underpass", "stream", "underpass, client by `stream`"),
     "page-poll": Peer("underpass", "poll", "underpass, client by `poll`"),
     "script": Peer("underpass", "script", "`/_underpass/client.js`"),

@@ -33,7 +33,7 @@ def table(name: str, peers: dict) -> str:
     out = [f"### {row.title}", "", f"`benches/run {name}`: {load}{bridges}{'; ' if load else ''}{rounds} round(s) in turns.", ""]
     out += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for peer, figures in peers.items():
-        cells = [cell(form, [one[key] for one in figures if one]) for key, _, form in row.columns]
+        cells = [cell(form, [one.get(key) for one in figures if one]) for key, _, form in row.columns]
         # Plain requests go through the same peers, past their WebSockets.
         label = PEER[peer].program if row.mode in ("small", "big") else PEER[peer].label
         out.append(f"| {label} | {' | '.join(cells)} |")
@@ -44,6 +44,8 @@ def cell(form: str, values: list) -> str:
     """Median [least..most]."""
     if not values:
         return "failed"
+    if None in values:
+        return "not measured"
     middle = form.format(median(values))
     least, most = form.format(min(values)), form.format(max(values))
     return middle if least == most else f"{middle} [{least}..{most}]"

@@ -151,7 +151,7 @@ ROWS = {
     "client": Row(
         "The browser client in headless Chromium: 64-byte messages of one socket, all checked to come in order",
         "client",
-        ("page-raw", "page-tunnel", "page-ws", "page-sse", "page-stream", "page-poll"),
+        ("page-raw", "page-tunnel", "page-ws", "page-sse", "page-bare", "page-stream", "page-poll"),
         {"messages": 50_000, "seconds": 2},
         {"messages": 20_000, "seconds": 1},
         (
