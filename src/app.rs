@@ -8,6 +8,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tower::ServiceBuilder;
@@ -15,7 +16,7 @@ use tower::ServiceBuilder;
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
 use crate::budget::Budget;
-use crate::config::{Address, Config, ConfigErrors, Drain};
+use crate::config::{Address, Config, ConfigErrors, Drain, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
@@ -24,7 +25,7 @@ use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
 use crate::listener::dialling::DialQueue;
 use crate::listener::handler::{Handler, Stack};
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
-use crate::listener::{self, ListenerContext};
+use crate::listener::{self, ListenerContext, Spoken};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::upstream::tls::UpstreamTlsError;
@@ -55,6 +56,7 @@ pub struct App {
     pub admin: Option<Address>,
     gateway: Arc<Gateway>,
     dials: Arc<DialQueue>,
+    trusted: Arc<ArcSwap<Trusted>>,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
@@ -101,7 +103,8 @@ impl App {
         for listener in &config.listeners {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
             let spread = !matches!(listener.address, Address::Activated(_));
-            let listen = |bound| Listening { bound, spread, tls: tls.clone() };
+            let spoken = Spoken { proxy_protocol: listener.proxy_protocol, tls };
+            let listen = |bound| Listening { bound, spread, spoken: spoken.clone() };
             listening.extend(sockets.bind(&listener.address)?.into_iter().map(listen));
         }
         let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
@@ -111,10 +114,21 @@ impl App {
 
         let addresses = listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
-        let certificates = listening.iter().filter_map(|listening| listening.tls.clone()).collect();
+        let certificates = listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect();
+        let trusted = Arc::new(ArcSwap::from_pointee(config.trusted.clone()));
         let dials = Arc::new(DialQueue::new(&config.backend, Arc::clone(&metrics)));
-        let app =
-            Self { config, addresses, admin: admin_address, gateway, dials, metrics, budget, lifecycle, certificates };
+        let app = Self {
+            config,
+            addresses,
+            admin: admin_address,
+            gateway,
+            dials,
+            trusted,
+            metrics,
+            budget,
+            lifecycle,
+            certificates,
+        };
         app.serve(listening)?;
         app.open_admin(admin);
         app.watch_memory(&registry);
@@ -161,6 +175,7 @@ impl App {
             let config = Arc::new(config);
             self.gateway.reload(Arc::clone(&config))?;
             self.dials.resize(&config.backend);
+            self.trusted.store(Arc::new(config.trusted.clone()));
             Ok(())
         });
         self.metrics.reloaded(applied.is_ok());
@@ -174,21 +189,22 @@ impl App {
             client: Arc::new(self.config.client.clone()),
             connections: Arc::new(Semaphore::new(self.config.client.connections)),
             dials: Arc::clone(&self.dials),
+            trusted: Arc::clone(&self.trusted),
             lifecycle: self.lifecycle.clone(),
             metrics: Arc::clone(&self.metrics),
         };
         for worker in 1..workers(&self.config) {
-            let spare = |from: &Listening| Ok((from.bound.another(from.spread)?, from.tls.clone()));
+            let spare = |from: &Listening| Ok((from.bound.another(from.spread)?, from.spoken.clone()));
             let spares = listening.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
             let context = context.clone();
             let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
             thread.spawn(move || work(&context, spares))?;
         }
-        for tls in listening.iter().filter_map(|listening| listening.tls.clone()) {
+        for tls in listening.iter().filter_map(|listening| listening.spoken.tls.clone()) {
             tokio::spawn(tls.watch(LOOK_EVERY));
         }
-        for Listening { bound, tls, .. } in listening {
-            tokio::spawn(listener::serve(bound, tls, context.clone()));
+        for Listening { bound, spoken, .. } in listening {
+            tokio::spawn(listener::serve(bound, spoken, context.clone()));
         }
         Ok(())
     }
@@ -245,7 +261,7 @@ struct Listening {
     bound: BoundListener,
     /// Each worker may have a queue of its own.
     spread: bool,
-    tls: Option<Arc<TlsSource>>,
+    spoken: Spoken,
 }
 
 /// What every request passes, from the outside in. The listener has the router decide first, because what a request is for
@@ -265,15 +281,15 @@ fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
 
 /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core. It ends
 /// with the process's last phase.
-fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Option<Arc<TlsSource>>)>) {
+fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Spoken)>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
     };
     runtime.block_on(async {
-        for (spare, tls) in spares {
+        for (spare, spoken) in spares {
             match spare.adopt() {
-                Ok(bound) => drop(tokio::spawn(listener::serve(bound, tls, context.clone()))),
+                Ok(bound) => drop(tokio::spawn(listener::serve(bound, spoken, context.clone()))),
                 Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
             }
         }

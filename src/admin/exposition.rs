@@ -139,6 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::metrics::Unintroduced;
     use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
 
     type Samples = BTreeMap<String, f64>;
@@ -217,6 +218,7 @@ mod tests {
         metrics.paused();
         metrics.memory_waited();
         metrics.handshake_failed();
+        metrics.unintroduced(Unintroduced::Late);
         metrics.reloaded(false);
         let (_tunnel, _proxying, _connection) = (metrics.tunnel(), metrics.proxying(), metrics.connection());
 
@@ -243,6 +245,7 @@ mod tests {
             "pauses_total 1",
             "proxied_requests_active 1",
             "proxied_requests_total{class=4xx} 1",
+            "proxy_header_failures_total{reason=late} 1",
             "refusals_total{code=gap} 1",
             "session_resumes_total{result=lost} 1",
             "sessions_ended_total{reason=too_slow} 1",

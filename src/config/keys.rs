@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::reader::{Span, Table};
 use super::{
-    Backend, Client, Config, Drain, Listener, Log, Route, Script, Session, TlsFiles, Upstream, formats, rules,
+    Backend, Client, Config, Drain, Listener, Log, Route, Script, Session, TlsFiles, Trusted, Upstream, formats, rules,
 };
 
 const KIB: u64 = 1 << 10;
@@ -41,7 +41,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     top.flag("require_origin", &mut config.origins.require);
     top.flag("trust_unnamed_origin", &mut config.origins.trust_unnamed);
     config.trusted = rules::trusted(top.texts("trusted_proxies", formats::peer));
-    let listeners = listeners(top);
+    let listeners = listeners(top, &config.trusted);
     let admin = top.text("admin", &mut config.admin, |text| formats::address(text).map(Some));
     config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
     let routes = routes(top);
@@ -55,25 +55,30 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
 }
 
 /// The shorthand `listen`, then each `[[listener]]`, with the span of its address.
-fn listeners(top: &mut Table<'_, '_>) -> Vec<(Listener, Span)> {
+fn listeners(top: &mut Table<'_, '_>, trusted: &Trusted) -> Vec<(Listener, Span)> {
     let mut shorthand = None;
     let shorthand_at = top.text("listen", &mut shorthand, |text| formats::address(text).map(Some));
-    let listed = top.list("listener", " in [[listener]]", listener);
+    let listed = top.list("listener", " in [[listener]]", |table| listener(table, trusted));
     if top.key_span("listen").is_none() && top.key_span("listener").is_none() {
         top.missing("nothing says where clients connect", "add for example: listen = \"127.0.0.1:8080\"");
     }
-    let shorthand = shorthand.map(|address| Listener { address, tls: None }).zip(shorthand_at);
+    let shorthand = shorthand.map(|address| Listener { address, tls: None, proxy_protocol: false }).zip(shorthand_at);
     shorthand.into_iter().chain(listed.into_iter().flatten()).collect()
 }
 
-fn listener(table: &mut Table<'_, '_>) -> Option<(Listener, Span)> {
+fn listener(table: &mut Table<'_, '_>, trusted: &Trusted) -> Option<(Listener, Span)> {
     let mut address = None;
     let at = table.text("address", &mut address, |text| formats::address(text).map(Some));
     let tls = tls_files(table, "certificate", "key");
     if table.key_span("address").is_none() {
         table.missing("a listener without `address`", "add for example: address = \"0.0.0.0:443\"");
     }
-    Some((Listener { address: address?, tls }, at?))
+    let mut proxy_protocol = false;
+    let asked = table.flag("proxy_protocol", &mut proxy_protocol).filter(|_| proxy_protocol);
+    if let Some((address, asked)) = address.as_ref().zip(asked) {
+        rules::introduced(table, address, asked, trusted);
+    }
+    Some((Listener { address: address?, tls, proxy_protocol }, at?))
 }
 
 /// The shorthand `upstream`, then each `[[route]]`, with its span.

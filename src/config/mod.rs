@@ -95,7 +95,7 @@ impl Config {
     pub fn from_flags(listen: &str, upstream: &str) -> Result<Self, ConfigErrors> {
         match (formats::address(listen), formats::upstream(upstream)) {
             (Ok(address), Ok(upstream)) => Ok(Self {
-                listeners: vec![Listener { address, tls: None }],
+                listeners: vec![Listener { address, tls: None, proxy_protocol: false }],
                 routes: vec![Route { host: None, path: "/".to_owned(), upstream, script: Script::default() }],
                 ..Self::default()
             }),
@@ -145,6 +145,8 @@ pub struct Listener {
     pub address: Address,
     /// Certificate and key, when it speaks TLS.
     pub tls: Option<TlsFiles>,
+    /// Whether each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// A certificate chain and its key, both PEM files.

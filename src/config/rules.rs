@@ -31,6 +31,23 @@ pub(super) fn trusted(peers: Vec<Peer>) -> Trusted {
     trusted
 }
 
+/// Checks that somebody may connect to a listener with the PROXY protocol.
+pub(super) fn introduced(table: &mut Table<'_, '_>, address: &Address, at: Span, trusted: &Trusted) {
+    let (anybody, example) = match address {
+        Address::Tcp(_) => (!trusted.networks.is_empty(), "10.0.0.0/8"),
+        Address::Unix(_) => (trusted.unix, "unix"),
+        Address::Activated(_) => (trusted.unix || !trusted.networks.is_empty(), "10.0.0.0/8"),
+    };
+    if !anybody {
+        let hint = format!("name the balancer at the top: trusted_proxies = [\"{example}\"]");
+        table.error(
+            "proxy_protocol",
+            at,
+            ValueError::new("refuses everybody: nobody here is in `trusted_proxies`", hint),
+        );
+    }
+}
+
 /// Checks that no two sockets have the same address.
 pub(super) fn listeners(
     top: &mut Table<'_, '_>,

@@ -1,4 +1,4 @@
-//! One connection, in a task of its own: TLS if there is any, then the protocol that it speaks.
+//! One connection, in a task of its own: who introduces it and TLS, if there are any, then the protocol that it speaks.
 //!
 //! Enters: an accepted socket. Leaves: requests for the handler, each with its connection's
 //! [`ConnInfo`](super::peer::ConnInfo). Must not touch: paths, sessions, statuses.
@@ -14,22 +14,44 @@ use super::guard::{ConnPermits, Guarded};
 use super::handler::Handler;
 use super::http1::Http1;
 use super::hyper_server::serve_http2;
+use super::proxy_protocol::Introductions;
 use super::socket::Socket;
 use super::tls::TlsSource;
 use crate::http::incoming::BoxError;
 use crate::lifecycle::Phase;
 use crate::metrics::Metrics;
 
-/// Drives one connection to its end; `tls` is how it is secured, and who counts handshakes that fail.
-pub(super) fn drive<H: Handler>(
+/// What a connection goes through before HTTP.
+#[derive(Clone)]
+pub(super) struct Layers {
+    /// Where it begins with a header of the PROXY protocol.
+    pub(super) introductions: Option<Arc<Introductions>>,
+    /// How it is secured, and who counts handshakes that fail.
+    pub(super) tls: Option<(Arc<TlsSource>, Arc<Metrics>)>,
+}
+
+/// Drives one connection to its end.
+pub(super) fn drive<H: Handler>(mut context: ConnContext<H>, socket: Socket, permits: ConnPermits, layers: Layers) {
+    let traffic = Arc::clone(&context.info.bytes);
+    let mut stream = Guarded::new(socket, context.client.write, traffic, Some(permits));
+    let Layers { introductions, tls } = layers;
+    let Some(introductions) = introductions else { return introduced(context, stream, tls) };
+    tokio::spawn(async move {
+        if let Some(peer) = introductions.admit(&mut stream, &context).await {
+            context.info.peer = peer;
+            introduced(context, stream, tls);
+        }
+    });
+}
+
+/// A connection whose other end is known.
+fn introduced<H: Handler>(
     context: ConnContext<H>,
-    socket: Socket,
-    permits: ConnPermits,
+    stream: Guarded<Socket>,
     tls: Option<(Arc<TlsSource>, Arc<Metrics>)>,
 ) {
-    let (peer, traffic) = (context.info.peer, Arc::clone(&context.info.bytes));
-    let stream = Guarded::new(socket, context.client.write, traffic, Some(permits));
     let Some((tls, metrics)) = tls else { return drop(tokio::spawn(Http1::new(context, stream))) };
+    let peer = context.info.peer;
     tokio::spawn(async move {
         if let Err(error) = drive_tls(&tls, stream, context, &metrics).await {
             tracing::debug!(%peer, error = &*error as &dyn StdError, "connection ended");

@@ -4,6 +4,7 @@
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
+mod complaints;
 mod conn;
 mod context;
 pub mod dialling;
@@ -15,6 +16,7 @@ mod header_deadline;
 mod http1;
 pub mod hyper_server;
 pub mod peer;
+mod proxy_protocol;
 mod socket;
 pub mod tls;
 
@@ -22,26 +24,27 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
+use self::complaints::Complaints;
+use self::conn::Layers;
 use self::context::ConnContext;
 use self::dialling::DialQueue;
 use self::guard::{ConnPermits, Traffic};
 use self::handler::Handler;
 use self::peer::{ConnInfo, PeerAddr};
+use self::proxy_protocol::Introductions;
 use self::socket::Socket;
 use self::tls::TlsSource;
-use crate::config::Client;
+use crate::config::{Client, Trusted};
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Lifecycle, Phase, What};
 use crate::metrics::Metrics;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
-
-/// At most one complaint about accepting in this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// What all listeners share.
 #[derive(Clone)]
@@ -54,29 +57,44 @@ pub struct ListenerContext<H> {
     pub connections: Arc<Semaphore>,
     /// Bounds the requests that dial a backend.
     pub dials: Arc<DialQueue>,
+    /// Who may introduce others by the PROXY protocol; follows the configuration.
+    pub trusted: Arc<ArcSwap<Trusted>>,
     /// When to stop.
     pub lifecycle: Lifecycle,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
 
+/// What is spoken on a listener before HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct Spoken {
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// TLS, behind that.
+    pub tls: Option<Arc<TlsSource>>,
+}
+
 /// Serves the connections of one listener, until [`Phase::Draining`]; then the listener is closed. The connections live on
 /// in their own tasks: idle ones end at once, busy ones with their exchange, all of them at [`Phase::Closing`]. When there
 /// is no permit left, the next connection waits accepted, and those behind it in the kernel's queue.
-pub async fn serve<H: Handler>(bound: BoundListener, tls: Option<Arc<TlsSource>>, context: ListenerContext<H>) {
+pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: ListenerContext<H>) {
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let mut complaints = Complaints::default();
+    let complaints = Complaints::default();
+    let introductions = || Introductions::new(Arc::clone(&context.trusted), Arc::clone(&context.metrics));
+    let layers = Layers {
+        introductions: spoken.proxy_protocol.then(|| Arc::new(introductions())),
+        tls: spoken.tls.map(|tls| (tls, Arc::clone(&context.metrics))),
+    };
     loop {
         let (socket, peer, permits) = tokio::select! {
             biased;
             () = context.lifecycle.reached(Phase::Draining) => return,
-            next = next(&bound, &context, &mut complaints) => next,
+            next = next(&bound, &context, &complaints) => next,
         };
-        let info = ConnInfo { peer, tls: tls.is_some(), bytes: Arc::new(Traffic::default()) };
-        let tls = tls.clone().map(|tls| (tls, Arc::clone(&context.metrics)));
-        conn::drive(context.conn(info), socket, permits, tls);
+        let info = ConnInfo { peer, tls: layers.tls.is_some(), bytes: Arc::new(Traffic::default()) };
+        conn::drive(context.conn(info), socket, permits, layers.clone());
     }
 }
 
@@ -96,7 +114,7 @@ impl<H: Handler> ListenerContext<H> {
 async fn next<H>(
     bound: &BoundListener,
     context: &ListenerContext<H>,
-    complaints: &mut Complaints,
+    complaints: &Complaints,
 ) -> (Socket, PeerAddr, ConnPermits) {
     loop {
         match socket::accept(bound).await {
@@ -112,7 +130,7 @@ async fn next<H>(
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
-                complaints.say(&error);
+                complain(complaints, &error);
                 sleep(REST).await;
             }
         }
@@ -120,39 +138,8 @@ async fn next<H>(
 }
 
 /// Complains about failing accepts, but not a thousand times.
-#[derive(Debug, Default)]
-struct Complaints {
-    last: Option<Instant>,
-    swallowed: u64,
-}
-
-impl Complaints {
-    fn say(&mut self, error: &io::Error) -> bool {
-        if self.last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
-            self.swallowed += 1;
-            return false;
-        }
-        let swallowed = std::mem::take(&mut self.swallowed);
+fn complain(complaints: &Complaints, error: &io::Error) {
+    if let Some(swallowed) = complaints.due() {
         tracing::error!(%error, swallowed, "connections cannot be accepted; if too many files are open, raise LimitNOFILE");
-        self.last = Some(Instant::now());
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn complaints_are_rare_and_count_what_they_swallow() {
-        let error = io::Error::other("too many open files");
-        let mut complaints = Complaints::default();
-        assert!(complaints.say(&error));
-        assert!(!complaints.say(&error));
-        assert!(!complaints.say(&error));
-        assert_eq!(complaints.swallowed, 2);
-        sleep(COMPLAIN_EVERY).await;
-        assert!(complaints.say(&error));
-        assert_eq!(complaints.swallowed, 0);
     }
 }

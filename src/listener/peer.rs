@@ -32,7 +32,7 @@ pub enum PeerAddr {
 /// What is known of the connection that a request came by.
 #[derive(Clone, Debug)]
 pub struct ConnInfo {
-    /// The socket's other end.
+    /// The socket's other end, or whom that has introduced by the PROXY protocol.
     pub peer: PeerAddr,
     /// Whether it speaks TLS to us.
     pub tls: bool,
@@ -68,10 +68,7 @@ impl Peer {
     #[must_use]
     pub fn of(conn: &ConnInfo, headers: &HeaderMap, authority: Option<&Authority>, trusted: &Trusted) -> Self {
         let address = conn.peer.ip();
-        let is_trusted = match address {
-            Some(address) => contains(trusted, address),
-            None => trusted.unix,
-        };
+        let is_trusted = conn.peer.is_trusted(trusted);
         let mut peer = Self {
             client: address,
             near: address,
@@ -120,6 +117,11 @@ impl PeerAddr {
             Self::Tcp(address) => Some(address.ip().to_canonical()),
             Self::Unix => None,
         }
+    }
+
+    /// Whether it may speak for others.
+    pub(super) fn is_trusted(&self, trusted: &Trusted) -> bool {
+        self.ip().map_or(trusted.unix, |address| contains(trusted, address))
     }
 }
 

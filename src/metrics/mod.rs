@@ -17,6 +17,20 @@ use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
+/// Why a connection was closed that had to begin with a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unintroduced {
+    /// Its peer may not introduce others.
+    Untrusted,
+    /// What it began with was none.
+    Malformed,
+    /// It took too long.
+    Late,
+}
+
+/// The words of [`Unintroduced`], in its order.
+const UNINTRODUCED: [&str; 3] = ["untrusted", "malformed", "late"];
+
 /// All counters of the process. Shared in an `Arc`; each method is a few relaxed atomic adds.
 #[derive(Debug)]
 pub struct Metrics {
@@ -40,6 +54,7 @@ pub struct Metrics {
     connections: Counter,
     connections_active: Gauge,
     handshake_failures: Counter,
+    unintroduced: Series<Counter>,
     dial_waits: Counter,
     dial_waits_active: Gauge,
     reloads: Series<Counter>,
@@ -87,6 +102,7 @@ impl Default for Metrics {
             connections: Counter::default(),
             connections_active: Gauge::default(),
             handshake_failures: Counter::default(),
+            unintroduced: Series::by("reason", UNINTRODUCED),
             dial_waits: Counter::default(),
             dial_waits_active: Gauge::default(),
             reloads: Series::by("result", ["applied", "refused"]),
@@ -197,6 +213,11 @@ impl Metrics {
         self.handshake_failures.inc();
     }
 
+    /// A connection was closed because it had no PROXY header that counts.
+    pub fn unintroduced(&self, why: Unintroduced) {
+        self.unintroduced[why as usize].inc();
+    }
+
     /// A request waits for its turn to dial a backend, until the value is dropped.
     pub fn waiting_to_dial(&self) -> Counted {
         self.dial_waits.inc();
@@ -248,6 +269,8 @@ impl Metrics {
         of.register("connections_accepted", "Connections of clients accepted", self.connections.clone());
         of.register("connections_active", "Connections of clients that are open", self.connections_active.clone());
         of.register("tls_handshake_failures", "TLS handshakes of clients that failed", self.handshake_failures.clone());
+        let help = "Connections closed because they had no PROXY header that counts, by reason";
+        of.register("proxy_header_failures", help, self.unintroduced.clone());
         of.register("dial_waits", "Requests that waited for their turn to dial a backend", self.dial_waits.clone());
         of.register(
             "dial_waits_active",

@@ -73,7 +73,7 @@ fn two_lines_or_two_flags_are_enough() {
     let config = valid("two-lines.toml");
     assert_eq!(config, Config::from_flags("127.0.0.1:8080", "ws://127.0.0.1:9000").expect("sound flags"));
     let address = Address::Tcp("127.0.0.1:8080".parse().expect("a sound address"));
-    assert_eq!(config.listeners, [Listener { address, tls: None }]);
+    assert_eq!(config.listeners, [Listener { address, tls: None, proxy_protocol: false }]);
     assert_eq!(config.routes[0].upstream.endpoint, Endpoint::Tcp { host: "127.0.0.1".into(), port: 9000 });
     assert_eq!((config.routes[0].host.as_deref(), config.routes[0].path.as_str()), (None, "/"));
     assert_eq!(config.session, Session::default());
@@ -97,8 +97,10 @@ fn listeners_have_addresses_and_tls() {
     let config = valid("tls-listener.toml");
     let tls = TlsFiles { certificate: "relative/site.pem".into(), key: "relative/site.key".into() };
     let tcp = |text: &str| Address::Tcp(text.parse().expect("a sound address"));
-    let expected =
-        [Listener { address: tcp("[::]:443"), tls: Some(tls) }, Listener { address: tcp("127.0.0.1:80"), tls: None }];
+    let expected = [
+        Listener { address: tcp("[::]:443"), tls: Some(tls), proxy_protocol: false },
+        Listener { address: tcp("127.0.0.1:80"), tls: None, proxy_protocol: true },
+    ];
     assert_eq!(config.listeners, expected);
     assert_eq!(config.admin, Some(Address::Unix("/run/underpass/admin.sock".into())));
     let systemd = valid("systemd.toml");

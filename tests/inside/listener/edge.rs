@@ -23,7 +23,7 @@ use underpass::listener::dialling::DialQueue;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
-use underpass::listener::{self, ListenerContext};
+use underpass::listener::{self, ListenerContext, Spoken};
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
@@ -112,10 +112,11 @@ impl Edge {
             client: Arc::new(client),
             connections: Arc::clone(&permits),
             dials: Arc::new(DialQueue::new(&Backend::default(), Arc::clone(&metrics))),
+            trusted: Arc::default(),
             lifecycle: lifecycle.clone(),
             metrics,
         };
-        let serving = tokio::spawn(listener::serve(bound, tls, context));
+        let serving = tokio::spawn(listener::serve(bound, Spoken { tls, ..Spoken::default() }, context));
         Self { at, lifecycle, permits, serving }
     }
 

@@ -6,6 +6,7 @@ mod beside;
 mod contract;
 mod drain;
 mod exactly_once;
+mod introductions;
 mod large;
 mod logins;
 mod logs;

@@ -9,12 +9,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 
 use super::{Authority, Pair};
-use crate::support::plain::Line;
+use crate::support::plain::{Line, canned};
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site, resolved, soon};
 
@@ -37,13 +38,36 @@ impl Papers {
 
     /// A sidecar that is reached by TLS only.
     fn site(&self, scratch: &Scratch, upstream: &str) -> Site {
+        self.site_with(scratch, upstream, "")
+    }
+
+    /// The same, whose listener has these keys as well.
+    fn site_with(&self, scratch: &Scratch, upstream: &str, more: &str) -> Site {
         let files = self.pair.files(scratch);
         Site::from_toml(&format!(
-            "{upstream}[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+            "{upstream}[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"{}\"\nkey = \"{}\"\n{more}",
             files.certificate.display(),
             files.key.display()
         ))
     }
+}
+
+#[tokio::test]
+async fn a_balancer_introduces_before_tls() {
+    let (backend, mut asked) = canned("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let (scratch, papers) = (Scratch::new("introduced"), Papers::new());
+    let upstream = format!("upstream = \"ws://{backend}\"\ntrusted_proxies = [\"127.0.0.1\"]\n");
+    let site = papers.site_with(&scratch, &upstream, "proxy_protocol = true\n");
+    let mut socket = TcpStream::connect(site.at).await.expect("it listens");
+    socket.write_all(b"PROXY TCP6 2001:db8::9 ::1 4660 443\r\n").await.expect("it is taken");
+    let mut line = Line(soon("TLS", papers.authority.connect(socket, &["http/1.1"])).await.expect("TLS"));
+    line.say("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    assert!(line.head().await.starts_with("http/1.1 200 "));
+    let head = soon("a request", asked.recv()).await.expect("the backend lives").to_ascii_lowercase();
+    assert!(
+        head.contains("x-forwarded-for: 2001:db8::9\r\n") && head.contains("x-forwarded-proto: https\r\n"),
+        "{head}"
+    );
 }
 
 #[tokio::test]

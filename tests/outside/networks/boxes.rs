@@ -24,14 +24,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.dir.join(name);
         fs::write(&path, text).expect("the directory is ours");
         path
     }
 
     /// This program, as a user without rights even when the test is run by root.
-    fn program(&self, name: &str) -> Command {
+    pub(crate) fn program(&self, name: &str) -> Command {
         let program = programs::command(name).expect("it was looked for");
         let root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         let mut command = if root { Command::new("setpriv") } else { Command::new(&program) };

@@ -4,6 +4,7 @@
 mod cutter;
 mod demo;
 mod event_sources;
+mod haproxy;
 mod mqtt;
 mod servers;
 mod talk;
