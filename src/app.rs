@@ -7,6 +7,7 @@ use std::future::Future;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
@@ -28,6 +29,7 @@ use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
 use crate::listener::{self, ListenerContext, Spoken};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::upstream::own::OwnListeners;
 use crate::upstream::tls::UpstreamTlsError;
 
 /// Why nothing was started.
@@ -70,18 +72,20 @@ pub fn memory_budget(config: &Config) -> (usize, String) {
     (budget.bytes(), budget.source().to_string())
 }
 
-/// Checks what [`App::start`] would open apart from sockets: certificates, keys, authorities.
+/// Checks what [`App::start`] would open apart from sockets: certificates, keys, authorities. What is returned is to be said
+/// of them, for people.
 ///
 /// # Errors
 /// [`StartError`], the first one.
-pub fn check_files(config: &Config) -> Result<(), StartError> {
+pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
+    let mut warnings = Vec::new();
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
-        TlsSource::load(tls)?;
+        warnings.extend(TlsSource::load(tls)?.warnings(SystemTime::now()));
     }
     for route in &config.routes {
         crate::upstream::dial::Dialer::new(&route.upstream, &config.backend)?;
     }
-    Ok(())
+    Ok(warnings)
 }
 
 impl App {
@@ -96,9 +100,6 @@ impl App {
         let shared = (Arc::clone(&metrics), Arc::clone(&budget));
         let registry = Registry::new(&config.node, &config.session, shared, lifecycle.clone());
         let registry = Arc::new(registry);
-        let (gateway, shared) = (Arc::clone(&registry), (Arc::clone(&metrics), lifecycle.clone()));
-        let gateway = Arc::new(Gateway::new(Arc::clone(&config), gateway, shared.0, shared.1)?);
-
         let mut listening = Vec::new();
         for listener in &config.listeners {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
@@ -112,7 +113,11 @@ impl App {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
 
-        let addresses = listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
+        let addresses: Vec<_> =
+            listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
+        let (shared, own) = ((Arc::clone(&metrics), lifecycle.clone()), OwnListeners::new(addresses.clone()));
+        let gateway = Gateway::new(Arc::clone(&config), Arc::clone(&registry), shared.0, shared.1, own)?;
+        let gateway = Arc::new(gateway);
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
         let certificates = listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect();
         let trusted = Arc::new(ArcSwap::from_pointee(config.trusted.clone()));
@@ -156,8 +161,9 @@ impl App {
     /// Reads certificates and configuration again; a bad one leaves the old one in force.
     fn reload(&self, source: Option<&PathBuf>) {
         for certificate in &self.certificates {
-            if let Err(error) = certificate.reload() {
-                tracing::warn!(%error, "the old certificate stays in use");
+            match certificate.reload() {
+                Ok(()) => certificate.warn(),
+                Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
             }
         }
         let Some(source) = source else { return };
@@ -219,7 +225,12 @@ impl App {
         });
         let budget = Arc::clone(&self.budget);
         let memory = move || (budget.held() as u64, budget.bytes() as u64);
-        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase, memory);
+        let certificates = self.certificates.clone();
+        let expiries = move || {
+            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
+            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
+        };
+        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase, memory, expiries);
         let state = Arc::new(AdminState { exposition, checks: vec![serving] });
         for listener in bound {
             let listener = match listener {
@@ -323,6 +334,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("workers", old.workers != new.workers),
         ("memory", old.memory != new.memory),
         ("listener", old.listeners != new.listeners),
+        ("client_subject_field or client_fingerprint_field", old.identity != new.identity),
         ("admin", old.admin != new.admin),
         ("[client]", old.client != new.client),
         ("[log]", old.log != new.log),

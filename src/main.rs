@@ -120,7 +120,10 @@ fn main() -> ExitCode {
 
 fn check(path: &PathBuf) -> Result<(), String> {
     let config = Config::load(path).map_err(|errors| errors.to_string())?;
-    check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
+    let warnings = check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
+    for warning in warnings {
+        println!("warning: {warning}");
+    }
     println!("{} is fine: {} listener(s), {} route(s)", path.display(), config.listeners.len(), config.routes.len());
     let (bytes, source) = memory_budget(&config);
     println!("memory budget: {} MiB, {source}", bytes >> 20);

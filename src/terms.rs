@@ -129,6 +129,8 @@ terms! {
         BackendUnreachable = "backend_unreachable",
         /// The backend was too slow.
         BackendTimeout = "backend_timeout",
+        /// The backend is this server itself.
+        LoopDetected = "loop_detected",
         /// There is no room.
         Overloaded = "overloaded",
         /// The process is stopping.

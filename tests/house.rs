@@ -38,6 +38,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("session", &[]),
     ("codec", &["session"]),
     ("config", &[]),
+    ("certificate", &[]),
     ("client", &[]),
     ("lifecycle", &[]),
     ("demo", &[]),
@@ -47,7 +48,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("terms", &[]),
     ("metrics", &["terms"]),
     ("http", &[]),
-    ("upstream", &["http", "session"]),
+    ("upstream", &["certificate", "http", "session"]),
     ("budget", &[]),
     ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle"]),
     ("transport", &["http", "codec", "session", "registry", "terms", "upstream"]),
@@ -72,7 +73,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "selftest",
         ],
     ),
-    ("listener", &["http", "lifecycle", "metrics"]),
+    ("listener", &["certificate", "http", "lifecycle", "metrics"]),
 ];
 
 /// Files that see all rooms.
@@ -83,6 +84,7 @@ const PURE: &[&str] = &[
     "session/",
     "codec/",
     "terms.rs",
+    "certificate.rs",
     "budget/marks.rs",
     "http/fields.rs",
     "upstream/headers.rs",

@@ -3,12 +3,14 @@
 //! Enters: the counters, once; a reading of the drain and of `/proc/self`, at each scrape. Leaves: one text. Must not
 //! touch: HTTP, sessions.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -25,12 +27,14 @@ pub struct Exposition(Registry);
 impl Exposition {
     /// The samples of `metrics`, of this `version`, of the process, and of how far the drain has come: `phase` gives 0
     /// while serving, 1 while unready but still accepting, 2 while draining, 3 after the deadline. `memory` gives what all
-    /// payloads hold, and the budget for them, in bytes.
+    /// payloads hold, and the budget for them, in bytes; `certificates` the files of those that are shown, and
+    /// their ends, in seconds since 1970.
     pub fn new(
         metrics: &Metrics,
         version: &'static str,
         phase: impl Fn() -> i64 + Send + Sync + 'static,
         memory: impl Fn() -> (u64, u64) + Send + Sync + 'static,
+        certificates: impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::default();
         let build = Info::new(vec![("version", version)]);
@@ -38,6 +42,7 @@ impl Exposition {
         metrics.register(&mut registry);
         registry.register_collector(Box::new(Drain(Box::new(phase))));
         registry.register_collector(Box::new(Memory(Box::new(memory))));
+        registry.register_collector(Box::new(Certificates(Box::new(certificates))));
         registry.register_collector(Box::new(Process));
         Self(registry)
     }
@@ -90,6 +95,27 @@ impl Collector for Memory {
     }
 }
 
+struct Certificates(Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>);
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificates")
+    }
+}
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "When a certificate that is shown to clients expires, in seconds since 1970.";
+        let (name, unit) = ("underpass_certificate_expiry_timestamp", Some(&Unit::Seconds));
+        let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (file, at) in (self.0)() {
+            let gauge = ConstGauge::new(i64::try_from(at).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("certificate", file)])?)?;
+        }
+        Ok(())
+    }
+}
+
 /// Under the names that every Prometheus client uses for a process, so that ready-made dashboards find them.
 #[derive(Debug)]
 struct Process;
@@ -133,7 +159,7 @@ fn open_files() -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use proptest::prelude::*;
@@ -187,7 +213,8 @@ mod tests {
     }
 
     fn read(metrics: &Metrics) -> Samples {
-        parse(&Exposition::new(metrics, "1.2.3", || 2, || (5, 7)).text())
+        let certificates = || BTreeMap::from([("/a.pem".to_owned(), 9)]);
+        parse(&Exposition::new(metrics, "1.2.3", || 2, || (5, 7), certificates).text())
     }
 
     #[test]
@@ -229,6 +256,7 @@ mod tests {
             .collect();
         let expected = [
             "build_info{version=1.2.3} 1",
+            "certificate_expiry_timestamp_seconds{certificate=/a.pem} 9",
             "config_reloads_total{result=refused} 1",
             "connections_accepted_total 1",
             "connections_active 1",

@@ -232,7 +232,10 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn state(checks: Vec<Check>) -> Arc<AdminState> {
-        Arc::new(AdminState { exposition: Exposition::new(&Metrics::default(), "0", || 0, || (0, 0)), checks })
+        Arc::new(AdminState {
+            exposition: Exposition::new(&Metrics::default(), "0", || 0, || (0, 0), Default::default),
+            checks,
+        })
     }
 
     /// A served loopback listener; the tasks end with the test's runtime.

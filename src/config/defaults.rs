@@ -24,6 +24,7 @@ impl Default for Config {
             routes: Vec::new(),
             origins: Origins::default(),
             trusted: Trusted::default(),
+            identity: ["x-client-cert-subject".to_owned(), "x-client-cert-fingerprint".to_owned()],
             session: Session::default(),
             client: Client::default(),
             backend: Backend::default(),

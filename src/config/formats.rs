@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use http::HeaderName;
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
@@ -41,10 +42,10 @@ pub(super) fn address(text: &str) -> Result<Address, ValueError> {
     local.or_else(|| text.parse().ok()).map(Address::Tcp).ok_or_else(|| not_an_address(text))
 }
 
-/// Where a backend listens, as a URL without a path.
-pub(super) fn upstream(text: &str) -> Result<Upstream, ValueError> {
+/// Where a backend listens, and the path of that URL, which is put before the clients' own; empty when it has none.
+pub(super) fn upstream(text: &str) -> Result<(Upstream, String), ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(Upstream { endpoint: Endpoint::Unix(unix_path(path)?), tls: None });
+        return Ok((Upstream { endpoint: Endpoint::Unix(unix_path(path)?), tls: None }, String::new()));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(ValueError::new("needs a scheme", UPSTREAM_HINT));
@@ -56,10 +57,10 @@ pub(super) fn upstream(text: &str) -> Result<Upstream, ValueError> {
             return Err(ValueError::new(format!("has an unknown scheme `{}`", other.escape_debug()), UPSTREAM_HINT));
         }
     };
-    let authority = bare_authority(rest)?;
+    let (authority, path) = authority_and_path(rest)?;
     let (host, port) = host_and_port(authority)?;
     let port = port.unwrap_or(if secure { 443 } else { 80 });
-    Ok(Upstream { endpoint: Endpoint::Tcp { host, port }, tls: secure.then(UpstreamTls::default) })
+    Ok((Upstream { endpoint: Endpoint::Tcp { host, port }, tls: secure.then(UpstreamTls::default) }, path))
 }
 
 /// A route's host, as in the field `Host`, without the port.
@@ -200,6 +201,44 @@ pub(super) fn log_level(text: &str) -> Result<String, ValueError> {
     }
 }
 
+/// Whether a client needs a certificate.
+pub(super) fn client_auth(text: &str) -> Result<bool, ValueError> {
+    match text {
+        "required" => Ok(true),
+        "optional" => Ok(false),
+        _ => Err(ValueError::new("must be \"required\" or \"optional\"", "without `client_ca` nobody is asked")),
+    }
+}
+
+/// The name of a field of ours towards a backend, in lower case.
+pub(super) fn field(text: &str) -> Result<String, ValueError> {
+    let hint = "write for example \"X-Client-Cert-Subject\"";
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| ValueError::new("is no name of a field", hint))?;
+    // Names with a meaning of their own in HTTP, or that we write for other reasons, have no such beginning.
+    let is_own = ["x-", "client-", "ssl-"].iter().any(|start| name.as_str().starts_with(start));
+    if !is_own || name.as_str().starts_with("x-forwarded-") || name.as_str().contains('_') {
+        return Err(ValueError::new("must begin with `X-`, `Client-` or `SSL-`, and not with `X-Forwarded-`", hint));
+    }
+    Ok(name.as_str().to_owned())
+}
+
+/// A protocol to which a connection may be switched, in lower case.
+pub(super) fn upgrade(text: &str) -> Result<String, ValueError> {
+    let lower = text.to_ascii_lowercase();
+    let is_token = |part: &str| HeaderName::from_bytes(part.as_bytes()).is_ok();
+    match lower.as_str() {
+        "websocket" => Err(ValueError::new("needs no `websocket`", "it is passed always: leave it out")),
+        "h2c" | "http/2.0" | "tls" => {
+            let what = format!("takes no `{lower}`: behind it requests would pass that nobody here has looked at");
+            Err(ValueError::new(what, ""))
+        }
+        lower if !lower.splitn(2, '/').all(is_token) => {
+            Err(ValueError::new("is no protocol", "write for example \"spdy/3.1\", as `Upgrade` has it"))
+        }
+        _ => Ok(lower),
+    }
+}
+
 /// The path of a file. Whether the file exists is checked when it is opened.
 pub(super) fn file(text: &str) -> Result<Option<PathBuf>, ValueError> {
     if text.is_empty() || text.contains('\0') {
@@ -257,8 +296,21 @@ fn not_an_address(text: &str) -> ValueError {
     }
 }
 
-/// Host and port from the text after `://`; anything more is an error.
-fn bare_authority(rest: &str) -> Result<&str, ValueError> {
+/// What is put before the path towards a backend, without a slash at its end.
+pub(super) fn added_path(text: &str) -> Result<String, ValueError> {
+    route_path(text).map(|path| path.trim_end_matches('/').to_owned())
+}
+
+/// A value of `Host`.
+pub(super) fn sent_host(text: &str) -> Result<Option<String>, ValueError> {
+    if text.contains("://") || text.contains(['/', '?', '#', '@']) {
+        return Err(ValueError::new("is a name, with a port perhaps", "write for example \"chat.internal\""));
+    }
+    host_and_port(text).map(|_| Some(text.to_ascii_lowercase()))
+}
+
+/// Host and port from the text after `://`, and the path; anything more is an error.
+fn authority_and_path(rest: &str) -> Result<(&str, String), ValueError> {
     if rest.contains('#') {
         return Err(ValueError::new("cannot have a fragment", "leave out `#` and what follows"));
     }
@@ -268,15 +320,11 @@ fn bare_authority(rest: &str) -> Result<&str, ValueError> {
             "each client's own query is sent; leave out `?` and what follows",
         ));
     }
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    if !path.is_empty() {
-        let hint = format!("each client's own path is sent; leave out `/{}`", path.escape_debug());
-        return Err(ValueError::new("cannot have a path", hint));
-    }
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if authority.contains('@') {
         return Err(ValueError::new("cannot have a user or password", "the client's own `Authorization` is sent"));
     }
-    Ok(authority)
+    Ok((authority, if path.is_empty() { String::new() } else { added_path(path)? }))
 }
 
 /// Host in lower case and without brackets, and the port.

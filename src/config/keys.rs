@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::reader::{Span, Table};
 use super::{
-    Backend, Client, Config, Drain, Listener, Log, Route, Script, Session, TlsFiles, Trusted, Upstream, formats, rules,
+    Backend, Client, ClientAuth, Config, Drain, Listener, ListenerTls, Log, Rewriting, Route, Script, Session,
+    TlsFiles, Trusted, Upstream, formats, rules,
 };
 
 const KIB: u64 = 1 << 10;
@@ -40,11 +41,15 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     top.flag("allow_credentials", &mut config.origins.credentials);
     top.flag("require_origin", &mut config.origins.require);
     top.flag("trust_unnamed_origin", &mut config.origins.trust_unnamed);
+    let [subject, fingerprint] = &mut config.identity;
+    top.text("client_subject_field", subject, formats::field);
+    let second = top.text("client_fingerprint_field", fingerprint, formats::field);
+    rules::identity(top, &config.identity, second);
     config.trusted = rules::trusted(top.texts("trusted_proxies", formats::peer));
     let listeners = listeners(top, &config.trusted);
     let admin = top.text("admin", &mut config.admin, |text| formats::address(text).map(Some));
     config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
-    let routes = routes(top);
+    let routes = routes(top, &config.listeners);
     config.routes = rules::routes(top, routes);
     top.section("session", " in [session]", |table| session(table, &mut config.session, config.memory));
     top.section("client", " in [client]", |table| client(table, &mut config.client));
@@ -69,7 +74,7 @@ fn listeners(top: &mut Table<'_, '_>, trusted: &Trusted) -> Vec<(Listener, Span)
 fn listener(table: &mut Table<'_, '_>, trusted: &Trusted) -> Option<(Listener, Span)> {
     let mut address = None;
     let at = table.text("address", &mut address, |text| formats::address(text).map(Some));
-    let tls = tls_files(table, "certificate", "key");
+    let tls = listener_tls(table);
     if table.key_span("address").is_none() {
         table.missing("a listener without `address`", "add for example: address = \"0.0.0.0:443\"");
     }
@@ -82,11 +87,15 @@ fn listener(table: &mut Table<'_, '_>, trusted: &Trusted) -> Option<(Listener, S
 }
 
 /// The shorthand `upstream`, then each `[[route]]`, with its span.
-fn routes(top: &mut Table<'_, '_>) -> Vec<(Route, Span)> {
-    let shorthand = upstream(top);
+fn routes(top: &mut Table<'_, '_>, listeners: &[Listener]) -> Vec<(Route, Span)> {
+    let shorthand = upstream(top, listeners);
     let script = script(top);
-    let shorthand = shorthand.map(|(upstream, at)| (Route { host: None, path: "/".to_owned(), upstream, script }, at));
-    let listed = top.list("route", " in [[route]]", route);
+    let rewriting = rewriting(top, shorthand.as_ref().map(|(_, path, _)| path.as_str()));
+    let upgrades = top.texts("upgrades", formats::upgrade);
+    let shorthand = shorthand.map(|(upstream, _, at)| {
+        (Route { host: None, path: "/".to_owned(), upstream, script, rewriting, upgrades }, at)
+    });
+    let listed = top.list("route", " in [[route]]", |table| route(table, listeners));
     if top.key_span("upstream").is_none() {
         rules::without_upstream(top);
         if top.key_span("route").is_none() {
@@ -96,19 +105,22 @@ fn routes(top: &mut Table<'_, '_>) -> Vec<(Route, Span)> {
     shorthand.into_iter().chain(listed.into_iter().flatten()).collect()
 }
 
-fn route(table: &mut Table<'_, '_>) -> Option<(Route, Span)> {
+fn route(table: &mut Table<'_, '_>, listeners: &[Listener]) -> Option<(Route, Span)> {
     let (mut host, mut path) = (None, "/".to_owned());
     table.text("host", &mut host, |text| formats::route_host(text).map(Some));
     table.text("path", &mut path, formats::route_path);
-    let upstream = upstream(table);
+    let upstream = upstream(table, listeners);
     let script = script(table);
+    let mut rewriting = rewriting(table, upstream.as_ref().map(|(_, path, _)| path.as_str()));
+    table.flag("strip_path", &mut rewriting.strip);
+    let upgrades = table.texts("upgrades", formats::upgrade);
     if table.key_span("upstream").is_none() {
         table.missing("a route without `upstream`", "add for example: upstream = \"ws://127.0.0.1:9000\"");
     }
     // A route with an error is not compared with the others, because its host and path may be wrong.
     let at = table.key_span("path").or_else(|| table.key_span("host")).or_else(|| table.header());
-    let (upstream, _) = upstream.filter(|_| table.is_clean())?;
-    Some((Route { host, path, upstream, script }, at?))
+    let (upstream, ..) = upstream.filter(|_| table.is_clean())?;
+    Some((Route { host, path, upstream, script, rewriting, upgrades }, at?))
 }
 
 /// What the browser client does on a route; the keys may stand where `upstream` may.
@@ -121,14 +133,42 @@ fn script(table: &mut Table<'_, '_>) -> Script {
     script
 }
 
-/// A backend and its TLS keys; they may stand at the top level and in each `[[route]]`.
-fn upstream(table: &mut Table<'_, '_>) -> Option<(Upstream, Span)> {
+/// What a backend gets to see otherwise; `path` is that of its URL. The keys may stand where `upstream` may.
+fn rewriting(table: &mut Table<'_, '_>, path: Option<&str>) -> Rewriting {
+    let mut rewriting = Rewriting::default();
+    let added = table.text("add_path", &mut rewriting.add, formats::added_path);
+    rules::added_path(table, &mut rewriting.add, added, path.unwrap_or_default());
+    table.text("send_host", &mut rewriting.host, formats::sent_host);
+    table.text("send_origin", &mut rewriting.origin, |text| formats::origin(text).map(Some));
+    rewriting
+}
+
+/// A backend, the path of its URL, and its TLS keys; they may stand at the top level and in each `[[route]]`.
+fn upstream(table: &mut Table<'_, '_>, listeners: &[Listener]) -> Option<(Upstream, String, Span)> {
     let (mut upstream, mut ca) = (None, None);
     let at = table.text("upstream", &mut upstream, |text| formats::upstream(text).map(Some));
     table.text("ca", &mut ca, formats::file);
     let client = tls_files(table, "client_certificate", "client_key");
-    let upstream = rules::upstream_tls(table, upstream?, ca, client);
-    Some((upstream, at?))
+    let ((upstream, path), at) = (upstream?, at?);
+    if let Some(error) = rules::leads_home(&upstream.endpoint, listeners) {
+        table.error("upstream", at.clone(), error);
+    }
+    Some((rules::upstream_tls(table, upstream, ca, client), path, at))
+}
+
+/// Certificates and their keys, in pairs, and whether clients need one.
+fn listener_tls(table: &mut Table<'_, '_>) -> Option<ListenerTls> {
+    let certificates = table.one_or_more("certificate", formats::file);
+    let keys = table.one_or_more("key", formats::file);
+    let (mut ca, mut required) = (None, true);
+    table.text("client_ca", &mut ca, formats::file);
+    table.text("client_auth", &mut required, formats::client_auth);
+    rules::listener_tls(table, certificates.len(), keys.len());
+    let pairs = certificates.into_iter().zip(keys);
+    let certificates: Vec<_> =
+        pairs.filter_map(|(certificate, key)| Some(TlsFiles { certificate: certificate?, key: key? })).collect();
+    let clients = ca.map(|ca| ClientAuth { ca, required });
+    (!certificates.is_empty()).then_some(ListenerTls { certificates, clients })
 }
 
 /// A certificate and its key; one without the other is an error.

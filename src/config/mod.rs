@@ -8,6 +8,7 @@ mod defaults;
 mod errors;
 mod formats;
 mod keys;
+mod listening;
 mod parse;
 mod reader;
 mod rules;
@@ -15,7 +16,6 @@ mod values;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use ipnet::IpNet;
 
 use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
+pub use self::listening::{Address, ClientAuth, Listener, ListenerTls, TlsFiles};
 
 /// A longer file is not read: it is not a configuration.
 const FILE_MAX: u64 = 1 << 20;
@@ -48,6 +49,8 @@ pub struct Config {
     pub origins: Origins,
     /// Peers that may tell us a client's address, scheme and host.
     pub trusted: Trusted,
+    /// The fields that tell a backend of a client's certificate, in lower case: its subject, its SHA-256.
+    pub identity: [String; 2],
     /// Sessions: bounds and timers.
     pub session: Session,
     /// Client connections and requests: bounds and deadlines.
@@ -94,11 +97,18 @@ impl Config {
     /// All errors in both.
     pub fn from_flags(listen: &str, upstream: &str) -> Result<Self, ConfigErrors> {
         match (formats::address(listen), formats::upstream(upstream)) {
-            (Ok(address), Ok(upstream)) => Ok(Self {
-                listeners: vec![Listener { address, tls: None, proxy_protocol: false }],
-                routes: vec![Route { host: None, path: "/".to_owned(), upstream, script: Script::default() }],
-                ..Self::default()
-            }),
+            (Ok(address), Ok((upstream, add))) => {
+                let listeners = vec![Listener { address, tls: None, proxy_protocol: false }];
+                if let Some(what) = rules::leads_home(&upstream.endpoint, &listeners) {
+                    let what = format!("`--upstream` {}", what.what);
+                    let error = SpannedError { span: None, what, hint: String::new() };
+                    return Err(ConfigErrors::new("command line", "", vec![error]));
+                }
+                let rewriting = Rewriting { add, ..Rewriting::default() };
+                let (path, script) = ("/".to_owned(), Script::default());
+                let route = Route { host: None, path, upstream, script, rewriting, upgrades: Vec::new() };
+                Ok(Self { listeners, routes: vec![route], ..Self::default() })
+            }
             (address, endpoint) => {
                 let flags = [("listen", listen, address.err()), ("upstream", upstream, endpoint.err())];
                 let errors = flags.into_iter().filter_map(|(flag, value, error)| {
@@ -127,37 +137,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Where a listening socket comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// An IP address and port; port 0 lets the system choose.
-    Tcp(SocketAddr),
-    /// A unix socket at this path, written `unix:/path`.
-    Unix(PathBuf),
-    /// A socket that systemd passes under this name (`FileDescriptorName=`), written `systemd:name`.
-    Activated(String),
-}
-
-/// One listening socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Its address, or the name of a socket that is passed.
-    pub address: Address,
-    /// Certificate and key, when it speaks TLS.
-    pub tls: Option<TlsFiles>,
-    /// Whether each connection begins with a header of the PROXY protocol.
-    pub proxy_protocol: bool,
-}
-
-/// A certificate chain and its key, both PEM files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The chain, leaf first.
-    pub certificate: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-}
-
 /// Requests for this host and path go to this backend. The longest matching path wins, a named host before any host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -169,6 +148,23 @@ pub struct Route {
     pub upstream: Upstream,
     /// How its pages come to the browser client.
     pub script: Script,
+    /// What the backend gets to see otherwise than the client has written it.
+    pub rewriting: Rewriting,
+    /// Protocols, in lower case, to which a connection may be switched besides `websocket`.
+    pub upgrades: Vec<String>,
+}
+
+/// What is written anew of a request on its way to a backend; by default nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewriting {
+    /// Whether the route's path is taken away.
+    pub strip: bool,
+    /// What is put before the path, behind that: empty, or with a `/` at its beginning and none at its end.
+    pub add: String,
+    /// `Host`, with a port perhaps; `None` keeps the client's.
+    pub host: Option<String>,
+    /// `Origin`, where there is one; `None` keeps the client's.
+    pub origin: Option<String>,
 }
 
 /// Where the browser client is written into what a backend serves, and what it does there.

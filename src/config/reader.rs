@@ -113,6 +113,20 @@ impl<'r, 'd> Table<'r, 'd> {
         read
     }
 
+    /// Reads a text, or a list of texts, each with `parse`.
+    pub(super) fn one_or_more<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, ValueError>,
+    ) -> Vec<T> {
+        if self.values.and_then(|values| values.get(key)).is_some_and(|value| value.get_ref().is_array()) {
+            return self.texts(key, parse);
+        }
+        let mut one = None;
+        self.text(key, &mut one, |text| parse(text).map(Some));
+        one.into_iter().collect()
+    }
+
     pub(super) fn flag(&mut self, key: &'static str, target: &mut bool) -> Option<Span> {
         self.set(key, target, values::flag)
     }

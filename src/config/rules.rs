@@ -3,12 +3,13 @@
 //! Enters: the values that were read, with their spans. Leaves: the same, or errors. A default is never an error: when it does
 //! not fit the key that the operator set, the default is adapted. Must not touch: the text of the file, other rooms.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::formats::Peer;
 use super::reader::{Span, Table};
 use super::values::{ValueError, show_duration, show_size};
-use super::{Address, Drain, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls};
+use super::{Address, Drain, Endpoint, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls};
 
 /// The spans of these keys, where the operator set them to a valid value.
 pub(super) struct SessionSet {
@@ -29,6 +30,28 @@ pub(super) fn trusted(peers: Vec<Peer>) -> Trusted {
         }
     }
     trusted
+}
+
+/// Checks that each certificate has its key, and that clients are asked for theirs by TLS only.
+pub(super) fn listener_tls(table: &mut Table<'_, '_>, certificates: usize, keys: usize) {
+    both_or_neither(table, "certificate", "key");
+    if let Some(at) = table.key_span("key").filter(|_| table.is_clean() && certificates != keys) {
+        let what = format!("is not as long as `certificate`: {keys} and {certificates}");
+        table.error("key", at, ValueError::new(what, "each certificate needs its key, in the same order"));
+    }
+    for (key, needs) in [("client_ca", "certificate"), ("client_auth", "client_ca")] {
+        if let (Some(at), None) = (table.key_span(key), table.key_span(needs)) {
+            table.error(key, at, ValueError::new(format!("needs `{needs}` as well"), ""));
+        }
+    }
+}
+
+/// Checks that the two fields about a client's certificate are two.
+pub(super) fn identity(top: &mut Table<'_, '_>, [one, other]: &[String; 2], at: Option<Span>) {
+    let at = at.or_else(|| top.key_span("client_subject_field"));
+    if let Some(at) = at.filter(|_| one == other) {
+        top.error("client_fingerprint_field", at, ValueError::new("is the name of `client_subject_field` as well", ""));
+    }
 }
 
 /// Checks that somebody may connect to a listener with the PROXY protocol.
@@ -87,6 +110,44 @@ pub(super) fn routes(top: &mut Table<'_, '_>, routes: Vec<(Route, Span)>) -> Vec
     kept
 }
 
+/// What is wrong with an upstream that is one of our own listeners: each request would come back for ever. Names are not
+/// looked up, `localhost` apart; what is found only then is a loop at run time.
+pub(super) fn leads_home(endpoint: &Endpoint, listeners: &[Listener]) -> Option<ValueError> {
+    let is_home = |address: &Address| match (endpoint, address) {
+        (Endpoint::Unix(backend), Address::Unix(own)) => backend == own,
+        (Endpoint::Tcp { host, port }, Address::Tcp(own)) if *port == own.port() => {
+            let host = host.strip_suffix('.').unwrap_or(host);
+            let named: Option<IpAddr> = host.parse().ok();
+            let is_here = host == "localhost" || named.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+            named == Some(own.ip())
+                || (is_here
+                    && (own.ip().is_unspecified()
+                        || own.ip().is_loopback() && named.is_none_or(|ip| ip.is_unspecified())))
+        }
+        _ => false,
+    };
+    let own = listeners.iter().map(|listener| &listener.address).find(|address| is_home(address))?;
+    let own = match own {
+        Address::Tcp(own) => own.to_string(),
+        Address::Unix(own) => format!("unix:{}", own.display()),
+        Address::Activated(name) => format!("systemd:{name}"),
+    };
+    let hint = "name the backend's own address; if it is this one, listen elsewhere";
+    Some(ValueError::new(format!("leads back to this server, which listens on {own}"), hint))
+}
+
+/// Joins what is put before the path: `add_path`, or the path of the upstream's URL.
+pub(super) fn added_path(table: &mut Table<'_, '_>, add: &mut String, set: Option<Span>, path: &str) {
+    match set {
+        Some(at) if !path.is_empty() => {
+            let hint = "write the whole of it in one of the two";
+            table.error("add_path", at, ValueError::new(format!("is said by `upstream` already: {path}"), hint));
+        }
+        Some(_) => {}
+        None => path.clone_into(add),
+    }
+}
+
 /// Joins a backend with the files for TLS towards it.
 pub(super) fn upstream_tls(
     table: &mut Table<'_, '_>,
@@ -109,15 +170,15 @@ pub(super) fn upstream_tls(
 pub(super) fn without_upstream(top: &mut Table<'_, '_>) {
     let (what, hint) = ("is for `upstream`, which is not set", "write it below the [[route]] that it is for");
     unexpected_tls(top, what, hint);
-    for key in SCRIPT {
+    for key in OF_UPSTREAM {
         if let Some(at) = top.key_span(key) {
             top.error(key, at, ValueError::new(what, hint));
         }
     }
 }
 
-/// The keys of [`Script`].
-const SCRIPT: [&str; 3] = ["inject", "inject_workers", "ws"];
+/// Keys that say something of `upstream`, besides those of TLS.
+const OF_UPSTREAM: [&str; 7] = ["inject", "inject_workers", "ws", "add_path", "send_host", "send_origin", "upgrades"];
 
 /// Reports that `ws` is set for tags that nobody injects.
 pub(super) fn script(table: &mut Table<'_, '_>, script: Script) {

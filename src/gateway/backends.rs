@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use super::injection::Injection;
+use super::rewriting::Rewriting;
+use super::target::is_under;
 use crate::config::{self, Config};
 use crate::upstream::dial::Dialer;
+use crate::upstream::own::OwnListeners;
 use crate::upstream::proxy::Proxy;
 use crate::upstream::tls::UpstreamTlsError;
 
@@ -17,20 +20,33 @@ pub(super) struct Backend {
     pub(super) proxy: Proxy,
     /// How its pages get the script.
     pub(super) injection: Option<Injection>,
+    /// What is written anew on its way there.
+    pub(super) rewriting: Option<Rewriting>,
+    /// Protocols, in lower case, that may be switched to.
+    upgrades: Vec<String>,
+}
+
+impl Backend {
+    /// Whether connections may be switched to this protocol.
+    pub(super) fn switches_to(&self, protocol: &str) -> bool {
+        self.upgrades.iter().any(|known| known.eq_ignore_ascii_case(protocol))
+    }
 }
 
 /// The configured routes, most specific first.
 pub(super) struct Backends(Vec<(config::Route, Arc<Backend>)>);
 
 impl Backends {
-    /// Prepares every backend.
-    pub(super) fn new(config: &Config) -> Result<Self, UpstreamTlsError> {
+    /// Prepares every backend, for a process that listens at `own`.
+    pub(super) fn new(config: &Config, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
         let mut routes = Vec::new();
         for route in &config.routes {
-            let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?);
+            let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?.avoiding(Arc::clone(own)));
             let proxy = Proxy::new(Arc::clone(&dialer), &config.backend);
             let injection = Injection::of(&route.path, route.script);
-            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, injection })));
+            let rewriting = Rewriting::of(route);
+            let upgrades = route.upgrades.clone();
+            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, injection, rewriting, upgrades })));
         }
         routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))
@@ -43,23 +59,5 @@ impl Backends {
             route.host.as_ref().is_none_or(|named| named.eq_ignore_ascii_case(host)) && is_under(path, &route.path)
         };
         self.0.iter().find(|(route, _)| fits(route)).map(|(_, backend)| backend)
-    }
-}
-
-/// Whether `path` is `prefix` or lies below it, by whole segments.
-fn is_under(path: &str, prefix: &str) -> bool {
-    let Some(rest) = path.strip_prefix(prefix.trim_end_matches('/')) else { return false };
-    rest.is_empty() || rest.starts_with('/') || prefix == "/"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_match_by_whole_segments() {
-        assert!(is_under("/chat", "/chat") && is_under("/chat/a", "/chat") && is_under("/chat/a", "/chat/"));
-        assert!(is_under("/anything", "/") && is_under("*", "/"));
-        assert!(!is_under("/chatter", "/chat"));
     }
 }

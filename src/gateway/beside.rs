@@ -4,23 +4,25 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body as _;
 
 use super::endpoints::Call;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
+use super::rewriting::Rewriting;
 use super::{BoxRequest, Gateway, Live, forwarded};
 use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, Duplex};
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
+use crate::listener::peer::Peer;
 use crate::terms::Direction;
 use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Dialer, Upgraded};
-use crate::upstream::headers::{end_to_end, tunnel_handshake};
+use crate::upstream::headers::{end_to_end, other_handshake, request_host, tunnel_handshake};
 use crate::upstream::private::PrivateConnections;
 use crate::upstream::proxy::Repeated;
 
@@ -35,10 +37,13 @@ pub(super) async fn proxy(
     let backend = live.backends.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let injection = backend.injection.as_ref();
     let expected = injection.and_then(|injection| injection.prepare(&mut request, peer, &live.config.prefix));
+    let rewriting = backend.rewriting.as_ref();
+    let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
     let _counted = gateway.metrics.proxying();
-    let response = backend.proxy.forward(*request, &forwarded(peer), private).await;
+    let response = backend.proxy.forward(*request, &forwarded(gateway, peer, rewriting), private).await;
     gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
-    let response = response?;
+    let mut response = response?;
+    lead_back(response.headers_mut(), written, peer);
     if response.extensions().get::<Repeated>().is_some() {
         gateway.metrics.repeated();
     }
@@ -53,25 +58,90 @@ pub(super) async fn proxy(
 /// 101.
 pub(super) async fn tunnel(
     call: &Call<'_>,
-    request: BoxRequest,
+    mut request: BoxRequest,
     private: Option<&PrivateConnections>,
 ) -> Result<Response<Body>, Refusal> {
     let Call { gateway, live, peer } = *call;
-    if !request.body().is_end_stream() {
-        return Err(Refusal::bad_request("a WebSocket handshake has no body"));
-    }
-    if !live.config.origins.allowed.is_empty()
-        && let Verdict::Refused(why) = judge(&live.config.origins, request.headers(), &peer.host)
-    {
-        return Err(Refusal::origin_refused(why));
+    if let Some(refusal) = handshake_fault(call, &request) {
+        return Err(refusal);
     }
     let path = request.uri().path();
-    let dialer = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let (dialer, rewriting) = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
     let (mut head, _) = request.into_parts();
-    let mut handshake = tunnel_handshake(&head, &forwarded(peer));
+    let mut handshake = tunnel_handshake(&head, &forwarded(gateway, peer, rewriting));
     // How it was written.
     handshake.extensions = std::mem::take(&mut head.extensions);
-    tunnel_to(dialer, gateway, live, handshake, private).await.map_err(from_dial)
+    let mut response = tunnel_to(dialer, gateway, live, handshake, private).await.map_err(from_dial)?;
+    lead_back(response.headers_mut(), written, peer);
+    Ok(response)
+}
+
+/// Passes the handshake of another protocol, and then whatever it is. Nothing is known of the bytes, so nobody is told of an
+/// end but by the connection's.
+pub(super) async fn switch(
+    call: &Call<'_>,
+    mut request: BoxRequest,
+    protocol: &HeaderValue,
+) -> Result<Response<Body>, Refusal> {
+    let Call { gateway, live, peer } = *call;
+    if let Some(refusal) = handshake_fault(call, &request) {
+        return Err(refusal);
+    }
+    let path = request.uri().path();
+    let backend = live.backends.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let rewriting = backend.rewriting.as_ref();
+    let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
+    let (mut head, _) = request.into_parts();
+    let mut handshake = other_handshake(&head, &forwarded(gateway, peer, rewriting), protocol);
+    handshake.extensions = std::mem::take(&mut head.extensions);
+    let switched = backend.dialer.upgrade_to(protocol.to_str().unwrap_or_default(), handshake).await;
+    let options = Options { frames: false, ..options(live) };
+    let mut response = passed(gateway, switched, options, protocol).map_err(from_dial)?;
+    lead_back(response.headers_mut(), written, peer);
+    Ok(response)
+}
+
+/// How a request was written anew, and the host that its backend is asked by.
+type Written<'a> = Option<(&'a Rewriting, HeaderValue)>;
+
+/// Writes the addresses in an answer as its client knows them.
+fn lead_back(headers: &mut HeaderMap, written: Written<'_>, peer: &Peer) {
+    if let Some((rewriting, host)) = written {
+        rewriting.answer(headers, host.to_str().unwrap_or_default(), peer);
+    }
+}
+
+/// Why a handshake is not passed on: it has a body, or comes from a page that may not use us.
+fn handshake_fault(call: &Call<'_>, request: &Request<IncomingBody>) -> Option<Refusal> {
+    if !request.body().is_end_stream() {
+        return Some(Refusal::bad_request("a handshake has no body"));
+    }
+    let origins = &call.live.config.origins;
+    match judge(origins, request.headers(), &call.peer.host) {
+        Verdict::Refused(why) if !origins.allowed.is_empty() => Some(Refusal::origin_refused(why)),
+        _ => None,
+    }
+}
+
+/// Writes a request anew for its backend, if its route says so.
+fn write_anew<'a>(
+    rewriting: Option<&'a Rewriting>,
+    request: &mut Request<IncomingBody>,
+) -> Result<Written<'a>, &'static str> {
+    let Some(rewriting) = rewriting else { return Ok(None) };
+    let host = request_host(request.uri(), request.headers()).unwrap_or_else(|| HeaderValue::from_static(""));
+    if request.uri().authority().is_some() {
+        request.headers_mut().insert(HOST, host.clone());
+    }
+    let mut uri = std::mem::take(request.uri_mut());
+    let written = rewriting.request(&mut uri, request.headers_mut());
+    *request.uri_mut() = uri;
+    written?;
+    if let Some(as_written) = request.extensions_mut().get_mut::<AsWritten>() {
+        *as_written = as_written.with_target(as_written.target().map(|target| rewriting.as_written(target)));
+    }
+    Ok(Some((rewriting, rewriting.host().cloned().unwrap_or(host))))
 }
 
 /// Passes a finished handshake, and what follows it.
@@ -82,8 +152,18 @@ pub(super) async fn tunnel_to(
     handshake: http::request::Parts,
     private: Option<&PrivateConnections>,
 ) -> Result<Response<Body>, DialError> {
-    match dialer.upgrade(handshake, private).await {
-        Ok(upgraded) => Ok(switching(Arc::clone(gateway), upgraded, options(live))),
+    let protocol = HeaderValue::from_static("websocket");
+    passed(gateway, dialer.upgrade(handshake, private).await, options(live), &protocol)
+}
+
+fn passed(
+    gateway: &Arc<Gateway>,
+    switched: Result<Upgraded, DialError>,
+    options: Options,
+    protocol: &HeaderValue,
+) -> Result<Response<Body>, DialError> {
+    match switched {
+        Ok(upgraded) => Ok(switching(Arc::clone(gateway), upgraded, options, protocol)),
         Err(DialError::Refused { mut head, body }) => {
             end_to_end(&mut head.headers);
             Ok(Response::from_parts(*head, Body::Proxied(IncomingBody::Streaming(body))))
@@ -92,7 +172,12 @@ pub(super) async fn tunnel_to(
     }
 }
 
-fn switching(gateway: Arc<Gateway>, mut upgraded: Upgraded, options: Options) -> Response<Body> {
+fn switching(
+    gateway: Arc<Gateway>,
+    mut upgraded: Upgraded,
+    options: Options,
+    protocol: &HeaderValue,
+) -> Response<Body> {
     let backends = std::mem::take(&mut upgraded.head.headers);
     let written = upgraded.head.extensions.remove::<AsWritten>();
     let mut response = Response::new(Body::upgrade(move |client| carry(gateway, client, upgraded, options)));
@@ -103,7 +188,7 @@ fn switching(gateway: Arc<Gateway>, mut upgraded: Upgraded, options: Options) ->
     let headers = response.headers_mut();
     *headers = backends;
     end_to_end(headers);
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(UPGRADE, protocol.clone());
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response
 }
@@ -112,11 +197,12 @@ struct Options {
     idle: std::time::Duration,
     write: std::time::Duration,
     spread: std::time::Duration,
+    frames: bool,
 }
 
 fn options(live: &Live) -> Options {
     let client = &live.config.client;
-    Options { idle: client.tunnel_idle, write: client.write, spread: live.config.drain.spread }
+    Options { idle: client.tunnel_idle, write: client.write, spread: live.config.drain.spread, frames: true }
 }
 
 async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgraded, options: Options) {
@@ -132,7 +218,7 @@ async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgrade
         }
     };
     let idle = (!options.idle.is_zero()).then_some(options.idle);
-    let splicing = SpliceOptions { idle, write: options.write, drain };
+    let splicing = SpliceOptions { idle, write: options.write, frames: options.frames, drain };
     let spliced = splice(client, bytes::Bytes::new(), upgraded.io, upgraded.unread, splicing).await;
     gateway.metrics.tunnelled(Direction::Up, spliced.up);
     gateway.metrics.tunnelled(Direction::Down, spliced.down);

@@ -205,6 +205,7 @@ pub(super) fn from_dial(error: DialError) -> Refusal {
         DialError::ConnectTimeout { .. } | DialError::HandshakeTimeout { .. } => {
             Refusal::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, message)
         }
+        DialError::Loop { .. } => Refusal::new(ErrorCode::LoopDetected, StatusCode::LOOP_DETECTED, message),
         DialError::Crowded { .. } | DialError::PortsExhausted { .. } | DialError::FilesExhausted { .. } => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
         }

@@ -13,6 +13,7 @@ mod injection;
 pub mod layers;
 mod opening;
 mod origin;
+mod rewriting;
 mod route;
 mod selftest;
 mod target;
@@ -30,19 +31,21 @@ use self::backends::Backends;
 use self::endpoints::Call;
 pub use self::error::Refusal;
 use self::error::refuse;
+use self::rewriting::Rewriting;
 use self::route::Purpose;
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::Lifecycle;
 use crate::listener::guard::Traffic;
-use crate::listener::handler::{Latency, Route};
+use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
-use crate::upstream::headers::Forwarded;
+use crate::upstream::headers::{Forwarded, asked_upgrade};
+use crate::upstream::own::OwnListeners;
 use crate::upstream::tls::UpstreamTlsError;
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
@@ -54,6 +57,9 @@ pub struct Gateway {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
+    own: Arc<OwnListeners>,
+    /// The fields about clients' certificates, where any listener asks for one. Those of the start, as listeners are.
+    identity: Option<[HeaderName; 2]>,
     tunnels: AtomicU64,
 }
 
@@ -68,27 +74,27 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn new(config: Arc<Config>) -> Result<Self, UpstreamTlsError> {
+    fn new(config: Arc<Config>, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
         Ok(Self {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
-            backends: Backends::new(&config)?,
+            backends: Backends::new(&config, own)?,
             selftest: config.selftest.then(|| selftest::conversation(&config)),
             config,
         })
     }
 
-    /// Who is dialled for a WebSocket at this path of this host.
-    fn dialer(&self, host: &str, path: &str) -> Option<&Arc<Dialer>> {
+    /// Who is dialled for a WebSocket at this path of this host, and what is written anew for that.
+    fn dialer(&self, host: &str, path: &str) -> Option<(&Arc<Dialer>, Option<&Rewriting>)> {
         match &self.selftest {
-            Some((talk, dialer)) if talk == path => Some(dialer),
-            _ => self.backends.find(host, path).map(|backend| &backend.dialer),
+            Some((talk, dialer)) if talk == path => Some((dialer, None)),
+            _ => self.backends.find(host, path).map(|backend| (&backend.dialer, backend.rewriting.as_ref())),
         }
     }
 }
 
 impl Gateway {
-    /// A gateway for this configuration.
+    /// A gateway for this configuration, in a process that listens at `own`.
     ///
     /// # Errors
     /// When the TLS files of an upstream cannot be used.
@@ -97,9 +103,12 @@ impl Gateway {
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
         lifecycle: Lifecycle,
+        own: OwnListeners,
     ) -> Result<Self, UpstreamTlsError> {
-        let live = ArcSwap::from_pointee(Live::new(config)?);
-        Ok(Self { live, registry, metrics, lifecycle, tunnels: AtomicU64::new(0) })
+        let own = Arc::new(own);
+        let identity = identity_fields(&config);
+        let live = ArcSwap::from_pointee(Live::new(config, &own)?);
+        Ok(Self { live, registry, metrics, lifecycle, own, identity, tunnels: AtomicU64::new(0) })
     }
 
     /// Takes another configuration into force, for requests from now on.
@@ -107,7 +116,7 @@ impl Gateway {
     /// # Errors
     /// When the TLS files of an upstream cannot be used; the old configuration stays in force.
     pub fn reload(&self, config: Arc<Config>) -> Result<(), UpstreamTlsError> {
-        self.live.store(Arc::new(Live::new(config)?));
+        self.live.store(Arc::new(Live::new(config, &self.own)?));
         Ok(())
     }
 
@@ -115,11 +124,20 @@ impl Gateway {
     fn decide<B>(&self, request: &Request<B>, conn: &ConnInfo) -> Routed {
         let live = self.live.load_full();
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
-        let purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
+        let mut purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
+        if purpose == Purpose::Proxied
+            && let Some(protocol) = asked_upgrade(request.headers(), request.version())
+            && let Some(backend) = live.backends.find(&peer.host, request.uri().path())
+            && backend.switches_to(protocol)
+            && let Ok(protocol) = HeaderValue::from_str(protocol)
+        {
+            purpose = Purpose::Switch(protocol);
+        }
         // Over HTTP/2, and behind a proxy, a connection may carry the requests of many.
-        let is_one_clients = request.version() != Version::HTTP_2 && !peer.trusted;
+        let is_shared =
+            request.version() == Version::HTTP_2 || request.extensions().get::<SharedConnection>().is_some();
         let is_for_backend = matches!(purpose, Purpose::Proxied | Purpose::Tunnel);
-        let connection = (is_one_clients && is_for_backend).then(|| Arc::clone(&conn.bytes));
+        let connection = (!is_shared && !peer.trusted && is_for_backend).then(|| Arc::clone(&conn.bytes));
         Routed { live, peer, purpose, connection }
     }
 
@@ -135,6 +153,7 @@ impl Gateway {
             Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),
             Purpose::Endpoint(endpoint) => call.respond(request, endpoint).await,
             Purpose::Tunnel => Box::pin(beside::tunnel(&call, request, private)).await,
+            Purpose::Switch(protocol) => Box::pin(beside::switch(&call, request, protocol)).await,
             Purpose::LostUpgrade => Err(Box::pin(refuse(Fault::UpgradeLost)).await),
             Purpose::Proxied => Box::pin(beside::proxy(&call, request, private)).await,
         }
@@ -156,9 +175,33 @@ fn protect(response: &mut Response<Body>) {
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
+/// The fields that tell of a client's certificate: from the start on where one listener asks for them, whoever sends them.
+fn identity_fields(config: &Config) -> Option<[HeaderName; 2]> {
+    let asks = |listener: &config::Listener| listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let [subject, fingerprint] = &config.identity;
+    let name = |text: &String| HeaderName::from_bytes(text.as_bytes()).ok();
+    let names = name(subject).zip(name(fingerprint)).filter(|_| config.listeners.iter().any(asks));
+    names.map(|(subject, fingerprint)| [subject, fingerprint])
+}
+
 /// What the backend is told of the client.
-fn forwarded(peer: &Peer) -> Forwarded<'_> {
-    Forwarded { chain: peer.chain().into(), proto: peer.proto, host: &peer.host, trusted: peer.trusted }
+fn forwarded<'a>(gateway: &Gateway, peer: &'a Peer, rewriting: Option<&'a Rewriting>) -> Forwarded<'a> {
+    Forwarded {
+        chain: peer.chain().into(),
+        proto: peer.proto,
+        host: &peer.host,
+        trusted: peer.trusted,
+        prefix: rewriting.map_or("", Rewriting::stripped),
+        identity: gateway.identity.as_ref().map(|fields| identity(fields, peer)).unwrap_or_default(),
+    }
+}
+
+fn identity([subject, fingerprint]: &[HeaderName; 2], peer: &Peer) -> Vec<(HeaderName, Option<HeaderValue>)> {
+    let shown = peer.certificate.as_ref();
+    vec![
+        (subject.clone(), shown.map(|shown| shown.subject.clone())),
+        (fingerprint.clone(), shown.map(|shown| shown.fingerprint.clone())),
+    ]
 }
 
 /// What was decided of a request. It goes with the request, in its extensions.

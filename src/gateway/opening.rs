@@ -10,19 +10,20 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request};
 
 use super::endpoints::{Call, JSON, LAST_EVENT_ID, no_content};
 use super::error::{Refusal, refuse};
+use super::rewriting::Rewriting;
 use super::target::{self, Ours, Target};
 use super::{BoxRequest, forwarded, origin};
 use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
 use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, response};
-use crate::registry::{LiveSession, Opened, Opening};
+use crate::registry::{LiveSession, OpenError, Opened, Opening};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
 use crate::transport::greeting::{self, Arrival};
 use crate::transport::sse::IdForm;
 use crate::transport::{Fault, send, sse};
-use crate::upstream::dial::fresh_key;
+use crate::upstream::dial::{DialError, fresh_key};
 use crate::upstream::headers;
 
 /// The largest body of `open`, in bytes: a nonce, and as many subprotocols as a header can carry, escaped.
@@ -104,14 +105,21 @@ impl Call<'_> {
         let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
         let Target { uri: target, written } = target.ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
-        let dialer = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
-        let host = headers::host(head).unwrap_or_else(|| HeaderValue::from_static(""));
-        let forwarded = forwarded(self.peer);
+        let (dialer, rewriting) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
+        let rewritten = rewriting.map(|rewriting| rewriting.target(&target)).transpose();
+        let target = rewritten.map_err(|what| Fault::BadRequest(what.into()))?.unwrap_or(target);
+        let host = rewriting.and_then(Rewriting::host).cloned().or_else(|| headers::host(head));
+        let host = host.unwrap_or_else(|| HeaderValue::from_static(""));
+        let forwarded = forwarded(self.gateway, self.peer, rewriting);
         let protocols = &asked.protocols;
         let mut handshake =
             headers::session_handshake(&head.headers, &target, protocols, &forwarded, &host, fresh_key());
         let as_written = head.extensions.get::<AsWritten>();
         if let Some(as_written) = as_written {
+            let written = match (written, rewriting) {
+                (Some(written), Some(rewriting)) => Some(rewriting.as_written(&written)),
+                (written, _) => written,
+            };
             handshake.extensions.insert(as_written.with_target(written));
         }
         if let Entry::Vacant(unsaid) = handshake.headers.entry(ORIGIN)
@@ -119,8 +127,11 @@ impl Call<'_> {
         {
             unsaid.insert(page);
         }
+        if let Some(rewriting) = rewriting {
+            rewriting.origin(&mut handshake.headers);
+        }
         let opening = Opening {
-            nonce: asked.nonce,
+            nonce: self.own_nonce(asked.nonce),
             handshake,
             protocols: asked.protocols,
             acknowledging,
@@ -129,7 +140,27 @@ impl Call<'_> {
             backend: Arc::clone(&self.live.backend),
             dialer: Arc::clone(dialer),
         };
-        Ok(self.gateway.registry.open(opening).await?)
+        let mut opened = self.gateway.registry.open(opening).await;
+        if let Some(rewriting) = rewriting {
+            let host = host.to_str().unwrap_or_default();
+            match &mut opened {
+                Ok(opened) => rewriting.answer(&mut opened.fields, host, self.peer),
+                Err(OpenError::Dial(DialError::Refused { head, .. })) => {
+                    rewriting.answer(&mut head.headers, host, self.peer);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(opened?)
+    }
+
+    /// A nonce belongs to the certificate that it came with, if any.
+    fn own_nonce(&self, nonce: Option<String>) -> Option<String> {
+        let certificate = self.peer.certificate.as_ref().and_then(|shown| shown.fingerprint.to_str().ok());
+        Some(match certificate {
+            Some(certificate) => format!("{} {certificate}", nonce?),
+            None => nonce?,
+        })
     }
 
     /// The subprotocols must fit into the header of a handshake, as we would take it from a browser: services carry

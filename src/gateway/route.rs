@@ -2,7 +2,7 @@
 //!
 //! Enters: a request's head. Leaves: its [`Purpose`]. Must not touch: bodies, the network, which backend it is for.
 
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use percent_encoding::percent_decode_str;
 
 use super::target::Mark;
@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     Tunnel,
     /// It was a WebSocket handshake when it left the client, and a box on the way has taken its `Upgrade`.
     LostUpgrade,
+    /// A handshake of another protocol, which its route passes.
+    Switch(HeaderValue),
     /// Any other request for a backend.
     Proxied,
 }
@@ -127,9 +129,9 @@ impl Purpose {
     /// How long the response may take.
     pub(super) fn latency(&self) -> Latency {
         match self {
-            Self::Endpoint(Endpoint::Open | Endpoint::Sse | Endpoint::Selftest(Selftest::Talk)) | Self::Tunnel => {
-                Latency::UntilDialled
-            }
+            Self::Endpoint(Endpoint::Open | Endpoint::Sse | Endpoint::Selftest(Selftest::Talk))
+            | Self::Tunnel
+            | Self::Switch(_) => Latency::UntilDialled,
             Self::Endpoint(Endpoint::Session { verb: Verb::Attach(_), .. }) => Latency::UntilMessage,
             Self::Endpoint(_) | Self::Faulty(_) | Self::Disguised | Self::LostUpgrade | Self::Proxied => Latency::Short,
         }

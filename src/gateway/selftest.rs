@@ -67,7 +67,7 @@ impl Call<'_> {
             return Err(is_off());
         };
         let (head, _): (request::Parts, _) = request.into_parts();
-        let handshake = tunnel_handshake(&head, &forwarded(self.peer));
+        let handshake = tunnel_handshake(&head, &forwarded(self.gateway, self.peer, None));
         beside::tunnel_to(dialer, self.gateway, self.live, handshake, None)
             .await
             .map_err(|error| Fault::Open(error.into()))

@@ -125,10 +125,23 @@ pub(super) fn relative(from: &str, to: &str) -> String {
     "../".repeat(up) + &to[shared..]
 }
 
+/// Whether `path` is `prefix` or lies below it, by whole segments.
+pub(super) fn is_under(path: &str, prefix: &str) -> bool {
+    let Some(rest) = path.strip_prefix(prefix.trim_end_matches('/')) else { return false };
+    rest.is_empty() || rest.starts_with('/') || prefix == "/"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::as_written::encoded;
+
+    #[test]
+    fn paths_match_by_whole_segments() {
+        assert!(is_under("/chat", "/chat") && is_under("/chat/a", "/chat") && is_under("/chat/a", "/chat/"));
+        assert!(is_under("/anything", "/") && is_under("*", "/"));
+        assert!(!is_under("/chatter", "/chat"));
+    }
 
     #[test]
     fn a_mark_is_found_however_it_is_written() {

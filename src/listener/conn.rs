@@ -14,6 +14,7 @@ use super::guard::{ConnPermits, Guarded};
 use super::handler::Handler;
 use super::http1::Http1;
 use super::hyper_server::serve_http2;
+use super::peer::ClientCertificate;
 use super::proxy_protocol::Introductions;
 use super::socket::Socket;
 use super::tls::TlsSource;
@@ -62,7 +63,7 @@ fn introduced<H: Handler>(
 async fn drive_tls<H: Handler>(
     tls: &TlsSource,
     stream: Guarded<Socket>,
-    context: ConnContext<H>,
+    mut context: ConnContext<H>,
     metrics: &Metrics,
 ) -> Result<(), BoxError> {
     let limit = context.client.handshake;
@@ -72,6 +73,8 @@ async fn drive_tls<H: Handler>(
         () = context.lifecycle.reached(Phase::Closing) => return Ok(()),
     };
     let stream = accepted.inspect_err(|_| metrics.handshake_failed())?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    context.info.certificate = certificate.map(|certificate| Arc::new(ClientCertificate::of(certificate)));
     // The protocol is settled by ALPN, so nothing has to be guessed from the first bytes.
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
         serve_http2(context, stream).await

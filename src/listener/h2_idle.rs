@@ -28,8 +28,8 @@ struct State {
     quiet_since: Instant,
 }
 
-/// One exchange, from the request to the end of the response's body.
-struct Exchange {
+/// One exchange, from the request to the end of the response's body, or of what the stream has become.
+pub(super) struct Exchange {
     exchanges: Arc<Exchanges>,
 }
 
@@ -83,7 +83,8 @@ impl Exchanges {
         (state.open == 0).then_some(state.quiet_since)
     }
 
-    fn begin(self: &Arc<Self>) -> Exchange {
+    /// One more is open until this is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> Exchange {
         self.lock().open += 1;
         Exchange { exchanges: Arc::clone(self) }
     }

@@ -37,6 +37,10 @@ pub enum Latency {
     UntilDialled,
 }
 
+/// In the extensions of a request that looks like one of HTTP/1.1: its connection carries others at the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedConnection;
+
 /// What the listener serves. [`Stack`] makes one of a router and a tower service.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// See [`Route::route`].

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
 use super::context::ConnContext;
+use super::extended_connect::{self, Asked};
 use super::guard::Traffic;
 use super::h2_idle::{Counting, Exchanges};
 use super::handler::{Handler, Latency, ResponseFuture};
@@ -56,6 +57,8 @@ struct Service<H> {
     slot: Option<Slot>,
     /// The head of the first request, which was read before.
     first: Arc<Mutex<Option<Head>>>,
+    /// The exchanges of an HTTP/2 connection.
+    exchanges: Option<Arc<Exchanges>>,
 }
 
 // === HTTP/1 ===
@@ -72,8 +75,12 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let slot = Slot::default();
-    let service =
-        Service { context: context.clone(), slot: Some(Arc::clone(&slot)), first: Arc::new(Mutex::new(Some(first))) };
+    let service = Service {
+        context: context.clone(),
+        slot: Some(Arc::clone(&slot)),
+        first: Arc::new(Mutex::new(Some(first))),
+        exchanges: None,
+    };
     let timer = HeaderTimer::new(&context.client, Arc::clone(&context.info.bytes));
     let mut conn = http1_settings(&context.client, timer).serve_connection(TokioIo::new(io), service);
     let mut drain = pin!(context.lifecycle.reached(Phase::Draining));
@@ -111,13 +118,20 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let ConnContext { handler, info, .. } = &self.context;
         if request.version() == Version::HTTP_2 && field_lines(request.headers()) > self.context.client.header_fields {
             return Box::pin(async { Ok(too_many_fields()) });
         }
+        let is_http2 = request.version() == Version::HTTP_2;
+        let asked = extended_connect::accept(&mut request);
         let mut request = request.map(IncomingBody::Streaming);
-        if request.version() != Version::HTTP_2 {
+        let stream = match asked {
+            Asked::Plain => None,
+            Asked::WebSocket(stream) => Some(stream),
+            Asked::Unknown => return Box::pin(async { Ok(extended_connect::unknown()) }),
+        };
+        if !is_http2 {
             let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
             match first.filter(|head| head.is_known) {
                 Some(Head { written: Some(written), .. }) => drop(request.extensions_mut().insert(written)),
@@ -134,6 +148,11 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
                 let taken = TakenRequest { request: Box::new(request), latency };
                 slot.lock().unwrap_or_else(PoisonError::into_inner).replace(taken);
                 Box::pin(std::future::pending())
+            }
+            _ if let Some(stream) = stream => {
+                let response = handler.respond(request);
+                let exchange = self.exchanges.as_ref().map(Exchanges::begin);
+                Box::pin(async move { Ok(extended_connect::answer(response.await, stream, exchange)) })
             }
             _ => {
                 let version = request.version();
@@ -217,7 +236,8 @@ where
     let (client, lifecycle) = (Arc::clone(&context.client), context.lifecycle.clone());
     let traffic = Arc::clone(&context.info.bytes);
     let exchanges = Arc::new(Exchanges::new());
-    let service = Counting::new(Service { context, slot: None, first: Arc::default() }, Arc::clone(&exchanges));
+    let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
+    let service = Counting::new(service, Arc::clone(&exchanges));
     let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
     tokio::select! {
         ended = conn.as_mut() => return Ok(ended?),
@@ -245,7 +265,8 @@ fn http2_settings(client: &Client) -> http2::Builder<TokioExecutor> {
         // The guard against rapid resets (CVE-2023-44487): more than this unaccepted at once ends the connection.
         .max_pending_accept_reset_streams(20)
         .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
+        .keep_alive_timeout(PING)
+        .enable_connect_protocol();
     builder
 }
 

@@ -8,6 +8,7 @@ mod complaints;
 mod conn;
 mod context;
 pub mod dialling;
+mod extended_connect;
 pub mod framing;
 pub mod guard;
 mod h2_idle;
@@ -93,7 +94,7 @@ pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: Li
             () = context.lifecycle.reached(Phase::Draining) => return,
             next = next(&bound, &context, &complaints) => next,
         };
-        let info = ConnInfo { peer, tls: layers.tls.is_some(), bytes: Arc::new(Traffic::default()) };
+        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: Arc::new(Traffic::default()) };
         conn::drive(context.conn(info), socket, permits, layers.clone());
     }
 }

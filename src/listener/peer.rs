@@ -10,10 +10,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderMap, HeaderName};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::guard::Traffic;
+use crate::certificate::{facts, fingerprint};
 use crate::config::Trusted;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -36,8 +37,29 @@ pub struct ConnInfo {
     pub peer: PeerAddr,
     /// Whether it speaks TLS to us.
     pub tls: bool,
+    /// The certificate that it has shown, verified.
+    pub certificate: Option<Arc<ClientCertificate>>,
     /// What the connection has carried so far.
     pub bytes: Arc<Traffic>,
+}
+
+/// A client's certificate, as a backend is told of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Its subject; empty if that cannot be told.
+    pub subject: HeaderValue,
+    /// Its SHA-256 in hexadecimal digits.
+    pub fingerprint: HeaderValue,
+}
+
+impl ClientCertificate {
+    /// Of a certificate in DER.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Self {
+        let value = |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+        let subject = facts(der).map(|facts| facts.subject).unwrap_or_default();
+        Self { subject: value(subject), fingerprint: value(fingerprint(der)) }
+    }
 }
 
 /// The client of a request, as far as it is known.
@@ -55,6 +77,8 @@ pub struct Peer {
     pub host: String,
     /// Whether the socket's other end is a trusted proxy.
     pub trusted: bool,
+    /// The certificate that the socket's other end has shown.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 // === impl Peer ===
@@ -76,6 +100,7 @@ impl Peer {
             proto: if conn.tls { "https" } else { "http" },
             host: asked_host(headers, authority),
             trusted: is_trusted,
+            certificate: conn.certificate.clone(),
         };
         if is_trusted {
             peer.believe(headers, trusted);
@@ -202,8 +227,6 @@ pub(super) fn is_plain_host(value: &str) -> bool {
 mod tests {
     //! Tests of `peer`: a table of connections and headers against the client that comes out. Must not touch: sockets.
 
-    use http::HeaderValue;
-
     use super::*;
 
     /// Whom the tables trust: 10.0.0.0/8, fd00::/8 and unix sockets.
@@ -222,7 +245,7 @@ mod tests {
             "unix" => PeerAddr::Unix,
             address => PeerAddr::Tcp(SocketAddr::new(address.parse().expect("a sound address"), 40_000)),
         };
-        let conn = ConnInfo { peer, tls, bytes: Arc::new(Traffic::default()) };
+        let conn = ConnInfo { peer, tls, certificate: None, bytes: Arc::default() };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a sound value"));
@@ -270,7 +293,7 @@ mod tests {
     fn a_unix_peer_has_no_address() {
         let silent = peer("unix", false, &[("host", "a")]);
         assert_eq!((silent.client, silent.chain().as_str(), silent.trusted), (None, "", true));
-        let conn = ConnInfo { peer: PeerAddr::Unix, tls: false, bytes: Arc::new(Traffic::default()) };
+        let conn = ConnInfo { peer: PeerAddr::Unix, tls: false, certificate: None, bytes: Arc::default() };
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.9"));
         let distrusted = Peer::of(&conn, &headers, None, &Trusted::default());
@@ -303,7 +326,7 @@ mod tests {
 
     #[test]
     fn the_targets_authority_comes_before_the_host_field() {
-        let conn = ConnInfo { peer: PeerAddr::Unix, tls: false, bytes: Arc::new(Traffic::default()) };
+        let conn = ConnInfo { peer: PeerAddr::Unix, tls: false, certificate: None, bytes: Arc::default() };
         let authority = Authority::from_static("A.example:8080");
         let mut headers = HeaderMap::new();
         assert_eq!(Peer::of(&conn, &headers, Some(&authority), &trusted()).host, "a.example:8080");

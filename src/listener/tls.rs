@@ -1,6 +1,6 @@
-//! The certificate that a listener shows, and its renewal while serving.
+//! The certificates that a listener shows, those that it asks clients for, and their renewal while serving.
 //!
-//! Enters: the paths of two PEM files. Leaves: a rustls configuration whose certificate follows the files. Must not
+//! Enters: the paths of PEM files. Leaves: a rustls configuration that follows the files. Must not
 //! touch: connections.
 //!
 //! A renewal writes two files, and we may look between the two. So a pair counts only when both can be read and the key
@@ -11,21 +11,28 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
-use rustls::crypto::ring;
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use tokio::time::{MissedTickBehavior, interval};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::config::TlsFiles;
+use crate::certificate::facts;
+use crate::config::{ClientAuth, ListenerTls, TlsFiles};
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// So long before its end a certificate is warned of, and so often.
+const WARN_BEFORE: Duration = Duration::from_secs(14 * 86_400);
+const WARN_EVERY: Duration = Duration::from_secs(86_400);
 
 /// No chain and no key is longer; whoever configures `/dev/zero` gets an error instead of an eternity.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -67,66 +74,98 @@ pub enum TlsError {
         /// Why.
         source: rustls::Error,
     },
+    /// The authorities for clients' certificates cannot be used.
+    #[error("the certificates in {} cannot vouch for those of clients: {what}; put the authority's own certificate there", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with them.
+        what: String,
+    },
+    /// rustls refuses our settings.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
 }
 
-/// A certificate that follows its files, and the server configuration that shows it.
+/// Certificates that follow their files, and the server configuration that shows them.
 #[derive(Debug)]
 pub struct TlsSource {
-    files: TlsFiles,
-    shown: Arc<Shown>,
-    config: Arc<ServerConfig>,
+    files: ListenerTls,
+    state: ArcSwap<State>,
     /// What the files looked like when they were last read, successfully or not.
     seen: Mutex<Option<Look>>,
 }
 
+/// What was made of the files. Replaced whole: sessions that TLS could resume end with it, and so does what a client was
+/// trusted for.
 #[derive(Debug)]
-struct Shown(ArcSwap<CertifiedKey>);
+struct State {
+    certificates: Arc<Shown>,
+    config: Arc<ServerConfig>,
+}
 
-/// How both files look without reading them: inode, length, and when the inode last changed, which unlike the time of
+/// Until when a certificate holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// Its file.
+    pub certificate: PathBuf,
+    /// The end of its validity, in seconds since 1970.
+    pub at: u64,
+}
+
+#[derive(Debug)]
+struct Shown(Vec<Arc<CertifiedKey>>);
+
+/// How the files look without reading them: inode, length, and when the inode last changed, which unlike the time of
 /// modification also changes with `cp -p` and with `chmod`.
-type Look = [(u64, u64, i64, i64); 2];
+type Look = Vec<(u64, u64, i64, i64)>;
 
 // === impl TlsSource ===
 
 impl TlsSource {
-    /// Reads the pair.
+    /// Reads the files.
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+    pub fn load(files: &ListenerTls) -> Result<Self, TlsError> {
         let seen = look(files);
-        let shown = Arc::new(Shown(ArcSwap::from_pointee(read_pair(files)?)));
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            // Cannot fail: the provider is complete. A rustls::Error here is reported as any other.
-            .map_err(|source| unusable(files, source))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { files: files.clone(), shown, config: Arc::new(config), seen: Mutex::new(seen) })
+        let state = ArcSwap::from_pointee(State::read(files)?);
+        Ok(Self { files: files.clone(), state, seen: Mutex::new(seen) })
     }
 
-    /// What connections are accepted with; shows the present certificate at each handshake.
+    /// What connections are accepted with, now.
     #[must_use]
     pub fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config)
+        Arc::clone(&self.state.load().config)
     }
 
-    /// Reads the pair again, whether it looks changed or not. Connections that are open keep theirs.
+    /// Until when each certificate holds that is shown now.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let state = self.state.load();
+        let shown = self.files.certificates.iter().zip(&state.certificates.0);
+        let expiry = |(pair, shown): (&TlsFiles, &Arc<CertifiedKey>)| {
+            let at = facts(shown.end_entity_cert().ok()?)?.ends;
+            Some(Expiry { certificate: pair.certificate.clone(), at })
+        };
+        shown.filter_map(expiry).collect()
+    }
+
+    /// Reads the files again, whether they look changed or not. Connections that are open keep what they have.
     ///
     /// # Errors
-    /// See [`TlsError`]; the old pair is shown further.
+    /// See [`TlsError`]; the old pairs are shown further.
     pub fn reload(&self) -> Result<(), TlsError> {
         // Looked at before reading: a change in between is then found by the next look.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = look(&self.files);
-        self.shown.0.store(Arc::new(read_pair(&self.files)?));
+        self.state.store(Arc::new(State::read(&self.files)?));
         Ok(())
     }
 
-    /// Reads the pair again if a file looks changed since the last time. True when a new pair is shown.
+    /// Reads the files again if one looks changed since the last time. True when what was read is in use.
     ///
     /// # Errors
-    /// See [`TlsError`]; the old pair is shown further, and files that do not change are not complained about again.
+    /// See [`TlsError`]; the old pairs are shown further, and files that do not change are not complained about again.
     pub fn reload_if_changed(&self) -> Result<bool, TlsError> {
         let changed = *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != look(&self.files);
         if changed {
@@ -135,18 +174,40 @@ impl TlsSource {
         Ok(changed)
     }
 
-    /// Looks at the files every `every` (see [`LOOK_EVERY`]), for ever.
+    /// What is to be said of certificates that have expired or soon will, for people.
+    #[must_use]
+    pub fn warnings(&self, now: SystemTime) -> Vec<String> {
+        self.expiries().iter().filter_map(|expiry| expiry.warning(now)).collect()
+    }
+
+    /// Logs [`Self::warnings`].
+    pub fn warn(&self) {
+        for warning in self.warnings(SystemTime::now()) {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// Looks at the files every `every` (see [`LOOK_EVERY`]), for ever; warns at the start, then once a day.
     pub async fn watch(self: Arc<Self>, every: Duration) {
         let mut looks = interval(every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut warned: Option<Instant> = None;
         loop {
             looks.tick().await;
+            if warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                warned = Some(Instant::now());
+                self.warn();
+            }
             let source = Arc::clone(&self);
             // Files may lie on a disk that is slow or gone.
             let look = tokio::task::spawn_blocking(move || source.reload_if_changed());
-            let path = self.files.certificate.display();
+            let path = self.files.certificates.first().map(|pair| pair.certificate.display().to_string());
+            let path = path.unwrap_or_default();
             match look.await {
-                Ok(Ok(true)) => tracing::info!(certificate = %path, "new certificate"),
+                Ok(Ok(true)) => {
+                    tracing::info!(certificate = %path, "new certificate");
+                    self.warn();
+                }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "the changed certificate is not used, the old one stays"),
                 Err(error) => tracing::error!(%error, certificate = %path, "looking at the certificate failed"),
@@ -155,30 +216,88 @@ impl TlsSource {
     }
 }
 
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+impl State {
+    fn read(files: &ListenerTls) -> Result<Self, TlsError> {
+        let pairs = files.certificates.iter().map(|pair| read_pair(pair).map(Arc::new));
+        let shown = Arc::new(Shown(pairs.collect::<Result<_, _>>()?));
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        // Cannot fail: the provider is complete. A rustls::Error here is reported as any other.
+        let builder = builder.map_err(TlsError::Setup)?;
+        let builder = match &files.clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(verifier(clients, provider)?),
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { certificates: shown, config: Arc::new(config) })
     }
 }
 
-fn look(files: &TlsFiles) -> Option<Look> {
-    let one = |path: &Path| {
+impl Expiry {
+    fn warning(&self, now: SystemTime) -> Option<String> {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(self.at);
+        let (path, date) = (self.certificate.display(), httpdate::fmt_http_date(at));
+        match at.duration_since(now) {
+            Err(_) => Some(format!("the certificate in {path} expired on {date}: clients refuse it; renew it")),
+            Ok(left) if left < WARN_BEFORE => Some(format!(
+                "the certificate in {path} expires in {} days, on {date}; renew it",
+                left.as_secs() / 86_400
+            )),
+            Ok(_) => None,
+        }
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let first = self.0.first();
+        let name = hello.server_name().filter(|_| self.0.len() > 1);
+        let named = name.and_then(|name| ServerName::try_from(name).ok());
+        let fits = |name: &ServerName<'_>, shown: &CertifiedKey| {
+            let leaf = shown.end_entity_cert().and_then(ParsedCertificate::try_from);
+            leaf.is_ok_and(|leaf| verify_server_name(&leaf, name).is_ok())
+        };
+        named.and_then(|name| self.0.iter().find(|shown| fits(&name, shown))).or(first).cloned()
+    }
+}
+
+fn verifier(clients: &ClientAuth, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let unusable =
+        |source: &dyn std::fmt::Display| TlsError::Authorities { path: clients.ca.clone(), what: source.to_string() };
+    for certificate in read_chain(&clients.ca)? {
+        roots.add(certificate).map_err(|error| unusable(&error))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| unusable(&error))
+}
+
+fn look(files: &ListenerTls) -> Option<Look> {
+    let one = |path: &PathBuf| {
         let meta = fs::metadata(path).ok()?;
         Some((meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()))
     };
-    Some([one(&files.certificate)?, one(&files.key)?])
+    let pairs = files.certificates.iter().flat_map(|pair| [&pair.certificate, &pair.key]);
+    pairs.chain(files.clients.iter().map(|clients| &clients.ca)).map(one).collect()
 }
 
 fn read_pair(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
-    let not_pem = |path: &Path, what, source| TlsError::NotPem { path: path.to_owned(), what, source };
-    let chain = read(&files.certificate)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
+    let chain = read_chain(&files.certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|source| TlsError::NotPem {
+        path: files.key.clone(),
+        what: "private key",
+        source,
+    })?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| unusable(files, source))
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<_, _>>()
         .and_then(|chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
-        .map_err(|source| not_pem(&files.certificate, "certificate", source))?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
-        .map_err(|source| not_pem(&files.key, "private key", source))?;
-    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| unusable(files, source))
+        .map_err(|source| TlsError::NotPem { path: path.to_owned(), what: "certificate", source })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -218,6 +337,14 @@ mod tests {
         fn files(&self) -> TlsFiles {
             TlsFiles { certificate: self.0.join("chain.pem"), key: self.0.join("key.pem") }
         }
+
+        fn load(&self) -> Result<TlsSource, TlsError> {
+            TlsSource::load(&of(self.files()))
+        }
+    }
+
+    fn of(files: TlsFiles) -> ListenerTls {
+        ListenerTls { certificates: vec![files], clients: None }
     }
 
     /// A fresh pair as (chain, key) in PEM.
@@ -242,7 +369,7 @@ mod tests {
     }
 
     fn shown(source: &TlsSource) -> Vec<u8> {
-        source.shown.0.load().cert[0].to_vec()
+        source.state.load().certificates.0[0].cert[0].to_vec()
     }
 
     fn der(pair: &(String, String)) -> Vec<u8> {
@@ -254,7 +381,7 @@ mod tests {
         let directory = Directory::new("renewed");
         let (old, new) = (issue(), issue());
         write(&directory.files(), &old);
-        let source = TlsSource::load(&directory.files()).expect("sound files");
+        let source = directory.load().expect("sound files");
         assert_eq!(shown(&source), der(&old));
         assert!(!source.reload_if_changed().expect("sound files, or the old ones"));
         write_until(&directory.files(), &new, || source.reload_if_changed().expect("sound files, or the old ones"));
@@ -267,7 +394,7 @@ mod tests {
         let (old, new) = (issue(), issue());
         let files = directory.files();
         write(&files, &old);
-        let source = TlsSource::load(&files).expect("sound files");
+        let source = directory.load().expect("sound files");
         fs::write(&files.certificate, &new.0[..new.0.len() / 2]).expect("a writable temporary directory");
         assert!(matches!(source.reload(), Err(TlsError::NotPem { what: "certificate", .. })));
         fs::write(&files.certificate, &new.0).expect("a writable temporary directory");
@@ -283,7 +410,7 @@ mod tests {
         let directory = Directory::new("once");
         let files = directory.files();
         write(&files, &issue());
-        let source = TlsSource::load(&files).expect("sound files");
+        let source = directory.load().expect("sound files");
         fs::write(&files.key, "nothing").expect("a writable temporary directory");
         assert!(matches!(source.reload_if_changed(), Err(TlsError::NotPem { what: "private key", .. })));
         assert!(!source.reload_if_changed().expect("sound files, or the old ones"));
@@ -296,16 +423,16 @@ mod tests {
     fn errors_name_the_file_and_what_to_do() {
         let directory = Directory::new("errors");
         let files = directory.files();
-        let missing = TlsSource::load(&files).expect_err("a file is missing").to_string();
+        let missing = directory.load().expect_err("a file is missing").to_string();
         assert!(missing.contains("chain.pem") && missing.contains("must exist"), "{missing}");
         let (good, other) = (issue(), issue());
         write(&files, &(good.0, other.1));
-        let mixed = TlsSource::load(&files).expect_err("a key of another certificate").to_string();
+        let mixed = directory.load().expect_err("a key of another certificate").to_string();
         assert!(mixed.contains("key.pem") && mixed.contains("chain.pem") && mixed.contains("one issue"), "{mixed}");
         write(&files, &(String::new(), String::new()));
-        assert!(matches!(TlsSource::load(&files), Err(TlsError::NotPem { .. })));
+        assert!(matches!(directory.load(), Err(TlsError::NotPem { .. })));
         let endless = TlsFiles { certificate: "/dev/zero".into(), key: files.key.clone() };
-        assert!(matches!(TlsSource::load(&endless), Err(TlsError::TooLong { .. })));
+        assert!(matches!(TlsSource::load(&of(endless)), Err(TlsError::TooLong { .. })));
     }
 
     #[tokio::test]
@@ -313,12 +440,34 @@ mod tests {
         let directory = Directory::new("watch");
         let new = issue();
         write(&directory.files(), &issue());
-        let source = Arc::new(TlsSource::load(&directory.files()).expect("sound files"));
+        let source = Arc::new(directory.load().expect("sound files"));
         let watch = tokio::spawn(Arc::clone(&source).watch(Duration::from_millis(2)));
         while shown(&source) != der(&new) {
             write(&directory.files(), &new);
             tokio::task::yield_now().await;
         }
         watch.abort();
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_warned_of_and_one_that_does_not_is_not() {
+        let day = Duration::from_secs(86_400);
+        let expiry = Expiry { certificate: "/etc/site.pem".into(), at: 100 * 86_400 };
+        let at = |days: u32| expiry.warning(SystemTime::UNIX_EPOCH + days * day);
+        assert_eq!((at(1), at(86)), (None, None));
+        assert!(
+            at(87).is_some_and(|warning| warning.contains("/etc/site.pem expires in 13 days, on Sat, 11 Apr 1970"))
+        );
+        assert!(at(101).is_some_and(|warning| warning.contains("expired on Sat, 11 Apr 1970")));
+    }
+
+    #[test]
+    fn the_end_of_each_certificate_is_known() {
+        let directory = Directory::new("expiry");
+        write(&directory.files(), &issue());
+        let source = directory.load().expect("sound files");
+        // rcgen's own end of all days.
+        assert_eq!(source.expiries().len(), 1);
+        assert!(source.expiries()[0].at > 4_000_000_000 && source.warnings(SystemTime::now()).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! A WebSocket that is passed through: bytes both ways, unchanged, so that extensions work.
+//! A WebSocket that is passed through: bytes both ways, unchanged, so that extensions work. Other protocols likewise.
 //!
 //! Enters: two connected streams behind a 101, with what was read behind it. Leaves: the same bytes on the other side;
 //! when the process stops or nothing moves, a close frame of ours to both sides. Must not touch: payloads, sessions, HTTP.
@@ -30,6 +30,8 @@ pub struct SpliceOptions<D> {
     pub idle: Option<Duration>,
     /// How long a receiver may take nothing while something waits for it.
     pub write: Duration,
+    /// Whether the bytes are frames of WebSocket; otherwise nobody is told of an end but by the connection's.
+    pub frames: bool,
     /// Completes when the process stops; the tunnel is then closed with "service restart".
     pub drain: D,
 }
@@ -90,6 +92,7 @@ where
         backend,
         idle: options.idle,
         write: options.write,
+        frames: options.frames,
         moved: now,
         closing: None,
         end: None,
@@ -116,6 +119,7 @@ struct Tunnel<C, B> {
     backend: B,
     idle: Option<Duration>,
     write: Duration,
+    frames: bool,
     /// When a byte last moved; known only if there is an idle limit.
     moved: Instant,
     /// We have sent close frames; the tunnel ends at this time at the latest.
@@ -207,14 +211,19 @@ where
         false
     }
 
-    /// Sends a close frame to both sides, each at the next frame boundary of its lane.
+    /// Sends a close frame to both sides, each at the next frame boundary of its lane; where there are no frames, ends both.
     fn begin_close(&mut self, end: TunnelEnd) {
+        self.closing = Some(Instant::now() + CLOSE_WAIT);
+        self.end.get_or_insert(end);
+        if !self.frames {
+            self.down.shut();
+            self.up.shut();
+            return;
+        }
         let (code, reason) = if end == TunnelEnd::Drained { (1012, "service restart") } else { (1001, "idle") };
         let mut mask = [0; 4];
         // The masking key need not be random here, since the payload is no secret: zeros would do as well.
         let _ = getrandom::fill(&mut mask);
-        self.closing = Some(Instant::now() + CLOSE_WAIT);
-        self.end.get_or_insert(end);
         self.down.begin_close(close_frame(code, reason, None));
         self.up.begin_close(close_frame(1001, reason, Some(mask)));
     }

@@ -26,6 +26,7 @@ use crate::upstream::handshake::{self, HandshakeFailure, Refusal};
 use crate::upstream::http1_exchange::HeadLimits;
 pub use crate::upstream::io::Io;
 use crate::upstream::login;
+use crate::upstream::own::OwnListeners;
 use crate::upstream::pool::{Carrier, Connection};
 use crate::upstream::private::PrivateConnections;
 use crate::upstream::tls::{self, UpstreamTlsError};
@@ -45,6 +46,7 @@ pub struct Dialer {
     dials: Semaphore,
     most_dials: usize,
     limits: HeadLimits,
+    own: Arc<OwnListeners>,
 }
 
 /// A new key for a handshake (RFC 6455 section 4.1).
@@ -84,10 +86,16 @@ pub enum DialError {
         /// The system's answer.
         source: io::Error,
     },
-    /// Connected, but TLS failed: often a certificate of another name or authority.
+    /// Connected to a listener of our own. Nothing was sent.
     #[error(
-        "the TLS handshake with the backend at {address} failed: {source}; check its certificate, and the ca and client certificate configured for it"
+        "the backend at {address} is this server itself: a request would come back for ever; name the backend's own address in `upstream`"
     )]
+    Loop {
+        /// Where to.
+        address: Arc<str>,
+    },
+    /// Connected, but TLS failed: often a certificate of another name or authority.
+    #[error("the TLS handshake with the backend at {address} failed: {}", tls::explain(source))]
     Tls {
         /// Where to.
         address: Arc<str>,
@@ -118,7 +126,7 @@ pub enum DialError {
     },
     /// Connected, but the handshake was not answered in time.
     #[error(
-        "the backend at {address} did not answer the WebSocket handshake within {after:?}; check that it serves WebSockets at this path, or allow more time"
+        "the backend at {address} did not answer the handshake within {after:?}; check that it serves WebSockets at this path, or allow more time"
     )]
     HandshakeTimeout {
         /// Where to.
@@ -138,7 +146,7 @@ pub enum DialError {
     },
     /// A 101 that is not the answer to our handshake; nothing was tunnelled.
     #[error(
-        "the backend at {address} answered 101, but {what}: this is no WebSocket; check what answers at this address"
+        "the backend at {address} answered 101, but {what}: this is not what was asked for; check what answers at this address"
     )]
     BadHandshake {
         /// Where to.
@@ -177,7 +185,14 @@ impl Dialer {
             dials: Semaphore::new(most_dials),
             most_dials,
             limits: backend.into(),
+            own: Arc::default(),
         })
+    }
+
+    /// The same, which goes to none of these.
+    #[must_use]
+    pub fn avoiding(self, own: Arc<OwnListeners>) -> Self {
+        Self { own, ..self }
     }
 
     /// A dialer whose backend is this process: each handshake is granted at once, and `talk` gets the WebSocket's other
@@ -195,6 +210,7 @@ impl Dialer {
             dials: Semaphore::new(most_dials),
             most_dials,
             limits: backend.into(),
+            own: Arc::default(),
         }
     }
 
@@ -216,7 +232,7 @@ impl Dialer {
     /// A new connection, TLS included.
     ///
     /// # Errors
-    /// The first five of [`DialError`]: connecting, ports, files, TLS, deadline.
+    /// The first six of [`DialError`]: connecting, ports, files, a loop, TLS, deadline.
     pub async fn connect(&self) -> Result<Io, DialError> {
         timeout(self.connect, self.connect_and_secure())
             .await
@@ -261,12 +277,21 @@ impl Dialer {
                 }
                 Err(DialError::Refused { head: Box::new(head), body })
             }
-            Ok(Err(HandshakeFailure::Dropped(source))) => {
-                Err(DialError::Dropped { address: self.address.clone(), source })
-            }
-            Ok(Err(HandshakeFailure::Bad(what))) => {
-                Err(DialError::BadHandshake { address: self.address.clone(), what })
-            }
+            Ok(Err(failure)) => Err(self.failed(failure)),
+            Err(_) => Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake }),
+        }
+    }
+
+    /// A connection that speaks `protocol`: connects, sends `head` as it is, which asks for that, and verifies the answer.
+    ///
+    /// # Errors
+    /// Any [`DialError`]; [`DialError::Refused`] carries the backend's whole answer.
+    pub async fn upgrade_to(&self, protocol: &str, head: request::Parts) -> Result<Upgraded, DialError> {
+        let _under_way = self.acquire_dial().await?;
+        let io = self.connect().await?;
+        match timeout(self.handshake, handshake::perform_other(io, head, self.limits, protocol)).await {
+            Ok(Ok(upgraded)) => Ok(upgraded),
+            Ok(Err(failure)) => Err(self.failed(failure)),
             Err(_) => Err(DialError::HandshakeTimeout { address: self.address.clone(), after: self.handshake }),
         }
     }
@@ -295,6 +320,9 @@ impl Dialer {
 
     async fn connect_and_secure(&self) -> Result<Io, DialError> {
         let plain = self.open().await.map_err(|source| self.not_connected(source))?;
+        if self.own.are_behind(&plain) {
+            return Err(DialError::Loop { address: self.address.clone() });
+        }
         let Some((connector, name)) = &self.tls else { return Ok(plain) };
         match connector.connect(name.clone(), plain).await {
             Ok(stream) => Ok(Io::Tls(Box::new(stream))),
@@ -316,6 +344,18 @@ impl Dialer {
                     outcome => return outcome.map(Io::Unix),
                 }
             },
+        }
+    }
+
+    fn failed(&self, failure: HandshakeFailure) -> DialError {
+        let address = self.address.clone();
+        match failure {
+            HandshakeFailure::Dropped(source) => DialError::Dropped { address, source },
+            HandshakeFailure::Bad(what) => DialError::BadHandshake { address, what },
+            HandshakeFailure::Refused(refusal) => {
+                let Refusal { head, body, .. } = *refusal;
+                DialError::Refused { head: Box::new(head), body }
+            }
         }
     }
 

@@ -83,6 +83,24 @@ pub(super) async fn perform(
     Box::pin(exchange_by_hyper(sender, request, expected.as_deref())).await
 }
 
+/// Sends `head` as it is, which asks for another protocol, and verifies that the response switches to that.
+pub(super) async fn perform_other(
+    io: Io,
+    head: request::Parts,
+    limits: HeadLimits,
+    protocol: &str,
+) -> Result<Upgraded, HandshakeFailure> {
+    let request = Request::from_parts(head, Either::Left(Empty::new()));
+    let response = switched_by_hyper(connect_hyper(Replay::new(io), limits).await?, request).await?;
+    if !has_token(response.headers(), &UPGRADE, protocol) {
+        return Err(HandshakeFailure::Bad("its Upgrade header does not name the protocol that was asked for"));
+    }
+    if !has_token(response.headers(), &CONNECTION, "upgrade") {
+        return Err(HandshakeFailure::Bad("its Connection header does not name upgrade"));
+    }
+    take_over(response).await
+}
+
 /// A verified 101, and what follows it.
 #[must_use]
 pub fn read_switching(seen: &Bytes, expected: Option<&str>) -> Parsed<(response::Parts, Bytes)> {
@@ -116,10 +134,22 @@ fn violation(answer: &HeaderMap, expected: Option<&str>) -> Option<&'static str>
 // === what hyper reads ===
 
 async fn exchange_by_hyper(
-    mut sender: Sender,
-    mut request: Request<Outgoing>,
+    sender: Sender,
+    request: Request<Outgoing>,
     expected: Option<&str>,
 ) -> Result<Upgraded, HandshakeFailure> {
+    let response = switched_by_hyper(sender, request).await?;
+    match violation(response.headers(), expected) {
+        Some(what) => Err(HandshakeFailure::Bad(what)),
+        None => take_over(response).await,
+    }
+}
+
+/// A 101, whatever it switches to.
+async fn switched_by_hyper(
+    mut sender: Sender,
+    mut request: Request<Outgoing>,
+) -> Result<Response<Incoming>, HandshakeFailure> {
     let is_hypers = request.extensions().get::<NamesKeptByHyper>().is_some();
     sender.record.begin(if is_hypers { Vec::new() } else { request_head(&request) });
     if let Some(target) = request.extensions().get::<AsWritten>().and_then(AsWritten::target).and_then(stand_in) {
@@ -133,10 +163,7 @@ async fn exchange_by_hyper(
         let (head, body) = response.into_parts();
         return Err(HandshakeFailure::Refused(Box::new(Refusal { head, body, sender })));
     }
-    match violation(response.headers(), expected) {
-        Some(what) => Err(HandshakeFailure::Bad(what)),
-        None => take_over(response).await,
-    }
+    Ok(response)
 }
 
 async fn take_over(mut response: Response<Incoming>) -> Result<Upgraded, HandshakeFailure> {

@@ -24,6 +24,7 @@ use crate::http::write_head::origin_form;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
 /// Fields of one connection (RFC 9110 section 7.6.1 and its forerunners), and `Proxy`, which CGI programs take for the
 /// address of a proxy of their own.
@@ -113,6 +114,10 @@ pub struct Forwarded<'a> {
     pub host: &'a str,
     /// Whether the peer is a trusted proxy, whose other fields about the client are kept.
     pub trusted: bool,
+    /// What was taken away from the path, for `X-Forwarded-Prefix`; empty when nothing was.
+    pub prefix: &'a str,
+    /// The fields about the client's certificate: nobody but us sets them. Empty where clients are not asked for one.
+    pub identity: Vec<(HeaderName, Option<HeaderValue>)>,
 }
 
 /// Takes out what concerns one connection only: the hop-by-hop fields, and each field that `Connection` names unless it
@@ -153,13 +158,42 @@ pub fn set_forwarded(headers: &mut HeaderMap, forwarded: &Forwarded<'_>) {
             _ => drop(headers.remove(name)),
         }
     }
+    set_identity(headers, &forwarded.identity);
+    if !forwarded.prefix.is_empty() {
+        // Behind what a trusted proxy has taken away before us.
+        let front = headers.get(FORWARDED_PREFIX).map(HeaderValue::as_bytes).unwrap_or_default();
+        let whole = [front.strip_suffix(b"/").unwrap_or(front), forwarded.prefix.as_bytes()].concat();
+        if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+            headers.insert(FORWARDED_PREFIX, whole);
+        }
+    }
+}
+
+/// Takes the fields out that tell of a client's certificate, with their twins, and sets those that have a value.
+fn set_identity(headers: &mut HeaderMap, identity: &[(HeaderName, Option<HeaderValue>)]) {
+    if identity.is_empty() {
+        return;
+    }
+    let is_one = |name: &str| identity.iter().any(|(field, _)| field == name);
+    take_out(headers, |name| is_one(name.as_str()) || is_one(&name.as_str().replace(['_', '.'], "-")));
+    for (name, value) in identity {
+        if let Some(value) = value {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
 }
 
 /// The host a request is for, which becomes `Host` towards the backend: the authority of an HTTP/2 request or of an
 /// absolute target (RFC 9112 section 3.2.2), else its `Host`. A user name in the authority is left out.
 #[must_use]
 pub fn host(parts: &request::Parts) -> Option<HeaderValue> {
-    let Some(authority) = parts.uri.authority() else { return parts.headers.get(HOST).cloned() };
+    request_host(&parts.uri, &parts.headers)
+}
+
+/// The same of a request's parts.
+#[must_use]
+pub fn request_host(uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    let Some(authority) = uri.authority() else { return headers.get(HOST).cloned() };
     let host = authority.as_str().rsplit('@').next().unwrap_or_default();
     HeaderValue::from_str(host).ok()
 }
@@ -203,6 +237,24 @@ pub fn tunnel_handshake(original: &request::Parts, forwarded: &Forwarded<'_>) ->
         headers.remove(name);
     }
     upgrade_request(&origin_form(&original.uri), headers)
+}
+
+/// The handshake of another protocol: the client's own, method and all, with `protocol` as the only one in `Upgrade`.
+#[must_use]
+pub fn other_handshake(original: &request::Parts, forwarded: &Forwarded<'_>, protocol: &HeaderValue) -> request::Parts {
+    let mut parts = tunnel_handshake(original, forwarded);
+    parts.method = original.method.clone();
+    parts.headers.insert(UPGRADE, protocol.clone());
+    parts
+}
+
+/// The one protocol to which a request of HTTP/1.1 asks to switch; `None` when it does not, or leaves a choice.
+#[must_use]
+pub fn asked_upgrade(headers: &HeaderMap, version: Version) -> Option<&str> {
+    let mut asked = tokens(headers, &UPGRADE);
+    let (protocol, more) = (asked.next()?, asked.next());
+    let is_asked = version == Version::HTTP_11 && has_token(headers, &CONNECTION, "upgrade");
+    (is_asked && more.is_none()).then_some(protocol)
 }
 
 /// The head of a request on its way to the backend, all but `Expect` and what a handshake adds: end-to-end fields, one

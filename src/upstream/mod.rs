@@ -15,6 +15,7 @@ pub mod http1_exchange;
 mod hyper_stream;
 mod io;
 mod login;
+pub mod own;
 mod pace;
 mod pool;
 pub mod private;

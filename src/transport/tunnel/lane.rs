@@ -110,6 +110,13 @@ impl Lane {
         }
     }
 
+    /// Ends it behind what is pending.
+    pub(super) fn shut(&mut self) {
+        if self.phase == LanePhase::Flow {
+            self.phase = LanePhase::Shut;
+        }
+    }
+
     /// Puts the close frame behind what is pending, if the last frame is complete.
     fn finish_at_boundary(&mut self) {
         if !self.tracker.at_boundary() {

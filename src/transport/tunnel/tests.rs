@@ -28,7 +28,7 @@ where
             std::future::pending::<()>().await;
         }
     };
-    let options = SpliceOptions { idle, write: WRITE, drain: drained };
+    let options = SpliceOptions { idle, write: WRITE, frames: true, drain: drained };
     let [up, down] = unread.map(Bytes::from_static);
     Rig { client, backend, drain, tunnel: tokio::spawn(splice(near, up, far, down, options)) }
 }
@@ -193,7 +193,7 @@ async fn a_receiver_that_takes_nothing_ends_the_tunnel_and_a_slow_one_does_not()
 #[tokio::test]
 async fn a_tunnel_is_small() {
     let ([client, _], [backend, _]) = (tcp_pair().await, tcp_pair().await);
-    let options = SpliceOptions { idle: None, write: WRITE, drain: std::future::pending() };
+    let options = SpliceOptions { idle: None, write: WRITE, frames: true, drain: std::future::pending() };
     let size = size_of_val(&splice(client, Bytes::new(), backend, Bytes::new(), options));
     assert!(size <= 1024, "a tunnel takes {size} bytes");
 }

@@ -17,7 +17,14 @@ fn list(headers: &HeaderMap) -> Vec<String> {
 }
 
 fn forwarded(trusted: bool) -> Forwarded<'static> {
-    Forwarded { chain: "192.0.2.1".into(), proto: "https", host: "app.example", trusted }
+    Forwarded {
+        chain: "192.0.2.1".into(),
+        proto: "https",
+        host: "app.example",
+        trusted,
+        prefix: "",
+        identity: Vec::new(),
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use underpass::config::{
-    Address, Config, ConfigErrors, Endpoint, Listener, LogFormat, Origins, Script, Session, TlsFiles, Trusted,
-    UpstreamTls,
+    Address, ClientAuth, Config, ConfigErrors, Endpoint, Listener, ListenerTls, LogFormat, Origins, Script, Session,
+    TlsFiles, Trusted, UpstreamTls,
 };
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
@@ -95,7 +95,9 @@ fn errors_of_both_flags_are_reported_together() {
 #[test]
 fn listeners_have_addresses_and_tls() {
     let config = valid("tls-listener.toml");
-    let tls = TlsFiles { certificate: "relative/site.pem".into(), key: "relative/site.key".into() };
+    let files = |name: &str| TlsFiles { certificate: format!("{name}.pem").into(), key: format!("{name}.key").into() };
+    let clients = Some(ClientAuth { ca: "clients.pem".into(), required: false });
+    let tls = ListenerTls { certificates: vec![files("relative/site"), files("other")], clients };
     let tcp = |text: &str| Address::Tcp(text.parse().expect("a sound address"));
     let expected = [
         Listener { address: tcp("[::]:443"), tls: Some(tls), proxy_protocol: false },

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
-use underpass::config::{Client, TlsFiles};
+use underpass::config::{Client, ListenerTls, TlsFiles};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::listener::tls::TlsSource;
@@ -43,7 +43,10 @@ impl Own {
     }
 
     fn source(&self) -> Arc<TlsSource> {
-        Arc::new(TlsSource::load(&self.files).expect("sound files"))
+        Arc::new(
+            TlsSource::load(&ListenerTls { certificates: vec![self.files.clone()], clients: None })
+                .expect("sound files"),
+        )
     }
 
     async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {

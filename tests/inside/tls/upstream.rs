@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -71,6 +73,69 @@ async fn a_certificate_of_another_name_or_authority_is_refused() {
         assert!(error.to_string().contains("certificate"), "{error}");
         assert!(served.await.expect("a calm backend").is_err());
     }
+}
+
+/// A self-signed certificate for these names, an authority's or not, with its end.
+fn self_signed(name: &str, is_authority: bool, ends: i32) -> Pair {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    params.is_ca = if is_authority { IsCa::Ca(BasicConstraints::Unconstrained) } else { IsCa::NoCa };
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+    params.not_after = rcgen::date_time_ymd(ends, 1, 1);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_in_ca_is_accepted_for_its_name_and_time() {
+    let scratch = Scratch::new("self");
+    for is_authority in [false, true] {
+        let pair = self_signed("localhost", is_authority, 2100);
+        let tls = UpstreamTls { ca: Some(scratch.file("ca.pem", &pair.certificate)), client: None };
+        let (address, served) = backend(&pair, None).await;
+        let dialer = dialer(&secured("localhost", address, tls));
+        round_trip(dialer.upgrade(handshake(), None).await.expect("a WebSocket")).await;
+        served.await.expect("a calm backend").expect("TLS");
+    }
+}
+
+#[tokio::test]
+async fn tls_errors_say_what_is_wrong_and_what_to_do() {
+    let (scratch, authority) = (Scratch::new("words"), Authority::new());
+    let expired = self_signed("localhost", false, 2020);
+    let other = self_signed("localhost", false, 2100);
+    let own_authority = self_signed("localhost", true, 2100);
+    for (pair, ca, words) in [
+        (&authority.issue("a.example"), authority.pem(), "the certificate is for a.example, not localhost;"),
+        (&self_signed("a.example", false, 2100), String::new(), "the certificate is for a.example, not localhost;"),
+        (&expired, expired.certificate.clone(), "the certificate expired on Wed, 01 Jan 2020 00:00:00 GMT; renew it"),
+        (&authority.issue("localhost"), other.certificate.clone(), "signed by an unknown authority: put"),
+        (&other, authority.pem(), "signed by an unknown authority: put"),
+        (&own_authority, authority.pem(), "into `ca`"),
+        (&Authority::new().issue("localhost"), authority.pem(), "another authority of the same name: put"),
+    ] {
+        let ca = if ca.is_empty() { pair.certificate.clone() } else { ca };
+        let tls = UpstreamTls { ca: Some(scratch.file("ca.pem", &ca)), client: None };
+        let (address, served) = backend(pair, None).await;
+        let error =
+            dialer(&secured("localhost", address, tls)).upgrade(handshake(), None).await.expect_err("a refusal");
+        assert!(matches!(error, DialError::Tls { .. }) && error.to_string().contains(words), "{words}: {error}");
+        assert!(served.await.expect("a calm backend").is_err());
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let plain = listener.local_addr().expect("an address");
+    let answering = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        stream.read_u8().await.expect("a first byte");
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("it is taken");
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    let tls = UpstreamTls { ca: Some(scratch.file("ca.pem", &authority.pem())), client: None };
+    let error =
+        dialer(&secured("localhost", plain, tls)).upgrade(handshake(), None).await.expect_err("no TLS").to_string();
+    assert!(error.contains("does not speak TLS"), "{error}");
+    answering.await.expect("a calm backend");
 }
 
 #[test]

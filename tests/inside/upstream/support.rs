@@ -100,7 +100,14 @@ pub(crate) fn accept_for(head: &str) -> String {
 }
 
 pub(crate) fn forwarded() -> Forwarded<'static> {
-    Forwarded { chain: "192.0.2.1".into(), proto: "http", host: "app.example", trusted: false }
+    Forwarded {
+        chain: "192.0.2.1".into(),
+        proto: "http",
+        host: "app.example",
+        trusted: false,
+        prefix: "",
+        identity: Vec::new(),
+    }
 }
 
 pub(crate) fn handshake() -> request::Parts {
