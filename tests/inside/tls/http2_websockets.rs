@@ -140,6 +140,10 @@ async fn a_websocket_over_http2_is_passed_through() {
         socket.send("down").await;
         assert_eq!(stream.text().await, "down");
     }
+    // Requests go on beside it: nobody has said that the connection is to end.
+    let beside = Request::get("https://localhost/_underpass/info").body(()).expect("a request");
+    let (beside, _) = client.requests.send_request(beside, true).expect("the connection takes requests");
+    assert_eq!(soon("info", beside).await.expect("a response").status(), 200);
     socket.close(4000, "bye").await;
     assert_eq!(stream.hear().await, Some((8, [&4000_u16.to_be_bytes()[..], b"bye"].concat())));
     stream.say(8, &4000_u16.to_be_bytes());
@@ -185,4 +189,20 @@ async fn what_does_not_become_a_websocket_over_http2_is_no_success() {
     let (backend, _asked) = canned("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let mut client = Client::start(&format!("ws://{backend}"), "").await;
     assert_eq!(client.connect("/chat", "websocket", &[]).await.0.status(), 502);
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_is_told_when_the_process_stops() {
+    let mut backend = Backend::start().await;
+    let drain = "[drain]\npre = 0\nspread = 0\ntimeout = \"5s\"\n";
+    let mut client = Client::start(&format!("ws://{}", backend.at), drain).await;
+    let (_, mut stream) = client.open("/chat", &[]).await;
+    let mut socket = backend.accept().await;
+    client.site.stop().await;
+    let (opcode, payload) = stream.hear().await.expect("a close frame");
+    assert_eq!((opcode, &payload[..2]), (8, &1012_u16.to_be_bytes()[..]));
+    assert_eq!(socket.closed().await.0, 1001);
+    stream.say(8, &1012_u16.to_be_bytes());
+    drop((socket, stream, client.requests));
+    assert_eq!(client.site.ended().await.connections, 0);
 }
