@@ -14,16 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use rustls::ServerConfig;
 use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::client_certificates::Known;
 use crate::certificate::facts;
 use crate::config::{ClientAuth, ListenerTls, TlsFiles};
 
@@ -263,15 +264,9 @@ impl ResolvesServerCert for Shown {
 }
 
 fn verifier(clients: &ClientAuth, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let unusable =
-        |source: &dyn std::fmt::Display| TlsError::Authorities { path: clients.ca.clone(), what: source.to_string() };
-    for certificate in read_chain(&clients.ca)? {
-        roots.add(certificate).map_err(|error| unusable(&error))?;
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    let builder = if clients.required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|error| unusable(&error))
+    let known = Known::of(read_chain(&clients.ca)?, clients.required, provider);
+    let known = known.map_err(|what| TlsError::Authorities { path: clients.ca.clone(), what })?;
+    Ok(Arc::new(known))
 }
 
 fn look(files: &ListenerTls) -> Option<Look> {
