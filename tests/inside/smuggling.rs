@@ -353,7 +353,7 @@ const CORPUS: &[Case] = &[
     Case("no version", "GET /\r\nHost: a\r\n\r\n", &[400], &[]),
     Case("version 1.2", "GET / HTTP/1.2\r\nHost: a\r\n\r\n", &[400], &[]),
     Case("version 2.0", "GET / HTTP/2.0\r\nHost: a\r\n\r\n", &[400], &[]),
-    Case("HTTP/2 without TLS", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[], &[]),
+    Case("HTTP/2 without TLS", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400], &[]),
     Case("not HTTP", "\x16\x03\x01\x00\x05hello\r\n\r\n", &[400], &[]),
 ];
 
