@@ -22,8 +22,8 @@ use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
-use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
-use crate::listener::dialling::DialQueue;
+use crate::lifecycle::{Alive, Lifecycle, Phase, log, systemd};
+use crate::limits::Limits;
 use crate::listener::handler::{Handler, Stack};
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
 use crate::listener::{self, ListenerContext, Spoken};
@@ -57,7 +57,7 @@ pub struct App {
     /// Where the admin endpoints are, if anywhere.
     pub admin: Option<Address>,
     gateway: Arc<Gateway>,
-    dials: Arc<DialQueue>,
+    limits: Arc<Limits>,
     trusted: Arc<ArcSwap<Trusted>>,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
@@ -113,21 +113,26 @@ impl App {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
 
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+
         let addresses: Vec<_> =
             listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
-        let (shared, own) = ((Arc::clone(&metrics), lifecycle.clone()), OwnListeners::new(addresses.clone()));
-        let gateway = Gateway::new(Arc::clone(&config), Arc::clone(&registry), shared.0, shared.1, own)?;
+        let limits = Arc::new(Limits::new(&config, Arc::clone(&metrics)));
+        let shared = (Arc::clone(&metrics), Arc::clone(&limits));
+        let own = OwnListeners::new(addresses.clone());
+        let gateway = Gateway::new(Arc::clone(&config), Arc::clone(&registry), shared, lifecycle.clone(), own)?;
         let gateway = Arc::new(gateway);
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
         let certificates = listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect();
         let trusted = Arc::new(ArcSwap::from_pointee(config.trusted.clone()));
-        let dials = Arc::new(DialQueue::new(&config.backend, Arc::clone(&metrics)));
         let app = Self {
             config,
             addresses,
             admin: admin_address,
             gateway,
-            dials,
+            limits,
             trusted,
             metrics,
             budget,
@@ -180,7 +185,6 @@ impl App {
             }
             let config = Arc::new(config);
             self.gateway.reload(Arc::clone(&config))?;
-            self.dials.resize(&config.backend);
             self.trusted.store(Arc::new(config.trusted.clone()));
             Ok(())
         });
@@ -194,8 +198,9 @@ impl App {
             handler: handler(&self.gateway, &self.metrics),
             client: Arc::new(self.config.client.clone()),
             connections: Arc::new(Semaphore::new(self.config.client.connections)),
-            dials: Arc::clone(&self.dials),
             trusted: Arc::clone(&self.trusted),
+            all: Arc::default(),
+            limits: Arc::clone(&self.limits),
             lifecycle: self.lifecycle.clone(),
             metrics: Arc::clone(&self.metrics),
         };
@@ -230,7 +235,8 @@ impl App {
             let all = certificates.iter().flat_map(|certificate| certificate.expiries());
             all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
         };
-        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase, memory, expiries);
+        let (version, log) = (env!("CARGO_PKG_VERSION"), log::lines_dropped);
+        let exposition = Exposition::new(&self.metrics, version, phase, memory, expiries, log);
         let state = Arc::new(AdminState { exposition, checks: vec![serving] });
         for listener in bound {
             let listener = match listener {

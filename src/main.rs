@@ -2,8 +2,8 @@
 //!
 //! Enters: arguments. Leaves: an exit code and messages to the user. Must not touch: anything but the library's public items.
 
-use std::io::IsTerminal as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{IsTerminal as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            complain(&message);
             ExitCode::FAILURE
         }
     }
@@ -121,12 +121,15 @@ fn main() -> ExitCode {
 fn check(path: &PathBuf) -> Result<(), String> {
     let config = Config::load(path).map_err(|errors| errors.to_string())?;
     let warnings = check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
-    for warning in warnings {
-        println!("warning: {warning}");
-    }
-    println!("{} is fine: {} listener(s), {} route(s)", path.display(), config.listeners.len(), config.routes.len());
+    let (file, listeners, routes) = (path.display(), config.listeners.len(), config.routes.len());
     let (bytes, source) = memory_budget(&config);
-    println!("memory budget: {} MiB, {source}", bytes >> 20);
+    say(&format!(
+        "{file} is fine: {listeners} listener(s), {routes} route(s)\nmemory budget: {} MiB, {source}\n",
+        bytes >> 20
+    ));
+    for warning in config.warnings().into_iter().chain(warnings) {
+        say(&format!("warning: {warning}\n"));
+    }
     Ok(())
 }
 
@@ -136,7 +139,7 @@ fn run(args: RunArgs) -> Result<(), String> {
         (None, upstream) => Config::from_flags(&args.listen, upstream.as_deref().unwrap_or_default()),
     };
     let config = config.map_err(|errors| errors.to_string())?;
-    log::start(&config.log);
+    let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
     // Before the runtime starts other threads, because this changes the environment.
     let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
     on_runtime(async move {
@@ -152,7 +155,8 @@ fn run(args: RunArgs) -> Result<(), String> {
 }
 
 fn run_demo(args: &DemoArgs) -> Result<(), String> {
-    log::start(&Log { format: LogFormat::Text, level: "warn,underpass=info".into() });
+    let log = Log { format: LogFormat::Text, level: "warn,underpass=info".into() };
+    let _log = log::start(&log).map_err(|error| format!("the log's thread: {error}"))?;
     let address = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let fixed = args.listen.is_some();
     on_runtime(async move {
@@ -173,15 +177,15 @@ fn run_probe(args: ProbeArgs) -> ExitCode {
     let mut exit = ExitCode::from(2);
     let done = on_runtime(async {
         if std::io::stderr().is_terminal() {
-            eprintln!("Testing for {seconds} s …");
+            complain(&format!("Testing for {seconds} s …"));
         }
         let report = probe(&options, tokio::signal::ctrl_c()).await.map_err(|error| error.to_string())?;
-        print!("{report}");
+        say(&report.to_string());
         exit = ExitCode::from(u8::from(!report.is_clean()));
         Ok(())
     });
     if let Err(message) = done {
-        eprintln!("{message}");
+        complain(&message);
     }
     exit
 }
@@ -189,6 +193,15 @@ fn run_probe(args: ProbeArgs) -> ExitCode {
 fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError> {
     let mut config = Config::from_flags(&listen.to_string(), &format!("ws://{backend}")).unwrap_or_default();
     config.selftest = true;
+    if listen.ip().is_loopback() {
+        config.hosts = vec![
+            "localhost".into(),
+            match listen.ip() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            },
+        ];
+    }
     // A demo is stopped by hand, and nobody wants to wait for it.
     config.drain.pre = std::time::Duration::ZERO;
     config.drain.spread = std::time::Duration::from_millis(500);
@@ -198,7 +211,7 @@ fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError
 
 fn print_demo(app: &App, backend: SocketAddr) {
     let url = app.addresses.first().map(|address| format!("http://{}", text(address))).unwrap_or_default();
-    println!(
+    say(&format!(
         "\
 underpass {version} demo
 
@@ -216,7 +229,25 @@ To paste into another terminal:
 Ctrl-C stops it.
 ",
         version = env!("CARGO_PKG_VERSION"),
-    );
+    ));
+}
+
+/// Prints what was asked for. Nothing fails for a standard output that takes nothing: the exit code says what it says.
+fn say(text: &str) {
+    let mut to = std::io::stdout().lock();
+    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+}
+
+/// Prints a message on standard error, which may take nothing, or never: then the process goes on to its exit without.
+fn complain(message: &str) {
+    let line = format!("{message}\n");
+    let (said, end) = std::sync::mpsc::channel();
+    let write = move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = said.send(());
+    };
+    let _ = std::thread::Builder::new().spawn(write);
+    let _ = end.recv_timeout(std::time::Duration::from_secs(1));
 }
 
 async fn serve(app: App, source: Option<PathBuf>) -> Result<(), String> {

@@ -9,7 +9,9 @@ mod errors;
 mod formats;
 mod keys;
 mod listening;
+mod networks;
 mod parse;
+pub mod pattern;
 mod reader;
 mod rules;
 mod values;
@@ -45,12 +47,16 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Which backend serves what; at least one.
     pub routes: Vec<Route>,
+    /// The hosts that are served, without ports, some perhaps with a wildcard ([`pattern`]); empty is any.
+    pub hosts: Vec<String>,
     /// Which pages may use us.
     pub origins: Origins,
     /// Peers that may tell us a client's address, scheme and host.
     pub trusted: Trusted,
     /// The fields that tell a backend of a client's certificate, in lower case: its subject, its SHA-256.
     pub identity: [String; 2],
+    /// How much one client may take.
+    pub limits: Limits,
     /// Sessions: bounds and timers.
     pub session: Session,
     /// Client connections and requests: bounds and deadlines.
@@ -121,6 +127,12 @@ impl Config {
         }
     }
 
+    /// What is no error, and what the operator should know of nevertheless; each with what to do.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        rules::warnings(self)
+    }
+
     /// Every key that the file may have, as `node` or `session.grace`, in no particular order. For documentation and
     /// its tests.
     pub fn keys() -> Vec<String> {
@@ -140,7 +152,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Requests for this host and path go to this backend. The longest matching path wins, a named host before any host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Lower-case host without port; `None` is any host.
+    /// Lower-case host without port, perhaps with a wildcard ([`pattern`]); `None` is any host.
     pub host: Option<String>,
     /// Path prefix, matched on whole segments; begins with `/`.
     pub path: String,
@@ -213,7 +225,8 @@ pub struct UpstreamTls {
 /// Which pages may use us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
-    /// Origins besides our own, as browsers write them (`https://app.example`), lower case.
+    /// Origins besides our own, as browsers write them (`https://app.example`), lower case; some perhaps with a wildcard
+    /// ([`pattern`]).
     pub allowed: Vec<String>,
     /// Whether responses to allowed origins let browsers send credentials and read the result.
     pub credentials: bool,
@@ -230,6 +243,23 @@ pub struct Trusted {
     pub networks: Vec<IpNet>,
     /// Peers on a unix socket, which have no address.
     pub unix: bool,
+}
+
+/// How much one client may take, by its address; zero is without limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections, of a socket's other end that is no trusted proxy.
+    pub connections: u32,
+    /// Most sessions.
+    pub sessions: u32,
+    /// Most handshakes with backends under way.
+    pub handshakes: u32,
+    /// Most opens in a second, and ten times as many at once.
+    pub opens: u32,
+    /// Most requests in a second, and ten times as many at once.
+    pub requests: u32,
+    /// Clients in these networks are not limited.
+    pub exempt: Vec<IpNet>,
 }
 
 /// Bounds and timers of sessions.
@@ -329,7 +359,7 @@ pub struct Backend {
     pub max_age: Duration,
     /// Most idle connections kept for a backend.
     pub pool: usize,
-    /// Most handshakes with a backend in progress at once.
+    /// Most connections to a backend that are being opened at once.
     pub dials: usize,
     /// The longest head of an answer.
     pub header_bytes: usize,

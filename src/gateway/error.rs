@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::http::body::{Body, response};
 use crate::registry::OpenError;
-use crate::terms::ErrorCode;
+use crate::terms::{ErrorCode, Limit};
 use crate::transport::Fault;
+use crate::transport::fault::limited;
 use crate::upstream::dial::DialError;
 use crate::upstream::headers::acted_on;
 use crate::upstream::proxy::ProxyError;
@@ -54,6 +55,25 @@ impl Refusal {
 
     pub(super) fn origin_refused(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::OriginRefused, StatusCode::FORBIDDEN, message)
+    }
+
+    /// The standard's status for it (RFC 9110 section 15.5.20).
+    pub(super) fn host_refused(host: &str) -> Self {
+        let shown: String = host.chars().take(100).collect();
+        let message = format!("the host `{shown}` is not served here: `hosts` in the configuration has those that are");
+        Self::new(ErrorCode::HostRefused, StatusCode::MISDIRECTED_REQUEST, message)
+    }
+
+    pub(super) fn limited(limit: Limit, after: Duration) -> Self {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        Self::new(ErrorCode::RateLimited, StatusCode::TOO_MANY_REQUESTS, limited(limit))
+            .with(RETRY_AFTER, seconds.max(1).into())
+    }
+
+    pub(super) fn not_traced() -> Self {
+        let message = "TRACE is not passed on: its answer would show a script the credentials of the request";
+        let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        Self::new(ErrorCode::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED, message).with(ALLOW, allow)
     }
 
     pub(super) fn disguised(prefix: &str) -> Self {
@@ -95,7 +115,7 @@ impl Refusal {
 
     /// True when trying again later may help: what a bare `EventSource` is told with a 200 (PROTOCOL 3.2).
     pub(super) fn is_passing(&self) -> bool {
-        self.status.is_server_error()
+        self.status.is_server_error() || self.code == ErrorCode::RateLimited
     }
 
     /// Echoes a request's nonce.
@@ -175,6 +195,7 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::TooLarge { limit, .. } => {
             plain(ErrorCode::TooLarge, StatusCode::PAYLOAD_TOO_LARGE).field("limit", limit)
         }
+        Fault::Limited { limit, after } => Refusal::limited(limit, after),
         Fault::UpgradeLost => plain(ErrorCode::UpgradeLost, StatusCode::UPGRADE_REQUIRED)
             .with(UPGRADE, HeaderValue::from_static("websocket"))
             .with(CONNECTION, HeaderValue::from_static("Upgrade")),

@@ -27,16 +27,19 @@ use arc_swap::ArcSwap;
 use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 
-use self::backends::Backends;
+use self::backends::{Backends, bare};
 use self::endpoints::Call;
 pub use self::error::Refusal;
 use self::error::refuse;
 use self::rewriting::Rewriting;
 use self::route::Purpose;
+use crate::config::pattern::matches;
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 use crate::lifecycle::Lifecycle;
+use crate::limits::{Limited, Limits};
+use crate::listener::dialling::DialQueue;
 use crate::listener::guard::Traffic;
 use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
@@ -56,6 +59,7 @@ pub struct Gateway {
     live: ArcSwap<Live>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
     lifecycle: Lifecycle,
     own: Arc<OwnListeners>,
     /// The fields about clients' certificates, where any listener asks for one. Those of the start, as listeners are.
@@ -74,14 +78,30 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn new(config: Arc<Config>, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
+    fn new(config: Arc<Config>, metrics: &Arc<Metrics>, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
         Ok(Self {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
-            backends: Backends::new(&config, own)?,
+            backends: Backends::new(&config, metrics, own)?,
             selftest: config.selftest.then(|| selftest::conversation(&config)),
             config,
         })
+    }
+
+    /// Whether a host (in lower case, with a port perhaps) is one of those that are served.
+    fn serves(&self, host: &str) -> bool {
+        let hosts = &self.config.hosts;
+        hosts.is_empty() || hosts.iter().any(|named| matches(named, bare(host)))
+    }
+
+    /// Where those wait who want the same backend dialled; nobody does for the self-test.
+    fn dial_queue(&self, host: &str, path: &str) -> Option<Arc<DialQueue>> {
+        let backend = self.backends.find(host, path).filter(|_| !self.is_selftest(path))?;
+        Some(Arc::clone(&backend.queue))
+    }
+
+    fn is_selftest(&self, path: &str) -> bool {
+        self.selftest.as_ref().is_some_and(|(talk, _)| talk == path)
     }
 
     /// Who is dialled for a WebSocket at this path of this host, and what is written anew for that.
@@ -101,14 +121,14 @@ impl Gateway {
     pub fn new(
         config: Arc<Config>,
         registry: Arc<Registry>,
-        metrics: Arc<Metrics>,
+        (metrics, limits): (Arc<Metrics>, Arc<Limits>),
         lifecycle: Lifecycle,
         own: OwnListeners,
     ) -> Result<Self, UpstreamTlsError> {
         let own = Arc::new(own);
         let identity = identity_fields(&config);
-        let live = ArcSwap::from_pointee(Live::new(config, &own)?);
-        Ok(Self { live, registry, metrics, lifecycle, own, identity, tunnels: AtomicU64::new(0) })
+        let live = ArcSwap::from_pointee(Live::new(config, &metrics, &own)?);
+        Ok(Self { live, registry, metrics, limits, lifecycle, own, identity, tunnels: AtomicU64::new(0) })
     }
 
     /// Takes another configuration into force, for requests from now on.
@@ -116,7 +136,9 @@ impl Gateway {
     /// # Errors
     /// When the TLS files of an upstream cannot be used; the old configuration stays in force.
     pub fn reload(&self, config: Arc<Config>) -> Result<(), UpstreamTlsError> {
-        self.live.store(Arc::new(Live::new(config, &self.own)?));
+        let live = Live::new(Arc::clone(&config), &self.metrics, &self.own)?;
+        self.limits.reload(&config);
+        self.live.store(Arc::new(live));
         Ok(())
     }
 
@@ -124,7 +146,11 @@ impl Gateway {
     fn decide<B>(&self, request: &Request<B>, conn: &ConnInfo) -> Routed {
         let live = self.live.load_full();
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
-        let mut purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
+        let mut purpose = if live.serves(&peer.host) {
+            Purpose::of(request, &live.config.prefix, live.selftest.is_some())
+        } else {
+            Purpose::Misdirected
+        };
         if purpose == Purpose::Proxied
             && let Some(protocol) = asked_upgrade(request.headers(), request.version())
             && let Some(backend) = live.backends.find(&peer.host, request.uri().path())
@@ -144,12 +170,17 @@ impl Gateway {
     /// Responds to a request that was routed.
     async fn respond(self: &Arc<Self>, routed: &Routed, request: BoxRequest) -> Result<Response<Body>, Refusal> {
         let Routed { live, peer, purpose, connection } = routed;
+        if let Err(Limited { limit, after }) = self.limits.request(peer.client) {
+            return Err(Refusal::limited(limit, after));
+        }
         let private = connection.as_ref().and_then(|connection| connection.companion());
         let call = Call { gateway: self, live, peer };
         // What takes long or is rare is boxed: each future on the way of every message has room for its largest branch,
         // and is moved and allocated with it.
         match purpose {
             Purpose::Faulty(what) => Err(Refusal::bad_request(*what).closing()),
+            Purpose::Misdirected => Err(Refusal::host_refused(&peer.host)),
+            Purpose::Untraceable => Err(Refusal::not_traced()),
             Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),
             Purpose::Endpoint(endpoint) => call.respond(request, endpoint).await,
             Purpose::Tunnel => Box::pin(beside::tunnel(&call, request, private)).await,
@@ -228,6 +259,11 @@ impl Route for Router {
     fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
         let routed = self.0.decide(request, conn);
         let latency = routed.purpose.latency();
+        if latency == Latency::UntilDialled
+            && let Some(queue) = routed.live.dial_queue(&routed.peer.host, request.uri().path())
+        {
+            request.extensions_mut().insert(queue);
+        }
         request.extensions_mut().insert(routed);
         latency
     }

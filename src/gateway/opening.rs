@@ -17,6 +17,8 @@ use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
 use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, response};
+use crate::limits::Limited;
+use crate::listener::dialling::DialTurn;
 use crate::registry::{LiveSession, OpenError, Opened, Opening};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
@@ -106,6 +108,11 @@ impl Call<'_> {
         let Target { uri: target, written } = target.ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
         let (dialer, rewriting) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
+        let limited = |Limited { limit, after }| Fault::Limited { limit, after };
+        let limits = &self.gateway.limits;
+        limits.open(self.peer.client).map_err(limited)?;
+        let place = limits.session(self.peer.client).map_err(limited)?;
+        let handshaking = limits.handshake(self.peer.client).map_err(limited)?;
         let rewritten = rewriting.map(|rewriting| rewriting.target(&target)).transpose();
         let target = rewritten.map_err(|what| Fault::BadRequest(what.into()))?.unwrap_or(target);
         let host = rewriting.and_then(Rewriting::host).cloned().or_else(|| headers::host(head));
@@ -139,6 +146,9 @@ impl Call<'_> {
             policy: Arc::clone(&self.live.session),
             backend: Arc::clone(&self.live.backend),
             dialer: Arc::clone(dialer),
+            place,
+            handshaking,
+            turn: head.extensions.get::<DialTurn>().map(|turn| Box::new(turn.take()) as Box<dyn Send + Sync>),
         };
         let mut opened = self.gateway.registry.open(opening).await;
         if let Some(rewriting) = rewriting {

@@ -1,4 +1,4 @@
-//! Which HTTP/2 connection is idle: hyper has no limit on that, and pings keep such a connection alive for ever.
+//! Which of hyper's connections is idle: over HTTP/2 it has no limit on that, and pings keep such a connection alive for ever.
 //!
 //! Enters: requests on their way to the service. Leaves: the same requests, and the moment at which none has been open
 //! for a given time. Must not touch: requests and responses.
@@ -15,10 +15,14 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep_until};
 
+use super::idle::Idleness;
+
 /// The exchanges of one connection.
 #[derive(Debug)]
 pub(super) struct Exchanges {
     state: Mutex<State>,
+    /// Of the connection: idle while none is open, once there was one.
+    idleness: Arc<Idleness>,
 }
 
 #[derive(Debug)]
@@ -61,8 +65,8 @@ pin_project! {
 // === impl Exchanges ===
 
 impl Exchanges {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }) }
+    pub(super) fn new(idleness: Arc<Idleness>) -> Self {
+        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }), idleness }
     }
 
     /// Returns once no exchange has been open for `limit`. Cancel-safe.
@@ -85,7 +89,11 @@ impl Exchanges {
 
     /// One more is open until this is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Exchange {
-        self.lock().open += 1;
+        let mut state = self.lock();
+        state.open += 1;
+        // If it is to end, its task is on its way to do so.
+        let _ = self.idleness.finish();
+        drop(state);
         Exchange { exchanges: Arc::clone(self) }
     }
 
@@ -100,6 +108,9 @@ impl Drop for Exchange {
         let mut state = self.exchanges.lock();
         state.open -= 1;
         state.quiet_since = Instant::now();
+        if state.open == 0 {
+            self.exchanges.idleness.begin();
+        }
     }
 }
 
@@ -163,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn idleness_begins_with_the_end_of_the_last_exchange() {
         let start = Instant::now();
-        let exchanges = Arc::new(Exchanges::new());
+        let exchanges = Arc::new(Exchanges::new(Arc::default()));
         let (first, second) = (exchanges.begin(), exchanges.begin());
         let others = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(5)).await;
@@ -179,7 +190,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_any_exchange_becomes_idle() {
         let start = Instant::now();
-        Exchanges::new().idle(Duration::from_secs(75)).await;
+        Exchanges::new(Arc::default()).idle(Duration::from_secs(75)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(75));
     }
 }

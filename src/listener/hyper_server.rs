@@ -26,6 +26,7 @@ use super::guard::Traffic;
 use super::h2_idle::{Counting, Exchanges};
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::header_deadline::HeaderTimer;
+use super::idle::Idleness;
 use crate::config::Client;
 use crate::http::as_written::NamesKeptByHyper;
 use crate::http::body::Body;
@@ -82,6 +83,9 @@ where
         exchanges: None,
     };
     let timer = HeaderTimer::new(&context.client, Arc::clone(&context.info.bytes));
+    let idleness = Arc::clone(&context.idleness);
+    // Between two requests the connection stays hyper's.
+    let service = Counting::new(service, Arc::new(Exchanges::new(Arc::clone(&idleness))));
     let mut conn = http1_settings(&context.client, timer).serve_connection(TokioIo::new(io), service);
     let mut drain = pin!(context.lifecycle.reached(Phase::Draining));
     let mut close = pin!(context.lifecycle.reached(Phase::Closing));
@@ -102,6 +106,10 @@ where
             Pin::new(&mut conn).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
+        idleness.introduce(cx);
+        if idleness.is_ended() {
+            return Poll::Ready(Ok(None));
+        }
         close.as_mut().poll(cx).map(|()| Ok(None))
     })
     .await?;
@@ -109,6 +117,9 @@ where
         let parts = conn.into_parts();
         let mut io = parts.io.into_inner();
         io.put_back(&parts.read_buf);
+        // hyper's exchange is over, the request's is not.
+        drop(parts.service);
+        let _ = context.idleness.finish();
         (io, taken)
     }))
 }
@@ -235,7 +246,9 @@ where
 {
     let (client, lifecycle) = (Arc::clone(&context.client), context.lifecycle.clone());
     let traffic = Arc::clone(&context.info.bytes);
-    let exchanges = Arc::new(Exchanges::new());
+    let idleness = Arc::clone(&context.idleness);
+    let exchanges = Arc::new(Exchanges::new(Arc::clone(&idleness)));
+    idleness.begin();
     let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
     let service = Counting::new(service, Arc::clone(&exchanges));
     let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
@@ -243,6 +256,7 @@ where
         ended = conn.as_mut() => return Ok(ended?),
         () = stays_silent(&traffic, client.handshake) => return Err("no first byte after the TLS handshake".into()),
         () = exchanges.idle(client.idle) => conn.as_mut().graceful_shutdown(),
+        () = ended(&idleness) => return Ok(()),
         () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
     }
     tokio::select! {
@@ -268,6 +282,15 @@ fn http2_settings(client: &Client) -> http2::Builder<TokioExecutor> {
         .keep_alive_timeout(PING)
         .enable_connect_protocol();
     builder
+}
+
+/// Returns when others need the place of this connection, which is idle.
+async fn ended(idleness: &Idleness) {
+    poll_fn(|cx| {
+        idleness.introduce(cx);
+        if idleness.is_ended() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Returns when nothing at all was read within `limit`, otherwise never.

@@ -29,6 +29,7 @@ use crate::budget::{Budget, Level};
 use crate::config;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
+use crate::limits::Held;
 use crate::metrics::Metrics;
 use crate::session::{Close, Limits, Moment, Session};
 use crate::terms::Ending;
@@ -70,6 +71,12 @@ pub struct Opening {
     /// The deadlines and pings of the backend.
     pub backend: Arc<config::Backend>,
     pub dialer: Arc<Dialer>,
+    /// The session among those of its client.
+    pub place: Option<Held>,
+    /// The handshake among those of its client.
+    pub handshaking: Option<Held>,
+    /// Others wait until this is dropped, which is when the backend is connected.
+    pub turn: Option<Box<dyn Send + Sync>>,
 }
 
 /// A session that was opened.
@@ -174,7 +181,8 @@ impl Registry {
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let target = opening.handshake.uri.path().to_owned();
-        let upgraded = opening.dialer.upgrade(opening.handshake, None).await?;
+        let upgraded = opening.dialer.upgrade_in_turn(opening.handshake, None, opening.turn).await?;
+        drop(opening.handshaking);
         if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
             return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
         }
@@ -194,7 +202,7 @@ impl Registry {
             "session opened"
         );
         self.directory.insert(&live);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, seat));
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, (seat, opening.place)));
         Ok(Opened { session: live, fields })
     }
 

@@ -105,6 +105,22 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
 }
 
 #[tokio::test]
+async fn an_idle_http2_connection_makes_room() {
+    let own = Own::new();
+    let edge = Edge::tcp(Client { connections: 1, idle: FOREVER * 10, ..client() }, Some(own.source()), version);
+    let io = TokioIo::new(own.connect(&edge, &["h2"]).await.expect("a TLS handshake"));
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("an HTTP/2 connection");
+    let conn = tokio::spawn(conn);
+    let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).expect("sound parts");
+    let response = send.send_request(request).await.expect("an answer");
+    response.into_body().collect().await.expect("a whole answer");
+    let stream = timeout(FOREVER, own.connect(&edge, &["h2"])).await.expect("a place").expect("a TLS handshake");
+    assert_eq!(ask_http2(stream).await, "HTTP/2.0");
+    let _ = timeout(FOREVER, conn).await.expect("the idle one ends").expect("the task does not panic");
+}
+
+#[tokio::test]
 async fn idle_http2_connections_end() {
     let own = Own::new();
     let edge = Edge::tcp(Client { idle: SHORT, ..client() }, Some(own.source()), version);
