@@ -261,10 +261,18 @@ fn not_offered(head: &http::response::Parts, offered: &[String]) -> Option<&'sta
     (!known).then_some("its subprotocol was not offered")
 }
 
+/// How long a message that was written may be asked for again. A client that was cut off comes back within its grace or not at
+/// all; what it lacks then was written after it was cut off, or before and still on its way: in the buffers of the kernel and
+/// of boxes, which hold what a slow client takes in half a grace (`client.write` is as long by default).
+fn replay_age(grace: Duration) -> Duration {
+    grace + grace / 2
+}
+
 fn limits(policy: &config::Session) -> Limits {
     Limits {
         buffer: policy.buffer,
         replay: policy.replay,
+        replay_age: replay_age(policy.grace),
         reorder_window: policy.held,
         queue: policy.queue,
         grace: policy.grace,
