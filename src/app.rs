@@ -254,8 +254,9 @@ impl App {
         if bytes < 2 * message {
             tracing::warn!(bytes, message, "the memory budget has no room for two messages of `session.message`");
         }
-        let registry = Arc::clone(registry);
-        tokio::spawn(async move { registry.keep_budget().await });
+        let (keeper, sweeper) = (Arc::clone(registry), Arc::clone(registry));
+        tokio::spawn(async move { keeper.keep_budget().await });
+        tokio::spawn(async move { sweeper.forget_in_time().await });
     }
 
     /// Asks the clients to leave when the process drains, and ends what is left when the time for that is over.

@@ -99,7 +99,7 @@ impl Budget {
         self.alarm.notify_one();
     }
 
-    /// Returns when [`Budget::is_exceeded`] may be true.
+    /// Returns when memory has become short, or [`Budget::is_exceeded`] may be true.
     pub async fn alarmed(&self) {
         self.alarm.notified().await;
     }
@@ -166,7 +166,8 @@ impl Account {
             let more = bytes - before;
             self.held.fetch_add(more, Ordering::Relaxed);
             let held = self.budget.held.fetch_add(more, Ordering::Relaxed) + more;
-            if self.budget.marks.level(held) == Level::Spent {
+            let level = self.budget.marks.level(held);
+            if level == Level::Spent || level > self.budget.marks.level(held - more) {
                 self.budget.alarm.notify_one();
             }
         } else {

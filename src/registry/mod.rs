@@ -4,6 +4,7 @@
 
 mod directory;
 mod driver;
+mod ended;
 mod live_session;
 mod memory;
 mod nonces;
@@ -40,6 +41,11 @@ use crate::upstream::socket::Socket;
 /// How long an abandoned session gets to let go of its buffers before another one is chosen.
 const SETTLING: Duration = Duration::from_millis(5);
 
+/// How often it is looked for what need not be remembered any more.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long all replay windows are let alone after they were let go of: it takes a look at every session.
+const REST: Duration = Duration::from_secs(1);
+
 /// All sessions of this process.
 pub struct Registry {
     node: String,
@@ -47,7 +53,6 @@ pub struct Registry {
     /// A seat for each session, live or ended and kept for its client.
     seats: Arc<Semaphore>,
     max: usize,
-    memory: Memory,
     directory: Directory,
     nonces: Nonces,
     metrics: Arc<Metrics>,
@@ -123,8 +128,7 @@ impl Registry {
             epoch: Instant::now(),
             seats: Arc::new(Semaphore::new(session.max)),
             max: session.max,
-            memory: Memory { age: session.ended, count: session.ended_max },
-            directory: Directory::default(),
+            directory: Directory::new(node, Memory { age: session.ended, count: session.ended_max }),
             nonces: Nonces::default(),
             metrics,
             budget,
@@ -135,7 +139,7 @@ impl Registry {
     /// What is known of a presented token.
     #[must_use]
     pub fn find(&self, token: &str) -> Found {
-        self.directory.find(token, self.memory)
+        self.directory.find(token)
     }
 
     /// Opens a session: dials the backend, then spawns the task that drives the session until it is finished.
@@ -208,13 +212,28 @@ impl Registry {
 
     /// Removes a finished session and remembers how it ended.
     fn retire(&self, live: &LiveSession, close: Close) {
-        self.directory.retire(live, close, self.memory);
+        self.directory.retire(live, close);
     }
 
-    /// Ends the session that holds most memory whenever it runs out or one has waited for too long. Never returns.
+    /// Forgets what is remembered of sessions once its time is over. Never returns.
+    pub async fn forget_in_time(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.directory.sweep();
+            self.nonces.sweep();
+        }
+    }
+
+    /// Gives back what is only kept for clients that may come back whenever memory is short, and ends the session that holds
+    /// most whenever it runs out or one has waited for too long. Never returns.
     pub async fn keep_budget(&self) {
+        let mut rest = Instant::now();
         loop {
             self.budget.alarmed().await;
+            if self.budget.level() != Level::Free && rest <= Instant::now() {
+                self.drop_replays();
+                rest = Instant::now() + REST;
+            }
             while self.budget.is_exceeded() {
                 // One that holds less than its share is no cause of it, and may not be the one to pay.
                 if let Some(greediest) = self.directory.greediest(self.budget.share()) {
@@ -222,6 +241,19 @@ impl Registry {
                 }
                 tokio::time::sleep(SETTLING).await;
             }
+        }
+    }
+
+    /// Lets go of replay windows, the largest first, until memory is free again.
+    fn drop_replays(&self) {
+        let kept = self.directory.all().into_iter().map(|live| (live.replay(), live));
+        let mut kept: Vec<_> = kept.filter(|(replay, _)| *replay > 0).collect();
+        kept.sort_unstable_by_key(|(replay, _)| std::cmp::Reverse(*replay));
+        for (_, live) in kept {
+            if self.budget.level() == Level::Free {
+                return;
+            }
+            live.drop_replay();
         }
     }
 
