@@ -12,6 +12,7 @@ use crate::binary::Running;
 use crate::support::plain::Line;
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, BackendSocket, Opened, Site, soon};
+use crate::support::streaming::Streaming;
 
 const MIB: usize = 1024 * 1024;
 const ENDED: &str = "underpass_sessions_ended_total{reason=\"out_of_memory\"}";
@@ -168,6 +169,58 @@ host: x
     let flooding = tokio::spawn(flood(socket, 64));
     assert_eq!(soon("the end", flooding).await.expect("no panic"), Some((1013, "server is out of memory".to_owned())));
     site.counts(HELD, 0.0).await;
+}
+
+/// A client that never acknowledges, and has read so many bytes in one message.
+async fn bare(site: &Site, backend: &mut Backend, bytes: usize) -> (Streaming, BackendSocket) {
+    let mut stream = site.stream("/?underpass=sse", &[]).await;
+    let mut socket = backend.accept().await;
+    socket.send_binary(&vec![5; bytes]).await;
+    while stream.told().await.event != "binary" {}
+    (stream, socket)
+}
+
+#[tokio::test]
+async fn what_a_client_may_come_back_for_goes_first_when_memory_is_short() {
+    const WINDOW: usize = MIB * 3 / 4;
+    let mut backend = Backend::start().await;
+    let site = Site::start(
+        backend.at,
+        "memory = \"8MiB\"\nadmin = \"127.0.0.1:0\"\n[session]\nbuffer = \"2MiB\"\nreplay = \"1MiB\"\n",
+    );
+    let mut bare_ones = Vec::new();
+    for _ in 0..8 {
+        bare_ones.push(bare(&site, &mut backend, WINDOW).await);
+    }
+    let all = site.metric(HELD).await;
+    assert!(all >= (8 * WINDOW) as f64, "{all} bytes are held");
+    // One that holds less than its share makes it too much; nobody else does anything.
+    let small = site.open("/").await;
+    let mut socket = backend.accept().await;
+    socket.send_binary(&vec![6; 600 * 1024]).await;
+    let less = async {
+        while site.metric(HELD).await >= all {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("a window that is given back", less).await;
+    let poll = site.get(&format!("{}/poll?after=0&as=frames", small.url)).await;
+    assert!(poll.body.len() > 600 * 1024, "what was not read is kept");
+    assert_eq!(site.metric(ENDED).await, 0.0);
+    assert!(site.metric(HELD).await > (6 * WINDOW) as f64, "the others keep theirs");
+}
+
+#[tokio::test]
+async fn what_was_written_long_ago_is_not_kept_for_a_client_that_does_not_acknowledge() {
+    let mut backend = Backend::start().await;
+    let more = "admin = \"127.0.0.1:0\"\n[session]\ngrace = \"2s\"\nheartbeat = \"300ms\"\n";
+    let site = Site::start(backend.at, more);
+    let (mut stream, mut socket) = bare(&site, &mut backend, 200 * 1024).await;
+    assert!(site.metric(HELD).await >= (200 * 1024) as f64);
+    site.counts(HELD, 0.0).await;
+    // The session is alive and well: its client is there.
+    socket.send("still here").await;
+    assert_eq!(stream.told().await.data, "still here");
 }
 
 /// Two hundred sessions, of which ten talk: the others' backends flood them, and their clients take nothing.
