@@ -16,7 +16,7 @@ use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check};
-use crate::budget::Budget;
+use crate::budget::{Budget, give_back};
 use crate::config::{Address, Config, ConfigErrors, Drain, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
@@ -257,6 +257,7 @@ impl App {
         let (keeper, sweeper) = (Arc::clone(registry), Arc::clone(registry));
         tokio::spawn(async move { keeper.keep_budget().await });
         tokio::spawn(async move { sweeper.forget_in_time().await });
+        tokio::spawn(give_back());
     }
 
     /// Asks the clients to leave when the process drains, and ends what is left when the time for that is over.
@@ -305,6 +306,7 @@ fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Sp
         Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
     };
     runtime.block_on(async {
+        tokio::spawn(give_back());
         for (spare, spoken) in spares {
             match spare.adopt() {
                 Ok(bound) => drop(tokio::spawn(listener::serve(bound, spoken, context.clone()))),

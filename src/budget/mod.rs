@@ -7,6 +7,7 @@
 //! sends, and responses that wait to be written. A buffer counts as 0 below 4 KiB, and changes by less are not followed: so
 //! a short message costs no shared counter, and up to 4 KiB of each buffer are not counted.
 
+mod give_back;
 mod marks;
 mod system;
 
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+pub use self::give_back::give_back;
 use self::marks::Marks;
 pub use self::marks::{Level, Turn, Waiting};
 pub use self::system::Source;

@@ -223,6 +223,47 @@ async fn what_was_written_long_ago_is_not_kept_for_a_client_that_does_not_acknow
     assert_eq!(stream.told().await.data, "still here");
 }
 
+/// What the allocator keeps for itself, in bytes, beside pages of code that were not read before; generous.
+const KEPT: f64 = 16.0 * MIB as f64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_flood_took_goes_back_to_the_system_when_all_is_read() {
+    const COUNT: usize = 48;
+    const RESIDENT: &str = "process_resident_memory_bytes";
+    let mut backend = Backend::start().await;
+    let scratch = Scratch::new("back");
+    let config = format!(
+        "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nupstream = \"ws://{}\"\nlog.format = \"json\"\n",
+        backend.at
+    );
+    let mut running = Running::start(&scratch.file("underpass.toml", &config));
+    let site = running.site_with_admin().await;
+    let mut sessions = Vec::new();
+    for _ in 0..COUNT {
+        sessions.push((site.open("/").await, backend.accept().await));
+    }
+    let base = site.metric(RESIDENT).await;
+    for (_, socket) in &mut sessions {
+        socket.send_binary(&vec![7; 2 * MIB]).await;
+    }
+    for (opened, _) in &sessions {
+        let poll = site.get(&format!("{}/poll?after=0&as=frames", opened.url)).await;
+        assert!(poll.body.len() > 2 * MIB);
+    }
+    let most = site.metric(RESIDENT).await;
+    assert!(most > base + (COUNT * MIB) as f64, "{most} bytes are taken, {base} at the beginning: this proves nothing");
+    for (opened, _) in &sessions {
+        site.post(&format!("{}/ack?after=1", opened.url), "").await.json();
+    }
+    site.counts(HELD, 0.0).await;
+    let returned = async {
+        while site.metric(RESIDENT).await > base + KEPT {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    soon("memory that goes back", returned).await;
+}
+
 /// Two hundred sessions, of which ten talk: the others' backends flood them, and their clients take nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_a_flood_of_many_sessions_the_process_keeps_to_its_memory() {
