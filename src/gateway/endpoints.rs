@@ -198,7 +198,13 @@ impl Call<'_> {
     pub(super) async fn poll_many(&self, request: BoxRequest, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?.map(str::to_owned);
         let wait = query.wait()?.unwrap_or(self.live.session.wait).min(self.live.session.wait_max);
-        let body = send::read_body(request.into_body(), POLL_BODY, self.live.config.client.body).await?;
+        let body = send::read_body(
+            request.into_body(),
+            POLL_BODY,
+            self.live.config.client.body,
+            self.gateway.registry.budget(),
+        )
+        .await?;
         let mut members = Vec::new();
         for (token, after) in PollRequest::decode(&body)?.sessions {
             let part = match self.poll_one(&token, after, wait, query) {
@@ -258,7 +264,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn small_body(&self, body: IncomingBody) -> Result<Bytes, Fault> {
-        send::read_body(body, SMALL_BODY, self.live.config.client.body).await
+        send::read_body(body, SMALL_BODY, self.live.config.client.body, self.gateway.registry.budget()).await
     }
 
     /// Where the endpoints of a session are, relative to what was requested.

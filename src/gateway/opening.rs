@@ -36,7 +36,9 @@ impl Call<'_> {
     pub(super) async fn open(&self, request: BoxRequest) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
         let (target, ours) = target::split(&head);
-        let body = send::read_body(body, OPEN_BODY, self.live.config.client.body).await?;
+        self.gateway.registry.check_memory()?;
+        let body =
+            send::read_body(body, OPEN_BODY, self.live.config.client.body, self.gateway.registry.budget()).await?;
         let mut asked = OpenRequest::decode(&body)?;
         if let Some(nonce) = ours.nonce {
             check_nonce(&nonce)?;

@@ -6,7 +6,7 @@
 //! The rule: the mutex is never held across an await, and no task is woken while it is held.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub struct LiveSession {
     /// It was ended because it held most, see `memory`.
     pub(super) abandoned: AtomicBool,
     pub(super) room: Notify,
+    /// What the pushes hold that wait for room, in bytes.
+    crowd: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -91,6 +93,26 @@ struct Wakes {
     senders: bool,
 }
 
+/// A push among those that wait for room.
+struct Crowded<'a> {
+    crowd: &'a AtomicUsize,
+    own: usize,
+    /// What the others held when it came.
+    others: usize,
+}
+
+impl<'a> Crowded<'a> {
+    fn enter(crowd: &'a AtomicUsize, own: usize) -> Self {
+        Self { crowd, own, others: crowd.fetch_add(own, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Crowded<'_> {
+    fn drop(&mut self) {
+        self.crowd.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
 /// What the response to a `send` or an `ack` says.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
@@ -123,7 +145,19 @@ impl LiveSession {
         metrics.session_opened();
         let (leave, room, abandoned) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(false));
         let (account, state) = (Account::new(budget), Mutex::new(state));
-        Self { token, protocol, policy, epoch, metrics, leave, account, abandoned, room, state }
+        Self {
+            token,
+            protocol,
+            policy,
+            epoch,
+            metrics,
+            leave,
+            account,
+            abandoned,
+            room,
+            crowd: AtomicUsize::new(0),
+            state,
+        }
     }
 
     /// The public name of the session, for logs.
@@ -160,25 +194,33 @@ impl LiveSession {
         tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");
     }
 
-    /// Takes messages up, waiting a bounded time for room. Cancel-safe: what was accepted stays accepted.
-    pub async fn push(&self, first: Option<u64>, batch: &[Message]) -> Pushed {
+    /// Takes messages up, waiting a bounded time for room: no time at all where the pushes that wait would hold more than
+    /// `crowd` bytes together. Cancel-safe: what was accepted stays accepted.
+    pub async fn push(&self, first: Option<u64>, batch: &[Message], crowd: usize) -> Pushed {
         let pushed = self.act(|state, now| state.session.push(now, first, batch));
         let Pushed::Busy { taken, .. } = pushed else { return pushed };
-        Box::pin(self.push_rest(first.map(|first| first + taken as u64), &batch[taken..])).await
+        let rest = &batch[taken..];
+        let crowded = Crowded::enter(&self.crowd, rest.iter().map(Message::cost).sum());
+        if crowded.others > 0 && crowded.others.saturating_add(crowded.own) > crowd {
+            return pushed;
+        }
+        Box::pin(self.push_rest(first.map(|first| first + taken as u64), rest, taken)).await
     }
 
-    /// Pushes what found no room at once.
-    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
+    /// Pushes what found no room at once; `before` is how many of the batch did.
+    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message], mut before: usize) -> Pushed {
         let deadline = Instant::now() + self.policy.busy;
         let mut held = self.account.part();
         loop {
-            held.set(batch.iter().map(Message::cost).sum());
+            // What was taken is counted where it is, but its entry in the batch is still there.
+            held.set(batch.iter().map(Message::cost).sum::<usize>() + before * size_of::<Message>());
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             let pushed = self.act(|state, now| state.session.push(now, first, batch));
             let Pushed::Busy { taken, .. } = pushed else { return pushed };
             batch = &batch[taken..];
+            before += taken;
             first = first.map(|first| first + taken as u64);
             if timeout_at(deadline, room).await.is_err() {
                 return pushed;

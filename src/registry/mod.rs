@@ -136,6 +136,18 @@ impl Registry {
         }
     }
 
+    /// The memory that all payloads may take.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// # Errors
+    /// [`OpenError::OutOfMemory`] while memory is short: no session is opened then, and nothing is read for one.
+    pub fn check_memory(&self) -> Result<(), OpenError> {
+        if self.budget.level() == Level::Free { Ok(()) } else { Err(OpenError::OutOfMemory) }
+    }
+
     /// What is known of a presented token.
     #[must_use]
     pub fn find(&self, token: &str) -> Found {
@@ -178,9 +190,7 @@ impl Registry {
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
-        if self.budget.level() != Level::Free {
-            return Err(OpenError::OutOfMemory);
-        }
+        self.check_memory()?;
         let full = |_| OpenError::Full { max: self.max };
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;

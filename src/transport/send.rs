@@ -3,6 +3,7 @@
 //! Enters: a session and a request's body. Leaves: the progress of the session as JSON. Must not touch: how bodies are
 //! encoded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +13,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::fault::Fault;
+use crate::budget::{Budget, Claim};
 use crate::codec::batch::Form;
 use crate::codec::progress;
 use crate::http::incoming::IncomingBody;
@@ -39,6 +41,7 @@ pub async fn send(
     patience: Duration,
 ) -> Result<BytesMut, Fault> {
     let (limit, message) = (session.policy().body, session.policy().message);
+    // What was decoded is counted before anything else is waited for: it may be many times its body.
     let (messages, waited) = match body {
         // It came with the head, so it is short, and counted where its messages go.
         IncomingBody::Buffered(whole) if whole.len() <= limit => (sending.form.decode(whole, message)?, false),
@@ -48,10 +51,10 @@ pub async fn send(
         session.ack(after)?;
     }
     let waits = !waited && !messages.is_empty() && session.account().room() == 0;
-    if waits && !Box::pin(session.wait_for_memory()).await {
+    if waits && !Box::pin(wait(session, &messages)).await {
         return Err(busy(session));
     }
-    match session.push(sending.seq, &messages).await {
+    match session.push(sending.seq, &messages, limit).await {
         Pushed::Accepted { .. } => {
             count(session, &messages);
             Ok(progress(session))
@@ -60,6 +63,13 @@ pub async fn send(
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
         Pushed::Ended(close) => Err(Fault::SessionClosed(close)),
     }
+}
+
+/// Waits until the session may take more memory, a bounded time; what waits for it is counted.
+async fn wait(session: &LiveSession, messages: &[Message]) -> bool {
+    let mut held = session.account().part();
+    held.set(messages.iter().map(Message::cost).sum());
+    session.wait_for_memory().await
 }
 
 /// Reads the messages of a body that comes in pieces, and counts it meanwhile. While memory is short and the session holds
@@ -113,22 +123,28 @@ pub fn closed(close: &Close) -> BytesMut {
     json!({ "close": close }).to_string().as_bytes().into()
 }
 
-/// Reads a whole body of at most `limit` bytes, each piece within `patience`.
+/// Reads a whole body of at most `limit` bytes, each piece within `patience`; what has come of it counts for `budget`.
 ///
 /// # Errors
 /// [`Fault::TooLarge`], or [`Fault::BadRequest`] when it stalls or breaks off.
-pub async fn read_body(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+pub async fn read_body(
+    body: IncomingBody,
+    limit: usize,
+    patience: Duration,
+    budget: &Arc<Budget>,
+) -> Result<Bytes, Fault> {
     match body {
         IncomingBody::Buffered(whole) if whole.len() <= limit => Ok(whole),
         // Boxed, so that the future of a short message, which is the usual case, does not have room for this wait.
-        body => Box::pin(read_pieces(body, limit, patience)).await,
+        body => Box::pin(read_pieces(body, limit, patience, budget.claim())).await,
     }
 }
 
-async fn read_pieces(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+async fn read_pieces(body: IncomingBody, limit: usize, patience: Duration, mut claim: Claim) -> Result<Bytes, Fault> {
     let mut pieces = Pieces::new(body, limit, patience)?;
     while !pieces.ended {
         pieces.read().await?;
+        claim.set(pieces.whole.capacity());
     }
     Ok(pieces.whole.freeze())
 }

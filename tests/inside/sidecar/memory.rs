@@ -223,6 +223,48 @@ async fn what_was_written_long_ago_is_not_kept_for_a_client_that_does_not_acknow
     assert_eq!(stream.told().await.data, "still here");
 }
 
+/// A body of 3 bytes for each message becomes 64 bytes for each.
+#[tokio::test]
+async fn messages_of_bodies_that_wait_are_counted_and_a_crowd_of_them_is_refused_at_once() {
+    const COUNT: usize = 65_536;
+    let mut backend = Backend::start().await;
+    let more = "memory = \"256MiB\"\nadmin = \"127.0.0.1:0\"\n[session]\nbusy = \"3s\"\nmessage = \"7MiB\"\nbody = \"10MiB\"\n";
+    let site = Site::start(backend.at, more);
+    let opened = site.open("/").await;
+    let _never_read = backend.accept().await;
+    // What the kernel takes, one message on its way, and one in the queue.
+    let mut next = 1;
+    let large = vec![1; 7 * MIB];
+    loop {
+        let path = format!("{}/send?seq={next}&as=binary", opened.url);
+        let sent = site.request(Method::POST, &path, &[], large.clone()).await;
+        next = sent.json()["next"].as_u64().expect("a number");
+        if sent.status == 503 {
+            break;
+        }
+    }
+    let base = site.metric(HELD).await;
+    let body = format!("{{\"messages\":[{}\"\"]}}", "\"\",".repeat(COUNT - 1));
+    let path = format!("{}/send?seq={next}", opened.url);
+    let two = futures_util::future::join(site.post(&path, body.clone()), site.post(&path, body.clone()));
+    let third = async {
+        let both = base + (2 * COUNT * 64) as f64;
+        while site.metric(HELD).await < both {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let begin = Instant::now();
+        let crowded = site.post(&path, body.clone()).await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "it waited for {:?}", begin.elapsed());
+        crowded
+    };
+    let ((one, two), three) = soon("three answers", futures_util::future::join(two, third)).await;
+    for answer in [one, two, three] {
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (503, "busy"));
+        assert_eq!(answer.json()["next"], next);
+    }
+    site.counts(HELD, base).await;
+}
+
 /// What the allocator keeps for itself, in bytes, beside pages of code that were not read before; generous.
 const KEPT: f64 = 16.0 * MIB as f64;
 
