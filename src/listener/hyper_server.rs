@@ -16,7 +16,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Timer;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
@@ -24,6 +24,8 @@ use super::context::ConnContext;
 use super::extended_connect::{self, Asked};
 use super::guard::Traffic;
 use super::h2_idle::{Counting, Exchanges};
+use super::h2_preface::Beginning;
+use super::h2_window::Streams;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::header_deadline::HeaderTimer;
 use super::idle::Idleness;
@@ -249,24 +251,40 @@ where
     let idleness = Arc::clone(&context.idleness);
     let exchanges = Arc::new(Exchanges::new(Arc::clone(&idleness)));
     idleness.begin();
+    let streams = Streams::default();
     let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
     let service = Counting::new(service, Arc::clone(&exchanges));
-    let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
+    let (io, begun) = Beginning::new(io);
+    let mut conn = pin!(http2_settings(&client, streams.clone()).serve_connection(TokioIo::new(io), service));
+    let mut watch = pin!(streams.watch(client.write, &traffic));
     tokio::select! {
         ended = conn.as_mut() => return Ok(ended?),
-        () = stays_silent(&traffic, client.handshake) => return Err("no first byte after the TLS handshake".into()),
+        () = begun.late(client.handshake) => return Err("no HTTP/2 preface and settings in time".into()),
+        () = watch.as_mut() => {}
         () = exchanges.idle(client.idle) => conn.as_mut().graceful_shutdown(),
         () = ended(&idleness) => return Ok(()),
         () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         ended = conn => Ok(ended?),
+        () = watch => Ok(()),
+        // What is left then is a goodbye that is not answered, or the end of a response that finds no window.
+        () = leave(&exchanges, client.write, &traffic) => Ok(()),
         () = lifecycle.reached(Phase::Closing) => Ok(()),
     }
 }
 
-fn http2_settings(client: &Client) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+/// Returns when no exchange has been open for `limit` from now on, and the socket takes what is written.
+async fn leave(exchanges: &Exchanges, limit: Duration, traffic: &Traffic) {
+    sleep(limit).await;
+    exchanges.idle(limit).await;
+    while traffic.is_blocked() {
+        sleep(limit / 4).await;
+    }
+}
+
+fn http2_settings(client: &Client, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(client.streams)
@@ -291,13 +309,4 @@ async fn ended(idleness: &Idleness) {
         if idleness.is_ended() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-}
-
-/// Returns when nothing at all was read within `limit`, otherwise never.
-async fn stays_silent(traffic: &Traffic, limit: Duration) {
-    let before = traffic.read();
-    sleep(limit).await;
-    if traffic.read() != before {
-        std::future::pending().await
-    }
 }

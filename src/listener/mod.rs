@@ -13,6 +13,8 @@ mod extended_connect;
 pub mod framing;
 pub mod guard;
 mod h2_idle;
+mod h2_preface;
+mod h2_window;
 pub mod handler;
 mod header_deadline;
 mod http1;

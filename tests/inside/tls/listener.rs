@@ -24,14 +24,14 @@ const SHORT: Duration = Duration::from_millis(150);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// The files of a listener, and the only authority that its clients trust.
-struct Own {
+pub(super) struct Own {
     scratch: Scratch,
     files: TlsFiles,
     authority: Authority,
 }
 
 impl Own {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (scratch, authority) = (Scratch::new("listener"), Authority::new());
         Self { files: authority.issue("localhost").files(&scratch), scratch, authority }
     }
@@ -42,14 +42,14 @@ impl Own {
         self.files = self.authority.issue("localhost").files(&self.scratch);
     }
 
-    fn source(&self) -> Arc<TlsSource> {
+    pub(super) fn source(&self) -> Arc<TlsSource> {
         Arc::new(
             TlsSource::load(&ListenerTls { certificates: vec![self.files.clone()], clients: None })
                 .expect("sound files"),
         )
     }
 
-    async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         self.authority.connect(edge.connect().await, alpn).await
     }
 }
