@@ -97,6 +97,7 @@ impl Default for Client {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             body: Duration::from_secs(30),
+            body_rate: 32,
             write: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             streams: 128,

@@ -230,6 +230,7 @@ fn client(table: &mut Table<'_, '_>, target: &mut Client) {
     table.duration("handshake", &mut target.handshake, STEP);
     table.duration("header", &mut target.header, STEP);
     table.duration("body", &mut target.body, STEP);
+    table.count("body_rate", &mut target.body_rate, 0..=1_000_000);
     table.duration("write", &mut target.write, STEP);
     table.duration("idle", &mut target.idle, TIMER);
     table.count("streams", &mut target.streams, 1..=10_000);

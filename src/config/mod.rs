@@ -326,6 +326,8 @@ pub struct Client {
     pub header: Duration,
     /// Between two pieces of a request body.
     pub body: Duration,
+    /// The least bytes of a request body in a second, on average; zero is any.
+    pub body_rate: u64,
     /// How long a write may make no progress.
     pub write: Duration,
     /// How long a connection may stay open between requests.

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::http::body::{Body, response};
+use crate::http::timely::TooSlow;
 use crate::registry::OpenError;
 use crate::terms::{ErrorCode, Limit};
 use crate::transport::Fault;
@@ -174,10 +175,20 @@ impl From<ProxyError> for Refusal {
             ProxyError::Timeout { .. } => {
                 Self::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, error.to_string())
             }
+            ProxyError::Body { ref source } if too_slow(source).is_some() => {
+                let slow = too_slow(source).map(ToString::to_string).unwrap_or_default();
+                Self::new(ErrorCode::BadRequest, StatusCode::REQUEST_TIMEOUT, slow)
+                    .with(CONNECTION, HeaderValue::from_static("close"))
+            }
             ProxyError::Connect | ProxyError::Body { .. } => Self::bad_request(error.to_string()),
             ProxyError::Dropped { .. } | ProxyError::Switched { .. } => unreachable_backend(error.to_string()),
         }
     }
+}
+
+/// Why a body failed, if it did not come in time.
+fn too_slow(error: &hyper::Error) -> Option<&TooSlow> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// The refusal for a fault. Reads the start of a refusing backend's body, which is why it waits.

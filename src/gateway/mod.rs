@@ -37,6 +37,7 @@ use crate::config::pattern::matches;
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
+use crate::http::timely::Patience;
 use crate::lifecycle::Lifecycle;
 use crate::limits::{Limited, Limits};
 use crate::listener::dialling::DialQueue;
@@ -213,6 +214,11 @@ fn identity_fields(config: &Config) -> Option<[HeaderName; 2]> {
     let name = |text: &String| HeaderName::from_bytes(text.as_bytes()).ok();
     let names = name(subject).zip(name(fingerprint)).filter(|_| config.listeners.iter().any(asks));
     names.map(|(subject, fingerprint)| [subject, fingerprint])
+}
+
+/// How long the body of a client's request is waited for.
+fn patience(client: &config::Client) -> Patience {
+    Patience { piece: client.body, rate: client.body_rate }
 }
 
 /// What the backend is told of the client.

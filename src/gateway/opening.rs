@@ -12,7 +12,7 @@ use super::endpoints::{Call, JSON, LAST_EVENT_ID, no_content};
 use super::error::{Refusal, refuse};
 use super::rewriting::Rewriting;
 use super::target::{self, Ours, Target};
-use super::{BoxRequest, forwarded, origin};
+use super::{BoxRequest, forwarded, origin, patience};
 use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
 use crate::http::as_written::AsWritten;
@@ -37,8 +37,8 @@ impl Call<'_> {
         let (head, body) = request.into_parts();
         let (target, ours) = target::split(&head);
         self.gateway.registry.check_memory()?;
-        let body =
-            send::read_body(body, OPEN_BODY, self.live.config.client.body, self.gateway.registry.budget()).await?;
+        let body = send::read_body(body, OPEN_BODY, patience(&self.live.config.client), self.gateway.registry.budget())
+            .await?;
         let mut asked = OpenRequest::decode(&body)?;
         if let Some(nonce) = ours.nonce {
             check_nonce(&nonce)?;

@@ -10,13 +10,14 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
 use crate::budget::{Budget, Claim};
 use crate::codec::batch::Form;
 use crate::codec::progress;
 use crate::http::incoming::IncomingBody;
+use crate::http::timely::{Pace, Patience, TooSlow};
 use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
@@ -38,7 +39,7 @@ pub async fn send(
     session: &LiveSession,
     sending: Sending,
     body: IncomingBody,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<BytesMut, Fault> {
     let (limit, message) = (session.policy().body, session.policy().message);
     // What was decoded is counted before anything else is waited for: it may be many times its body.
@@ -78,7 +79,7 @@ async fn receive(
     session: &LiveSession,
     sending: &Sending,
     body: IncomingBody,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<Vec<Message>, Fault> {
     let (limit, message) = (session.policy().body, session.policy().message);
     if session.account().room() == 0 {
@@ -130,7 +131,7 @@ pub fn closed(close: &Close) -> BytesMut {
 pub async fn read_body(
     body: IncomingBody,
     limit: usize,
-    patience: Duration,
+    patience: Patience,
     budget: &Arc<Budget>,
 ) -> Result<Bytes, Fault> {
     match body {
@@ -140,7 +141,7 @@ pub async fn read_body(
     }
 }
 
-async fn read_pieces(body: IncomingBody, limit: usize, patience: Duration, mut claim: Claim) -> Result<Bytes, Fault> {
+async fn read_pieces(body: IncomingBody, limit: usize, patience: Patience, mut claim: Claim) -> Result<Bytes, Fault> {
     let mut pieces = Pieces::new(body, limit, patience)?;
     while !pieces.ended {
         pieces.read().await?;
@@ -156,15 +157,16 @@ const TRUSTED: usize = 1024 * 1024;
 struct Pieces {
     body: IncomingBody,
     limit: usize,
-    patience: Duration,
+    patience: Patience,
+    pace: Pace,
     whole: BytesMut,
     ended: bool,
 }
 
 impl Pieces {
-    fn new(body: IncomingBody, limit: usize, patience: Duration) -> Result<Self, Fault> {
+    fn new(body: IncomingBody, limit: usize, patience: Patience) -> Result<Self, Fault> {
         let announced = body.size_hint().lower();
-        let pieces = Self { body, limit, patience, whole: BytesMut::new(), ended: false };
+        let pieces = Self { body, limit, patience, pace: Pace::default(), whole: BytesMut::new(), ended: false };
         if announced > limit as u64 { Err(pieces.too_large()) } else { Ok(pieces) }
     }
 
@@ -174,11 +176,14 @@ impl Pieces {
 
     /// Reads one piece.
     async fn read(&mut self) -> Result<(), Fault> {
-        let Some(frame) = next_frame(&mut self.body, self.patience).await? else {
+        let begin = Instant::now();
+        let Some(frame) = next_frame(&mut self.body, self.patience.piece).await? else {
             self.ended = true;
             return Ok(());
         };
         let Ok(data) = frame.into_data() else { return Ok(()) };
+        let slow = |slow: TooSlow| Fault::BadRequest(slow.to_string());
+        self.pace.note(data.len(), begin.elapsed(), self.patience).map_err(slow)?;
         if self.whole.len() + data.len() > self.limit {
             return Err(self.too_large());
         }
@@ -195,7 +200,7 @@ impl Pieces {
 }
 
 async fn next_frame(body: &mut IncomingBody, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
-    let stalled = |_| Fault::BadRequest(format!("the body stalled: nothing came for {} s", patience.as_secs()));
+    let stalled = |_| Fault::BadRequest(TooSlow::Stalled(patience).to_string());
     let broken = |error| Fault::BadRequest(format!("the body broke off: {error}; nothing of it was accepted"));
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
 }

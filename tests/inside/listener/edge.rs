@@ -38,6 +38,7 @@ pub(crate) fn client() -> Client {
         handshake: FOREVER,
         header: FOREVER,
         body: FOREVER,
+        body_rate: 0,
         write: FOREVER,
         idle: FOREVER,
         streams: 128,
