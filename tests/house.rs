@@ -52,7 +52,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("budget", &[]),
     ("limits", &["metrics", "terms"]),
     ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle", "limits"]),
-    ("transport", &["http", "codec", "session", "registry", "terms", "upstream"]),
+    ("transport", &["http", "codec", "session", "registry", "terms", "upstream", "budget"]),
     ("admin", &["metrics"]),
     (
         "gateway",

@@ -320,7 +320,7 @@ pub struct Client {
     pub header_bytes: usize,
     /// Most header fields in a request.
     pub header_fields: usize,
-    /// From accept to the first byte, and through the TLS handshake.
+    /// From accept to the first byte, and through the TLS handshake; then again to the end of HTTP/2's preface and settings.
     pub handshake: Duration,
     /// From the first byte of a request to the end of its header.
     pub header: Duration,

@@ -12,13 +12,13 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, timeout_at};
+use tokio::time::{Instant, Sleep};
 
 use super::token::Token;
 use crate::budget::{Account, Budget, Part};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Pushed, Session};
+use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Session};
 use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
@@ -36,7 +36,7 @@ pub struct LiveSession {
     pub(super) abandoned: AtomicBool,
     pub(super) room: Notify,
     /// What the pushes hold that wait for room, in bytes.
-    crowd: AtomicUsize,
+    pub(super) crowd: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -91,26 +91,6 @@ struct Wakes {
     reader: Option<Waker>,
     driver: Option<Waker>,
     senders: bool,
-}
-
-/// A push among those that wait for room.
-struct Crowded<'a> {
-    crowd: &'a AtomicUsize,
-    own: usize,
-    /// What the others held when it came.
-    others: usize,
-}
-
-impl<'a> Crowded<'a> {
-    fn enter(crowd: &'a AtomicUsize, own: usize) -> Self {
-        Self { crowd, own, others: crowd.fetch_add(own, Ordering::Relaxed) }
-    }
-}
-
-impl Drop for Crowded<'_> {
-    fn drop(&mut self) {
-        self.crowd.fetch_sub(self.own, Ordering::Relaxed);
-    }
 }
 
 /// What the response to a `send` or an `ack` says.
@@ -192,40 +172,6 @@ impl LiveSession {
         let Some(from) = from.filter(|from| *from != to) else { return };
         self.metrics.changed(from, to);
         tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");
-    }
-
-    /// Takes messages up, waiting a bounded time for room: no time at all where the pushes that wait would hold more than
-    /// `crowd` bytes together. Cancel-safe: what was accepted stays accepted.
-    pub async fn push(&self, first: Option<u64>, batch: &[Message], crowd: usize) -> Pushed {
-        let pushed = self.act(|state, now| state.session.push(now, first, batch));
-        let Pushed::Busy { taken, .. } = pushed else { return pushed };
-        let rest = &batch[taken..];
-        let crowded = Crowded::enter(&self.crowd, rest.iter().map(Message::cost).sum());
-        if crowded.others > 0 && crowded.others.saturating_add(crowded.own) > crowd {
-            return pushed;
-        }
-        Box::pin(self.push_rest(first.map(|first| first + taken as u64), rest, taken)).await
-    }
-
-    /// Pushes what found no room at once; `before` is how many of the batch did.
-    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message], mut before: usize) -> Pushed {
-        let deadline = Instant::now() + self.policy.busy;
-        let mut held = self.account.part();
-        loop {
-            // What was taken is counted where it is, but its entry in the batch is still there.
-            held.set(batch.iter().map(Message::cost).sum::<usize>() + before * size_of::<Message>());
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            let pushed = self.act(|state, now| state.session.push(now, first, batch));
-            let Pushed::Busy { taken, .. } = pushed else { return pushed };
-            batch = &batch[taken..];
-            before += taken;
-            first = first.map(|first| first + taken as u64);
-            if timeout_at(deadline, room).await.is_err() {
-                return pushed;
-            }
-        }
     }
 
     /// Acknowledges everything down up to `cursor`.

@@ -8,6 +8,7 @@ mod ended;
 mod live_session;
 mod memory;
 mod nonces;
+mod push;
 mod reader;
 mod token;
 
