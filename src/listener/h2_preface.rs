@@ -2,7 +2,7 @@
 //! for them for ever, and a graceful shutdown of it waits for them, too.
 //!
 //! Enters: the bytes of a connection. Leaves: the same bytes, and whether the beginning is over. Must not touch: whether it is
-//! right, which h2 judges.
+//! right, which h2 judges; only that settings come first it does not ask for, so that is asked here.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,6 +18,9 @@ use tokio::time::sleep;
 const PREFACE: usize = 24;
 /// The preface, and the header of the first frame, whose first three bytes are its length.
 const HEADER: usize = PREFACE + 9;
+
+/// The kind of the first frame.
+const SETTINGS: u8 = 4;
 
 /// A connection of which the beginning is watched.
 pub(super) struct Beginning<IO> {
@@ -39,9 +42,11 @@ impl<IO> Beginning<IO> {
         (Self { io, come: Some(0), length: 0, begun: begun.clone() }, begun)
     }
 
-    fn note(&mut self, bytes: &[u8]) {
-        let Some(come) = &mut self.come else { return };
-        for byte in bytes.iter().skip(PREFACE.saturating_sub(*come)).take((PREFACE + 3).saturating_sub(*come)) {
+    /// False when the first frame has no settings.
+    fn note(&mut self, bytes: &[u8]) -> bool {
+        let Some(come) = &mut self.come else { return true };
+        let kind = (PREFACE + 3).checked_sub(*come).and_then(|at| bytes.get(at));
+        for byte in bytes.iter().take((PREFACE + 3).saturating_sub(*come)).skip(PREFACE.saturating_sub(*come)) {
             self.length = self.length << 8 | usize::from(*byte);
         }
         *come += bytes.len();
@@ -49,6 +54,7 @@ impl<IO> Beginning<IO> {
             self.come = None;
             self.begun.0.store(true, Ordering::Relaxed);
         }
+        kind.is_none_or(|kind| *kind == SETTINGS)
     }
 }
 
@@ -66,8 +72,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Beginning<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.note(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        if self.note(&buf.filled()[before..]) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the first frame is not SETTINGS")))
     }
 }
 
@@ -109,11 +117,20 @@ mod tests {
             bytes.resize(HEADER + length, 0);
             for cut in [1, 2, 7, 25, 26, 1000] {
                 let (mut beginning, begun) = Beginning::new(());
-                bytes[..bytes.len() - 1].chunks(cut).for_each(|piece| beginning.note(piece));
+                assert!(bytes[..bytes.len() - 1].chunks(cut).all(|piece| beginning.note(piece)));
                 assert!(!begun.0.load(Ordering::Relaxed), "{length}, {cut}");
-                beginning.note(&[0, 0, 0, 9]);
+                assert!(beginning.note(&[0, 0, 0, 9]));
                 assert!(begun.0.load(Ordering::Relaxed) && beginning.come.is_none(), "{length}, {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn the_first_frame_has_settings() {
+        let bytes = [&[b'x'; PREFACE][..], &[0, 0, 8, 6, 0, 0, 0, 0, 0]].concat();
+        for cut in [1, 5, 27, 28, 100] {
+            let (mut beginning, _) = Beginning::new(());
+            assert!(!bytes.chunks(cut).all(|piece| beginning.note(piece)), "{cut}");
         }
     }
 }

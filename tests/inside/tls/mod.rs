@@ -1,6 +1,7 @@
 //! TLS on both sides of the sidecar: its listener, whole sessions, and backends. One maker of certificates for all.
 
 mod clients;
+mod conformance;
 mod frames;
 mod http2_websockets;
 mod listener;
