@@ -25,7 +25,10 @@ const MOST_IN_PIECES: usize = 4 * 1024;
 pub(crate) fn request(bytes: &[u8], limits: Limits, cuts: &[usize]) -> Result<bool, String> {
     let all = Bytes::copy_from_slice(bytes);
     let Some((request, end, keeps_alive)) = ours::read_request(&all, limits) else { return Ok(false) };
-    let bytes = ours::readable(bytes, &request);
+    let read = ours::readable(bytes, &request);
+    // The encoded target is longer, which is not the client's doing.
+    let limits = Limits { bytes: limits.bytes + read.len() - bytes.len(), ..limits };
+    let bytes = read;
     let taken = Ok(Some(RequestSeen::new(request, all.slice(end..))));
     for pieces in pieces(&bytes, cuts) {
         same(&taken, &oracle::serve(limits, &pieces), &pieces)?;
