@@ -51,6 +51,20 @@ PEER = {
     "sse-h2": Peer("underpass", "sse-h2", "underpass, SSE over HTTP/2 and TLS, 100 a connection", tls=True),
     "sockjs-events": Peer("sockjs", "sockjs-events", "sockjs-node, eventsource", bridge=True),
     "sockjs-poll": Peer("sockjs", "sockjs-poll", "sockjs-node, xhr polling", bridge=True),
+    # Honest clients beside an attack (benches/load/src/modes/attacks.rs).
+    "calm": Peer("underpass", "sse", "nobody attacks"),
+    "slow-headers": Peer("underpass", "sse", "500 slow headers"),
+    "slow-bodies": Peer("underpass", "sse", "500 slow bodies"),
+    "preface": Peer("underpass", "sse", "300 halted HTTP/2 prefaces (all over TLS)", tls=True),
+    "windows": Peer("underpass", "sse", "1,000 HTTP/2 streams with shut windows (all over TLS)", tls=True),
+    "unread": Peer("underpass", "sse", "200 streams that are not read"),
+    "hoard": Peer("underpass", "sse", "2,000 idle connections"),
+    "opens": Peer("underpass", "sse", "500 openings a second, left behind"),
+    "failing": Peer("underpass", "sse", "1,000 failing requests a second"),
+    "json": Peer("underpass", "sse", "40 senders of 350,000 empty messages"),
+    "handshakes": Peer("underpass", "sse", "200 handshakes without an answer"),
+    # All transports in one load.
+    "soak": Peer("underpass", "ws", "underpass", workers=2),
     # In a browser: what its page's WebSocket is made to take.
     "page-raw": Peer("backend", "native", "backend itself, native WebSocket"),
     "page-tunnel": Peer("underpass", "native", "underpass, native WebSocket through"),
@@ -108,7 +122,8 @@ class Lab:
         if program == "haproxy":
             return ["haproxy", "-db", "-f", self.filled("haproxy.cfg", values)]
         if program == "underpass":
-            config = self.filled("underpass.toml", values | {"admin": free_port(), "workers": peer.workers})
+            self.admin_port = free_port()
+            config = self.filled("underpass.toml", values | {"admin": self.admin_port, "workers": peer.workers})
             return [self.underpass, "run", config]
         return ["node", f"{program}.js", port, self.backend_port]
 
@@ -139,6 +154,17 @@ class Lab:
 
     def close(self):
         stop(self.backend)
+
+
+def directory_of_builds() -> Path:
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
+def build(target: Path):
+    """Builds what is ours."""
+    environment = os.environ | {"CARGO_TARGET_DIR": str(target)}
+    for package in (ROOT, HERE / "load"):
+        subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=package, env=environment, check=True)
 
 
 def free_port() -> int:

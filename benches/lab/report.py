@@ -29,7 +29,7 @@ def table(name: str, peers: dict) -> str:
     rounds = max((len(figures) for figures in peers.values()), default=0)
     load = ", ".join(f"{key} {value:,}" for key, value in row.full.items())
     bridges = "".join(f"; bridges: {key} {value:,}" for key, value in row.bridge.items())
-    bridges += "".join(f"; {PEER[peer].label}: {' '.join(f'{key} {value:,}' for key, value in more.items())}" for peer, more in row.single.items())
+    bridges += "".join(f"; {PEER[peer].label}: {' '.join(f'{key} {value:,}' for key, value in more.items())}" for peer, more in row.single.items() if "attack" not in more)
     out = [f"### {row.title}", "", f"`benches/run {name}`: {load}{bridges}{'; ' if load else ''}{rounds} round(s) in turns.", ""]
     out += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for peer, figures in peers.items():

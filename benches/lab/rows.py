@@ -31,6 +31,7 @@ THROUGH = ("nginx", "haproxy", "tunnel")
 OURS = ("sse", "stream", "poll", "carried")
 #: With the client that acknowledges what it reads.
 ANSWERED = ("sse", "sse-ack", "stream", "poll", "carried")
+ATTACKS = ("calm", "slow-headers", "slow-bodies", "preface", "windows", "unread", "hoard", "opens", "failing", "json", "handshakes")
 BRIDGES = ("sockjs-events", "sockjs-poll", "engine-poll")
 
 ROWS = {
@@ -171,6 +172,28 @@ ROWS = {
         {"count": 50, "messages": 65_536, "size": 1024, "seconds": 2},
         (("kib", "KiB RSS a client", "{:.0f}"), ("taken_kib", "KiB taken from the backend", "{:.0f}")),
         rounds=1,
+    ),
+    "hostile": Row(
+        "Hostile: 8 honest clients echo over SSE and one opens sessions, alone and then beside an attack",
+        "hostile",
+        ATTACKS,
+        {"count": 8, "seconds": 10},
+        {"count": 8, "seconds": 3},
+        (
+            ("calm_p50_ms", "echo p50 ms", "{:.2f}"),
+            ("p50_ms", "beside it", "{:.2f}"),
+            ("calm_p99_ms", "echo p99 ms", "{:.2f}"),
+            ("p99_ms", "beside it", "{:.2f}"),
+            ("calm_open_ms", "opening p99 ms", "{:.1f}"),
+            ("open_ms", "beside it", "{:.1f}"),
+            ("failed", "honest failures", "{:.0f}"),
+            ("before_mib", "RSS before, MiB", "{:.1f}"),
+            ("most_mib", "at most", "{:.1f}"),
+            ("begun", "attempts", "{:,.0f}"),
+        ),
+        rounds=1,
+        single={name: {"attack": name} for name in ATTACKS},
+        grace="2s",
     ),
     "client": Row(
         "The browser client in headless Chromium: 64-byte messages of one socket, all checked to come in order",

@@ -1,11 +1,13 @@
 //! The small bodies and parameters of clients: `open` and `close`.
 //!
 //! Enters: a body or a parameter of a client. Leaves: checked values, or an error that names the field. Must not
-//! touch: anything else.
+//! touch: anything else. No tree is made of a body: of what is not asked for, nothing is kept.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::DecodeError;
 use super::batch::form_decoded;
@@ -29,31 +31,25 @@ impl PollRequest {
     /// Not such an object, none or too many sessions, or the token or cursor that is wrong.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let wrong = || DecodeError::malformed("`sessions` must be an object: of each token its cursor");
-        let mut fields = object(body)?;
-        let Some(Value::Object(named)) = fields.remove("sessions") else { return Err(wrong()) };
+        let json = json(body);
+        let named: BTreeMap<String, &RawValue> = value(object(&json)?.sessions).ok().flatten().ok_or_else(wrong)?;
         if named.is_empty() || named.len() > MAX_POLLED {
             let message = format!("`sessions` holds {}: it must be 1 to {MAX_POLLED}", named.len());
             return Err(DecodeError::malformed(message));
         }
-        let sessions = named.into_iter().map(|(token, cursor)| polled(token, &cursor));
+        let sessions = named.into_iter().map(|(token, cursor)| polled(token, cursor));
         Ok(Self { sessions: sessions.collect::<Result<_, _>>()? })
     }
 }
 
-fn polled(token: String, cursor: &Value) -> Result<(String, Option<u64>), DecodeError> {
+fn polled(token: String, cursor: &RawValue) -> Result<(String, Option<u64>), DecodeError> {
     if token.is_empty() || token.len() > 256 || !token.bytes().all(is_url_safe) {
         return Err(DecodeError::malformed("`sessions` names what is no token"));
     }
-    let cursor = match cursor {
-        Value::Null => None,
-        cursor => Some(
-            cursor
-                .as_u64()
-                .filter(|cursor| *cursor <= MAX_NUMBER)
-                .ok_or_else(|| DecodeError::malformed("a cursor in `sessions` must be a number, or null"))?,
-        ),
-    };
-    Ok((token, cursor))
+    match serde_json::from_str::<Option<u64>>(cursor.get()) {
+        Ok(cursor) if cursor.is_none_or(|cursor| cursor <= MAX_NUMBER) => Ok((token, cursor)),
+        _ => Err(DecodeError::malformed("a cursor in `sessions` must be a number, or null")),
+    }
 }
 
 /// The body of `open`.
@@ -71,12 +67,13 @@ impl OpenRequest {
     /// # Errors
     /// Not a JSON object, or the field that is wrong.
     pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
-        let mut fields = object(body)?;
-        let nonce = text(&mut fields, "nonce")?;
+        let json = json(body);
+        let fields = object(&json)?;
+        let nonce = text(fields.nonce, "nonce")?;
         if let Some(nonce) = &nonce {
             check_nonce(nonce)?;
         }
-        Ok(Self { nonce, protocols: protocols(&fields)? })
+        Ok(Self { nonce, protocols: protocols(fields.protocols)? })
     }
 }
 
@@ -85,16 +82,13 @@ impl OpenRequest {
 /// # Errors
 /// Not a JSON object, or the field that is wrong: a code that is not 1000 or 3000 to 4999, a reason over 123 bytes.
 pub fn decode_close(body: &[u8]) -> Result<Close, DecodeError> {
-    let mut fields = object(body)?;
-    let code = match fields.get("code") {
-        None => 1000,
-        Some(code) => code
-            .as_u64()
-            .and_then(|code| u16::try_from(code).ok())
-            .filter(|code| Close::is_allowed_from_client(*code))
-            .ok_or_else(|| DecodeError::malformed("`code` must be the number 1000 or one of 3000 to 4999"))?,
+    let json = json(body);
+    let fields = object(&json)?;
+    let code = match value::<u16>(fields.code) {
+        Ok(code) if code.is_none_or(Close::is_allowed_from_client) => code.unwrap_or(1000),
+        _ => return Err(DecodeError::malformed("`code` must be the number 1000 or one of 3000 to 4999")),
     };
-    let reason = text(&mut fields, "reason")?.unwrap_or_default();
+    let reason = text(fields.reason, "reason")?.unwrap_or_default();
     if reason.len() > Close::MAX_REASON {
         return Err(DecodeError::malformed(format!(
             "`reason` has {} bytes of UTF-8; a close frame takes at most {}",
@@ -150,32 +144,57 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// The object that a body is, or that is the url-encoded field `json` of it: there are filters that refuse a body whose content type is JSON.
-fn object(body: &[u8]) -> Result<Map<String, Value>, DecodeError> {
-    if body.trim_ascii().is_empty() {
-        return Ok(Map::new());
-    }
-    let decoded = body.strip_prefix(b"json=").map(form_decoded);
-    serde_json::from_slice(decoded.as_deref().unwrap_or(body))
-        .map_err(|error| DecodeError::malformed(format!("the body must be empty or a JSON object: {error}")))
+/// All fields that any of these bodies has, as they are written.
+#[derive(Default, Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, default, deserialize_with = "written")]
+    nonce: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "written")]
+    protocols: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "written")]
+    sessions: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "written")]
+    code: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "written")]
+    reason: Option<&'a RawValue>,
 }
 
-/// Takes a field that is a string when it is there.
-fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, DecodeError> {
-    match fields.remove(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(DecodeError::malformed(format!("`{name}` must be a string"))),
+/// `null` is a value as well: it is there.
+fn written<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(field).map(Some)
+}
+
+/// The JSON that a body is, or that is the url-encoded field `json` of it: there are filters that refuse a body whose content
+/// type is JSON.
+fn json(body: &[u8]) -> Cow<'_, [u8]> {
+    body.strip_prefix(b"json=").map_or(Cow::Borrowed(body), |form| form_decoded(form).into())
+}
+
+/// The object that it must be; nothing at all has no fields.
+fn object(json: &[u8]) -> Result<Fields<'_>, DecodeError> {
+    let refused =
+        |why: &dyn std::fmt::Display| DecodeError::malformed(format!("the body must be empty or a JSON object: {why}"));
+    match json.trim_ascii_start().first() {
+        None => Ok(Fields::default()),
+        // serde would take the values of an array for those of the fields.
+        Some(b'[') => Err(refused(&"it is an array")),
+        Some(_) => serde_json::from_slice(json).map_err(|error| refused(&error)),
     }
 }
 
-fn protocols(fields: &Map<String, Value>) -> Result<Vec<String>, DecodeError> {
-    let wrong = || DecodeError::malformed("`protocols` must be an array of strings");
-    let Some(value) = fields.get("protocols") else {
-        return Ok(Vec::new());
-    };
-    let names: Option<Vec<&str>> = value.as_array().ok_or_else(wrong)?.iter().map(Value::as_str).collect();
-    check_protocols(names.ok_or_else(wrong)?)
+/// A field's value, when it is there.
+fn value<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> serde_json::Result<Option<T>> {
+    field.map(|field| serde_json::from_str(field.get())).transpose()
+}
+
+fn text(field: Option<&RawValue>, name: &str) -> Result<Option<String>, DecodeError> {
+    value(field).map_err(|_| DecodeError::malformed(format!("`{name}` must be a string")))
+}
+
+fn protocols(field: Option<&RawValue>) -> Result<Vec<String>, DecodeError> {
+    let names: Option<Vec<Cow<'_, str>>> =
+        value(field).map_err(|_| DecodeError::malformed("`protocols` must be an array of strings"))?;
+    check_protocols(names.iter().flatten().map(AsRef::as_ref))
 }
 
 #[cfg(test)]
@@ -220,6 +239,40 @@ mod tests {
         assert_eq!(OpenRequest::decode(form), Ok(request));
         assert_eq!(check_protocol_list(" a,\tb ,,c").as_deref(), Ok(&["a".to_owned(), "b".into(), "c".into()][..]));
         assert_eq!(check_protocol_list(""), Ok(vec![]));
+    }
+
+    /// Without the fields that nobody asks for, however many they are and whatever is in them.
+    #[test]
+    fn bodies_are_read_without_a_tree() {
+        let many = format!(r#"{{"x":[{}{{}}],"code":4000,"nonce":"abcdefghijklmno_"}}"#, r#"{"":0},"#.repeat(500));
+        assert_eq!(decode_close(many.as_bytes()).map(|close| close.code), Ok(4000));
+        assert!(OpenRequest::decode(many.as_bytes()).is_ok());
+        for body in
+            [r#"{"nonce":"abcdefghijklmno_","nonce":"abcdefghijklmno-"}"#, r#"["abcdefghijklmno_"]"#, "[", "{", "1"]
+        {
+            let error = OpenRequest::decode(body.as_bytes()).expect_err(body).to_string();
+            assert!(error.starts_with("the body must be empty or a JSON object: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn polls_and_what_is_no_poll() {
+        let polled = PollRequest::decode(br#"{"sessions":{"n1-b":null,"n1-a":17}}"#).expect("well-formed");
+        assert_eq!(polled.sessions, [("n1-a".to_owned(), Some(17)), ("n1-b".to_owned(), None)]);
+        for (body, what) in [
+            ("{}", "`sessions` must be"),
+            (r#"{"sessions":null}"#, "`sessions` must be"),
+            (r#"{"sessions":["n1-a"]}"#, "`sessions` must be"),
+            (r#"{"sessions":{}}"#, "`sessions` holds 0"),
+            (r#"{"sessions":{"n1/a":1}}"#, "`sessions` names"),
+            (r#"{"sessions":{"n1-a":{"":{"":0}}}}"#, "a cursor in `sessions`"),
+            (r#"{"sessions":{"n1-a":-1}}"#, "a cursor in `sessions`"),
+            (r#"{"sessions":{"n1-a":1.5}}"#, "a cursor in `sessions`"),
+            (r#"{"sessions":{"n1-a":9007199254740993}}"#, "a cursor in `sessions`"),
+        ] {
+            let error = PollRequest::decode(body.as_bytes()).expect_err(body).to_string();
+            assert!(error.starts_with(what), "{body}: {error}");
+        }
     }
 
     #[test]

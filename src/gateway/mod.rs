@@ -16,7 +16,7 @@ mod origin;
 mod rewriting;
 mod route;
 mod selftest;
-mod target;
+pub mod target;
 
 use std::pin::Pin;
 use std::sync::Arc;

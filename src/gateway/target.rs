@@ -18,7 +18,7 @@ const MARK: &str = "underpass";
 
 /// What a query says to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mark {
+pub enum Mark {
     /// `underpass=open`: a session.
     Open,
     /// `underpass=sse`: a session, streamed by the same request.
@@ -29,7 +29,7 @@ pub(super) enum Mark {
 
 impl Mark {
     /// The mark of this query; `None` when nothing in it is ours.
-    pub(super) fn of(query: Option<&str>) -> Option<Self> {
+    pub fn of(query: Option<&str>) -> Option<Self> {
         // As good as every query is without one.
         let query = query.filter(|query| query.contains(MARK) || query.contains('%'))?;
         let (mut has_ours, mut marked) = (false, None);
@@ -51,12 +51,12 @@ impl Mark {
 
 /// The parameters of a query that were ours.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Ours {
-    pub(super) nonce: Option<String>,
-    pub(super) protocols: Option<String>,
+pub struct Ours {
+    pub nonce: Option<String>,
+    pub protocols: Option<String>,
     /// Event ids to resume from: `underpass.after` and `lastEventId`.
-    pub(super) after: Option<String>,
-    pub(super) last_event_id: Option<String>,
+    pub after: Option<String>,
+    pub last_event_id: Option<String>,
 }
 
 impl Ours {
@@ -75,15 +75,15 @@ impl Ours {
 
 /// What a marked request asks the backend for.
 #[derive(Debug)]
-pub(super) struct Target {
-    pub(super) uri: PathAndQuery,
+pub struct Target {
+    pub uri: PathAndQuery,
     /// The same as it was written, where `uri` has it encoded.
-    pub(super) written: Option<Bytes>,
+    pub written: Option<Bytes>,
 }
 
 /// The target of a request, and what in its query was ours: parameters named `underpass` or `underpass.…`, and a
 /// `lastEventId` in the form of our ids. All others reach the backend byte for byte. `None` when it cannot be a target.
-pub(super) fn split(head: &request::Parts) -> (Option<Target>, Ours) {
+pub fn split(head: &request::Parts) -> (Option<Target>, Ours) {
     let (uri, ours) = without_ours(head.uri.path(), head.uri.query());
     let written = head.extensions.get::<AsWritten>().and_then(AsWritten::target);
     let written = written.and_then(|target| std::str::from_utf8(target).ok()).map(|target| {

@@ -21,7 +21,7 @@ mod http1;
 pub mod hyper_server;
 pub mod idle;
 pub mod peer;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod socket;
 pub mod tls;
 

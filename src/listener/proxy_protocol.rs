@@ -39,7 +39,7 @@ pub(super) struct Introductions {
 
 /// Why a connection has no introduction.
 #[derive(Debug, thiserror::Error)]
-enum HeaderError {
+pub enum HeaderError {
     /// It ended before a byte came: a balancer that looks whether we are there.
     #[error("it ended before it began")]
     Gone,
@@ -96,7 +96,7 @@ impl Introductions {
 }
 
 /// Reads the header and nothing behind it; the address that it names, if any.
-async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, HeaderError> {
+pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = Vec::with_capacity(LONGEST_LINE);
     loop {
         // A line is read byte by byte, since nobody knows where it ends; version 2 says so in its first 16 bytes.

@@ -32,6 +32,86 @@ fn the_notices_have_the_license_of_each_part_that_asks_for_more_than_a_name() {
     }
 }
 
+/// What `cargo deny check licenses sources` says, where that tool is not.
+#[test]
+fn every_crate_in_the_binary_has_a_license_and_a_source_that_deny_toml_allows() {
+    let rules: toml::Table = read("deny.toml").parse().expect("deny.toml is TOML");
+    let words = |list: &toml::Value| -> BTreeSet<String> {
+        list.as_array().into_iter().flatten().filter_map(|word| Some(word.as_str()?.to_owned())).collect()
+    };
+    let (allowed, exceptions) = (words(&rules["licenses"]["allow"]), rules["licenses"]["exceptions"].as_array());
+    let linked = linked();
+    let mut wrong = Vec::new();
+    for package in packages().as_array().expect("a list of packages") {
+        let text = |key: &str| package[key].as_str().unwrap_or_default();
+        if !linked.contains(&format!("{} {}", text("name"), text("version"))) {
+            continue;
+        }
+        let more = exceptions.into_iter().flatten().find(|one| one["crate"].as_str() == Some(text("name")));
+        let more = more.map(|one| words(&one["allow"])).unwrap_or_default();
+        if !is_allowed(text("license"), &|license| allowed.contains(license) || more.contains(license)) {
+            wrong.push(format!("{}: its license is {:?}", text("name"), text("license")));
+        }
+        if text("source") != "registry+https://github.com/rust-lang/crates.io-index" {
+            wrong.push(format!("{}: it comes from {:?}", text("name"), text("source")));
+        }
+    }
+    assert!(wrong.is_empty(), "deny.toml does not allow\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn licenses_are_read_as_they_are_meant() {
+    let allowed = |text: &str| is_allowed(text, &|license| matches!(license, "MIT" | "ISC"));
+    for text in ["MIT", "Apache-2.0 OR MIT", "MIT/Apache-2.0", "(GPL-3.0 OR ISC) AND MIT", "GPL-3.0 AND GPL-3.0 OR MIT"]
+    {
+        assert!(allowed(text), "{text}");
+    }
+    for text in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND GPL-3.0", "MIT WITH x", "MIT AND", "(MIT"] {
+        assert!(!allowed(text), "{text}");
+    }
+}
+
+/// Whether an SPDX expression can be met: `AND` binds before `OR`; a slash is an old `OR`.
+fn is_allowed(expression: &str, allowed: &dyn Fn(&str) -> bool) -> bool {
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<_> = spaced.split_whitespace().collect();
+    let mut left = &words[..];
+    any(&mut left, allowed) == Some(true) && left.is_empty()
+}
+
+fn any(words: &mut &[&str], allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
+    let mut met = all(words, allowed)?;
+    while let [word, rest @ ..] = words
+        && *word == "OR"
+    {
+        *words = rest;
+        met |= all(words, allowed)?;
+    }
+    Some(met)
+}
+
+fn all(words: &mut &[&str], allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
+    let mut met = one(words, allowed)?;
+    while let [word, rest @ ..] = words
+        && *word == "AND"
+    {
+        *words = rest;
+        met &= one(words, allowed)?;
+    }
+    Some(met)
+}
+
+fn one(words: &mut &[&str], allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
+    let (first, rest) = words.split_first()?;
+    *words = rest;
+    if *first != "(" {
+        return Some(allowed(first));
+    }
+    let met = any(words, allowed)?;
+    *words = words.strip_prefix(&[")"])?;
+    Some(met)
+}
+
 #[test]
 fn the_rust_version_is_the_same_wherever_it_is_named() {
     let version = env!("CARGO_PKG_RUST_VERSION");
@@ -52,6 +132,15 @@ fn the_changelog_has_this_version_and_what_comes_next() {
     for heading in ["## [Unreleased]".to_owned(), format!("## [{}]", env!("CARGO_PKG_VERSION"))] {
         assert!(changelog.lines().any(|line| line.starts_with(&heading)), "CHANGELOG.md lacks {heading}");
     }
+}
+
+/// All crates of Cargo.lock, as cargo describes them.
+fn packages() -> serde_json::Value {
+    let mut metadata = Command::new(env!("CARGO"));
+    metadata.args(["metadata", "--locked", "--offline", "--format-version", "1"]);
+    let done = metadata.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs this test, so it is here");
+    assert!(done.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&done.stderr));
+    serde_json::from_slice::<serde_json::Value>(&done.stdout).expect("cargo writes JSON")["packages"].take()
 }
 
 /// `name version` of every crate that is linked into the binary or writes code into it, on the platforms of deny.toml.

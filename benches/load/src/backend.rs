@@ -8,6 +8,9 @@
 //! | `/tick` | a message of 64 bytes each second, at a moment of the second that differs from session to session |
 //! | `/flood-N-S` | after 0.3 s, N messages of S bytes as fast as they are taken |
 //! | `/echo` | sends each message back |
+//! | `/never` | does not answer |
+//! | `/never-read` | does not read |
+//! | `/refuse` | is no WebSocket: 403 |
 //! | `/take-N` | expects N texts that begin with their number, from 0, and says whether that is what came |
 //! | `/small`, `/big` | no WebSocket: 64 bytes, 100 MB |
 //! | `/stats` | no WebSocket: its counters, as JSON |
@@ -59,7 +62,14 @@ pub async fn serve(address: &str) -> Result<()> {
 async fn connection(socket: TcpStream, stats: &Stats) -> Result<()> {
     let mut conn = Conn::new(socket);
     while let Some(head) = conn.head().await? {
+        if head.path() == "/refuse" {
+            conn.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await?;
+            continue;
+        }
         if let Some(key) = head.field("sec-websocket-key") {
+            if head.path() == "/never" {
+                return std::future::pending().await;
+            }
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
                 websocket::accept(key)
@@ -100,6 +110,7 @@ async fn plain(conn: &mut Conn, head: &Head, stats: &Stats) -> Result<()> {
 
 async fn session(conn: &mut Conn, path: &str, which: u64, stats: &Stats) -> Result<()> {
     match path.trim_start_matches('/').split('-').collect::<Vec<_>>()[..] {
+        ["never", "read"] => return std::future::pending().await,
         ["tick"] => return tick(conn, which).await,
         ["take", count] => return take(conn, count.parse()?).await,
         ["flood", count, size] => flood(conn, count.parse()?, size.parse()?, stats).await?,

@@ -10,13 +10,18 @@
 //! | `connect` | opens, takes the first message, goes away | until the backend saw the last one go |
 //! | `small`, `big` | plain GETs | all requests |
 //! | `behind` | opens, reads a whole flood, and stays | the memory afterwards |
+//! | `hostile` | echoes and opens, without and with an attack beside | most of the time that it lasts |
+//! | `soak` | echoes on all transports, through cuts; comes and goes | (`benches/soak` looks at them) |
 //! | `slow` | opens, and does not read | the memory afterwards, and what the backend could send |
 //!
 //! Enters: options. Leaves: numbers. Must not touch: which numbers are good.
 
+mod attacks;
 mod flows;
 mod holds;
+mod hostile;
 mod samples;
+mod soak;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,10 +42,12 @@ pub async fn run(options: Options) -> Result<String> {
         "idle" => holds::idle(&options).await,
         "storm" => holds::storm(&options).await,
         "behind" => holds::behind(&options).await,
+        "soak" => soak::soak(&options).await,
         "slow" => holds::slow(&options).await,
         "tick" => flows::tick(&options).await,
         "flood" => flows::flood(&options).await,
         "echo" => flows::echo(&options).await,
+        "hostile" => hostile::hostile(&options).await,
         "connect" => flows::connect(&options).await,
         "small" => flows::plain(&options, "/small").await,
         "big" => flows::plain(&options, "/big").await,

@@ -26,6 +26,8 @@ pub struct Options {
     pub count: usize,
     /// Messages for each client, or openings, or requests.
     pub messages: u64,
+    /// Which attack: see `modes/attacks.rs`.
+    pub attack: String,
     /// Bytes of a message.
     pub size: usize,
     /// How long the measured window is.
@@ -44,6 +46,7 @@ impl Options {
             peer: Peer(Vec::new()),
             count: 1000,
             messages: 1000,
+            attack: "calm".into(),
             size: 64,
             seconds: 5.0,
         };
@@ -64,6 +67,7 @@ impl Options {
             "--pids" => self.peer = Peer(value.split(',').map(str::parse).collect::<Result<_, _>>()?),
             "--count" => self.count = value.parse()?,
             "--messages" => self.messages = value.parse()?,
+            "--attack" => self.attack = value,
             "--size" => self.size = value.parse()?,
             "--seconds" => self.seconds = value.parse()?,
             _ => bail!("there is no option {name}"),

@@ -17,6 +17,7 @@ use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+pub use self::dialect::url_of;
 use self::down::{Down, Turn};
 use crate::conn::{Body, Conn};
 use crate::websocket::{self, TEXT};
@@ -158,31 +159,35 @@ impl Site {
     async fn open_token(self: &Arc<Self>, path: &str) -> Result<Session> {
         let mut conn = self.connect().await?;
         let facts = conn.fetch(&post(&marked(path, "open"), "application/json", b""), 200).await?;
-        let url = dialect::string_after(&facts, b"\"url\":\"").context("no url in the answer to open")?;
-        // Relative to the path, which is one below the root.
-        let url = format!("/{}", url.trim_start_matches("../"));
-        let down = match self.kind {
+        let url = url_of(&facts).context("no url in the answer to open")?;
+        let down = self.attach(conn, &url, 0).await?;
+        let known = Some(url.clone());
+        let up = if self.kind == Kind::Carried { Up::Same } else { Up::Underpass { url, conn: None, seq: 1 } };
+        Ok(Session { url: known, ..self.session(down, up) })
+    }
+
+    /// Reads a session from the message behind `after`.
+    async fn attach(&self, mut conn: Conn, url: &str, after: u64) -> Result<Down> {
+        Ok(match self.kind {
             Kind::SseAck => {
-                let head = conn.ask(&get(&format!("{url}/sse?after=0")), 200).await?;
+                let head = conn.ask(&get(&format!("{url}/sse?after={after}")), 200).await?;
                 Down::events(Body::One(Box::new(conn), head.length))
             }
             Kind::Stream => {
-                let head = conn.ask(&get(&format!("{url}/stream?after=0")), 200).await?;
+                let head = conn.ask(&get(&format!("{url}/stream?after={after}")), 200).await?;
                 Down::Octets { body: Body::One(Box::new(conn), head.length), pending: Default::default() }
             }
             Kind::Carried => {
-                conn.ask(&upgrade(&format!("{url}/ws?after=0"), "Sec-WebSocket-Protocol: underpass.v1\r\n"), 101)
-                    .await?;
+                let request = upgrade(&format!("{url}/ws?after={after}"), "Sec-WebSocket-Protocol: underpass.v1\r\n");
+                conn.ask(&request, 101).await?;
                 Down::Frames { conn, carried: true }
             }
             _ => {
-                let mut turn = Turn::underpass(conn, url.clone());
+                let mut turn = Turn::underpass(conn, url.to_owned(), after);
                 turn.ask().await?;
                 Down::Turns(turn)
             }
-        };
-        let up = if self.kind == Kind::Carried { Up::Same } else { Up::Underpass { url, conn: None, seq: 1 } };
-        Ok(self.session(down, up))
+        })
     }
 
     async fn open_sockjs(self: &Arc<Self>, path: &str) -> Result<Session> {
@@ -212,7 +217,7 @@ impl Site {
     }
 
     fn session(self: &Arc<Self>, down: Down, up: Up) -> Session {
-        Session { site: Arc::clone(self), down, up, received: 0, bytes: 0 }
+        Session { site: Arc::clone(self), down, up, url: None, received: 0, bytes: 0 }
     }
 }
 
@@ -240,6 +245,8 @@ pub struct Session {
     site: Arc<Site>,
     down: Down,
     up: Up,
+    /// Where it is resumed, where that was said.
+    url: Option<String>,
     /// Messages received.
     received: u64,
     /// Bytes received since the last acknowledgement, and 64 for each message.
@@ -311,6 +318,25 @@ impl Session {
         }
     }
 
+    /// Cuts what comes down, and asks on for what has not come. Only for the sidecar's own transports.
+    pub async fn reattach(&mut self) -> Result<()> {
+        let Some(url) = self.down.url().or_else(|| self.url.clone()) else { bail!("this session cannot be resumed") };
+        let after = self.received;
+        self.url = Some(url.clone());
+        // Gone first: what the old one still read would come twice.
+        self.down = Down::Cut;
+        let mut conn = self.site.connect().await?;
+        self.down = match self.site.kind {
+            Kind::Sse => {
+                let head = conn.ask(&get(&format!("{url}/sse?after={after}")), 200).await?;
+                let body = Body::One(Box::new(conn), head.length);
+                Down::Events { body, pending: Default::default(), url: Some(url) }
+            }
+            _ => self.site.attach(conn, &url, after).await?,
+        };
+        Ok(())
+    }
+
     /// Says what has come, where that is not said by reading on.
     pub async fn acknowledge(&mut self) -> Result<()> {
         match (&mut self.up, &self.down) {
@@ -345,7 +371,8 @@ pub fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load\r\nAccept: */*\r\n\r\n").into_bytes()
 }
 
-fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
+/// A POST.
+pub fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -353,7 +380,8 @@ fn post(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-fn upgrade(path: &str, more: &str) -> Vec<u8> {
+/// A handshake.
+pub fn upgrade(path: &str, more: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{more}\r\n"

@@ -126,7 +126,7 @@ pub async fn echo(options: &Options) -> Result<String> {
     ))
 }
 
-async fn round_trips(mut session: Session, samples: &Samples) -> Result<()> {
+pub async fn round_trips(mut session: Session, samples: &Samples) -> Result<()> {
     // What says how to send comes first on a stream.
     session.prepare().await?;
     let (mut message, mut number) = (Vec::new(), 0);

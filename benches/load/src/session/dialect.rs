@@ -17,7 +17,7 @@ pub fn events(pending: &mut BytesMut, url: &mut Option<String>, each: &mut (dyn 
             let data = memchr(b'\n', event).map_or(event.len(), |line| line + 1);
             each(event.get(data + 6..).unwrap_or_default());
         } else if event.starts_with(b"event: session") {
-            *url = string_after(event, b"\"url\":\"").map(str::to_owned);
+            *url = url_of(event);
         }
     }
     let _ = pending.split_to(start);
@@ -80,6 +80,12 @@ pub fn strings(mut array: &[u8], each: &mut (dyn FnMut(&[u8]) + Send)) {
         array = array.get(end + 2..).unwrap_or_default();
         array = array.strip_prefix(b",").unwrap_or(array);
     }
+}
+
+/// The session's URL, where `open` or a stream tells of it. It is relative to a path one below the root.
+pub fn url_of(facts: &[u8]) -> Option<String> {
+    let url = string_after(facts, b"\"url\":\"")?;
+    Some(format!("/{}", url.trim_start_matches("../").trim_start_matches('/')))
 }
 
 /// The string value behind this text.

@@ -23,6 +23,8 @@ pub enum Down {
     Octets { body: Body, pending: BytesMut },
     /// Long polls.
     Turns(Turn),
+    /// None at present.
+    Cut,
 }
 
 impl Down {
@@ -75,6 +77,7 @@ impl Down {
                 Ok(Next::More)
             }
             Self::Turns(turn) => turn.receive(each).await,
+            Self::Cut => Ok(Next::Ended),
         }
     }
 
@@ -131,8 +134,8 @@ enum Dialect {
 }
 
 impl Turn {
-    pub fn underpass(conn: Conn, url: String) -> Self {
-        Self { conn, dialect: Dialect::Underpass, url, after: 0 }
+    pub fn underpass(conn: Conn, url: String, after: u64) -> Self {
+        Self { conn, dialect: Dialect::Underpass, url, after }
     }
 
     pub fn sockjs(conn: Conn, url: String) -> Self {
