@@ -254,7 +254,8 @@ mod tests {
         metrics.session_opened();
         metrics.moved(None, Some(Transport::Sse));
         metrics.down(Transport::Sse, 3, 100);
-        metrics.up(2, 20);
+        metrics.up(8);
+        metrics.up(12);
         metrics.delivered(Transport::Sse, Duration::from_millis(2));
         metrics.changed(Transport::Ws, Transport::Sse);
         metrics.session_ended(Some(Transport::Sse), Ending::TooSlow);

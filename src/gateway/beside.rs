@@ -42,11 +42,11 @@ pub(super) async fn proxy(
     let expected = injection.and_then(|injection| injection.prepare(&mut request, peer, &live.config.prefix));
     let rewriting = backend.rewriting.as_ref();
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
-    let _counted = gateway.metrics.proxying();
+    let counted = gateway.metrics.proxying();
     let timely = request.map(|body| Timely::new(body, patience(&live.config.client)));
     let response = backend.proxy.forward(timely, &forwarded(gateway, peer, rewriting), private).await;
     gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
-    let mut response = response?;
+    let mut response = response?.map(|body| body.accompanied(counted));
     lead_back(response.headers_mut(), written, peer);
     if response.extensions().get::<Repeated>().is_some() {
         gateway.metrics.repeated();

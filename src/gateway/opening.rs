@@ -108,7 +108,7 @@ impl Call<'_> {
         self.check_weight(&asked.protocols)?;
         let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
         let Target { uri: target, written } = target.ok_or_else(bad)?;
-        let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
+        let unrouted = || Fault::Unrouted(target.path().to_owned());
         let (dialer, rewriting) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let limited = |Limited { limit, after }| Fault::Limited { limit, after };
         let limits = &self.gateway.limits;

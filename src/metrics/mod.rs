@@ -162,9 +162,9 @@ impl Metrics {
         self.message_bytes[transport as usize].inc_by(bytes);
     }
 
-    /// Messages, with this many payload bytes, were accepted from the client.
-    pub fn up(&self, messages: u64, bytes: u64) {
-        self.messages[Transport::ALL.len()].inc_by(messages);
+    /// A message of the client, with this many payload bytes, is on its way to the backend.
+    pub fn up(&self, bytes: u64) {
+        self.messages[Transport::ALL.len()].inc();
         self.message_bytes[Transport::ALL.len()].inc_by(bytes);
     }
 

@@ -329,7 +329,11 @@ fn settle(state: &mut State, metrics: &Metrics) -> Wakes {
         match action {
             Action::WakeReader => wakes.reader = state.reader.take(),
             Action::WakeSenders => wakes.senders = true,
-            Action::SendUp(message) => state.orders.send = Some(message),
+            Action::SendUp(message) => {
+                // Here each message comes by once, however often it was sent.
+                metrics.up(message.payload().len() as u64);
+                state.orders.send = Some(message);
+            }
             Action::Pause => {
                 metrics.paused();
                 state.orders.paused = true;

@@ -75,7 +75,7 @@ impl Reader {
     }
 
     /// What comes next. Messages are given to `each` with their numbers: payloads up to `budget` bytes together, but at
-    /// least one message. `each` runs under the session's mutex. Pending registers the waker.
+    /// least one message, unless it is 0. `each` runs under the session's mutex. Pending registers the waker.
     pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
         let (pulled, dry) = self.live.act(|state, now| {
             let pulled = state.session.pull(now, self.attachment, budget, each);

@@ -44,7 +44,6 @@ struct WaitingPoll {
 #[derive(Default)]
 struct Gathered {
     messages: Vec<Message>,
-    size: usize,
     close: Option<Close>,
     lost: Option<(u64, u64)>,
     superseded: bool,
@@ -96,12 +95,14 @@ impl Source for WaitingPoll {
 impl WaitingPoll {
     /// Takes what the session has, up to the limit of a batch; true when there is something to say.
     fn pull(&mut self, cx: &Context<'_>) -> bool {
-        let budget = self.reader.session().policy().batch;
+        let batch = self.reader.session().policy().batch;
         let gathered = &mut self.gathered;
-        while gathered.size < budget {
+        loop {
+            // What was pulled is the batch: behind it there may be the close, but no message that had no room.
+            let budget = if gathered.messages.is_empty() { batch } else { 0 };
             let messages = &mut gathered.messages;
             let keep = |_, message: &Message| messages.push(message.clone());
-            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget - gathered.size, keep) else { break };
+            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget, keep) else { break };
             if gathered.take(pulled) || self.reader.is_dry() {
                 break;
             }
@@ -143,11 +144,12 @@ impl Gathered {
     /// Adds what was pulled; true when nothing more can follow.
     fn take(&mut self, pulled: Pulled) -> bool {
         match pulled {
-            Pulled::Batch { first, count, bytes, .. } => {
+            Pulled::Batch { first, count, .. } => {
                 self.after = first + count - 1;
-                self.size += bytes.max(1);
                 return false;
             }
+            // It stands before all messages of an answer. The next one says it, for it begins behind those.
+            Pulled::Lost { .. } if !self.messages.is_empty() => {}
             Pulled::Lost { from, to } => {
                 self.lost = Some((from, to));
                 self.after = to;
