@@ -17,7 +17,7 @@ use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, Duplex};
 use crate::http::incoming::IncomingBody;
 use crate::http::timely::Timely;
-use crate::lifecycle::drain::leave_after;
+use crate::lifecycle::drain::{leave_after, spread_for};
 use crate::lifecycle::{Phase, What};
 use crate::limits::Limited;
 use crate::listener::dialling::DialTurn;
@@ -220,9 +220,11 @@ async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgrade
     let _guard = gateway.lifecycle.guard(What::Tunnel);
     let _counted = gateway.metrics.tunnel();
     let lifecycle = gateway.lifecycle.clone();
-    let leave = leave_after(options.spread, gateway.tunnel_key());
+    let (spread, key) = (options.spread, gateway.tunnel_key());
     let drain = async move {
         lifecycle.reached(Phase::Draining).await;
+        let alive = lifecycle.alive();
+        let leave = leave_after(spread_for(spread, alive.sessions + alive.tunnels), key);
         tokio::select! {
             () = tokio::time::sleep(leave) => {}
             () = lifecycle.reached(Phase::Closing) => {}

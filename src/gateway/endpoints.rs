@@ -26,7 +26,7 @@ use crate::http::body::{Body, response};
 use crate::http::incoming::IncomingBody;
 use crate::http::source::Source;
 use crate::listener::peer::Peer;
-use crate::registry::{Found, LiveSession, Reader};
+use crate::registry::{Found, LiveSession, Reader, Stay};
 use crate::session::Attach;
 use crate::terms::Transport;
 use crate::transport::greeting::{self, Arrival};
@@ -159,7 +159,10 @@ impl Call<'_> {
         query: &Query<'_>,
     ) -> Result<Reader, Fault> {
         let attach = Attach { after, acknowledging: true, is_poll: transport == Transport::Poll };
-        Ok(session.attach(transport, attach, query.cause().as_deref())?)
+        let cause = query.cause();
+        let collects = transport == Transport::Poll && query.wait()?.is_some_and(|wait| wait.is_zero());
+        let stay = if collects { Stay::Collects } else { Stay::Carries(cause.as_deref()) };
+        Ok(session.attach(transport, attach, stay)?)
     }
 
     fn attach_sse(

@@ -19,7 +19,7 @@ use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, response};
 use crate::limits::Limited;
 use crate::listener::dialling::DialTurn;
-use crate::registry::{LiveSession, OpenError, Opened, Opening};
+use crate::registry::{LiveSession, OpenError, Opened, Opening, Stay};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
 use crate::transport::greeting::{self, Arrival};
@@ -93,7 +93,7 @@ impl Call<'_> {
         arrival: Arrival,
     ) -> Result<Response<Body>, Fault> {
         let attach = Attach { after, acknowledging: false, is_poll: false };
-        let reader = session.attach(Transport::Sse, attach, None)?;
+        let reader = session.attach(Transport::Sse, attach, Stay::Carries(None))?;
         let url = self.url(&session, requested);
         Ok(self.streaming(sse::respond(reader, IdForm::Token(session), arrival, &url)))
     }

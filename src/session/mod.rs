@@ -275,6 +275,12 @@ impl Session {
         }
     }
 
+    /// When the client was last heard of.
+    #[must_use]
+    pub fn heard(&self) -> Moment {
+        self.lease.heard()
+    }
+
     /// True when this attachment is the one that reads.
     #[must_use]
     pub fn is_current(&self, attachment: Attachment) -> bool {
