@@ -371,7 +371,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("client_subject_field or client_fingerprint_field", old.identity != new.identity),
         ("admin", old.admin != new.admin),
         ("[client]", old.client != new.client),
-        ("[log]", old.log != new.log),
+        ("log.format or log.level", (old.log.format, &old.log.level) != (new.log.format, &new.log.level)),
         ("[drain]", old.drain != new.drain),
         ("session.max, session.ended or session.ended_max", memory(old) != memory(new)),
     ];

@@ -159,7 +159,7 @@ fn run(args: RunArgs) -> Result<(), String> {
 }
 
 fn run_demo(args: &DemoArgs) -> Result<(), String> {
-    let log = Log { format: LogFormat::Text, level: "warn,underpass=info".into() };
+    let log = Log { format: LogFormat::Text, level: "warn,underpass=info".into(), requests: false };
     let _log = log::start(&log).map_err(|error| format!("the log's thread: {error}"))?;
     let address = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let fixed = args.listen.is_some();
