@@ -279,6 +279,10 @@ mod tests {
         assert_eq!((status(&live), body(&live)), (200, "ok\n"));
         let metrics = ask(site, "GET /metrics", "localhost").await;
         assert_eq!(status(&metrics), 200);
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"));
+        assert!(!body(&metrics).contains("# EOF"));
+        let asking = "localhost\r\nAccept: application/openmetrics-text";
+        let metrics = ask(site, "GET /metrics", asking).await;
         assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0"));
         assert!(body(&metrics).ends_with("# EOF\n"));
         let head = ask(site, "HEAD /livez", "localhost").await;

@@ -263,7 +263,7 @@ impl Call<'_> {
 
     /// `GET info`.
     pub(super) fn info(&self) -> Response<Body> {
-        response(StatusCode::OK, JSON, greeting::info(&self.live.session))
+        response(StatusCode::OK, JSON, greeting::info(&self.live.session) + "\n")
     }
 
     pub(super) async fn small_body(&self, body: IncomingBody) -> Result<Bytes, Fault> {
@@ -299,6 +299,8 @@ fn json_response(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
     if let Some(nonce) = nonce {
         progress::echo(&mut object, nonce);
     }
+    // For terminals, whose prompt would stick to it.
+    object.extend_from_slice(b"\n");
     response(StatusCode::OK, JSON, object)
 }
 

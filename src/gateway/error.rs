@@ -138,7 +138,7 @@ impl Refusal {
     }
 
     pub(super) fn respond(self) -> Response<Body> {
-        let mut response = response(self.status, "application/json", self.json());
+        let mut response = response(self.status, "application/json", self.json() + "\n");
         response.headers_mut().extend(self.headers);
         response
     }

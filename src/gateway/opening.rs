@@ -46,7 +46,7 @@ impl Call<'_> {
         }
         let Opened { session, fields } = self.open_session(&head, target, asked, true).await?;
         let url = self.url(&session, &head.uri);
-        let mut response = response(StatusCode::OK, JSON, greeting::of_session(&session, &url));
+        let mut response = response(StatusCode::OK, JSON, greeting::of_session(&session, &url) + "\n");
         response.headers_mut().extend(fields);
         Ok(response)
     }

@@ -35,6 +35,8 @@ pub struct PollOptions {
 struct WaitingPoll {
     reader: Reader,
     frames: bool,
+    /// Behind the JSON, for terminals.
+    newline: bool,
     nonce: Option<String>,
     deadline: Instant,
     gathered: Gathered,
@@ -55,21 +57,28 @@ struct Gathered {
 #[must_use]
 pub fn respond(reader: Reader, options: PollOptions) -> Response<Body> {
     let content_type = if options.frames { OCTET_STREAM } else { "application/json" };
-    let mut response = Response::new(Body::Batch(source(reader, options)));
+    let mut poll = waiting(reader, options);
+    poll.newline = !poll.frames;
+    let mut response = Response::new(Body::Batch(Box::new(poll)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// The body of the response, as a source of one chunk.
+/// The body of the response, as a source of one chunk; a part of another, if it is JSON.
 #[must_use]
 pub fn source(reader: Reader, options: PollOptions) -> Box<dyn Source + Send> {
-    Box::new(WaitingPoll {
+    Box::new(waiting(reader, options))
+}
+
+fn waiting(reader: Reader, options: PollOptions) -> WaitingPoll {
+    WaitingPoll {
         gathered: Gathered { after: reader.from(), ..Gathered::default() },
         reader,
         frames: options.frames,
+        newline: false,
         nonce: options.nonce,
         deadline: Instant::now() + options.wait,
-    })
+    }
 }
 
 impl Source for WaitingPoll {
@@ -136,6 +145,9 @@ impl WaitingPoll {
             response.encode_frames(out);
         } else {
             response.encode_json(out);
+            if self.newline {
+                out.extend_from_slice(b"\n");
+            }
         }
     }
 }
