@@ -230,7 +230,7 @@ To paste into another terminal:
 
   curl -N '{url}/clock?underpass=sse'
   S={url}/$(curl -sX POST '{url}/echo?underpass=open' | sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/'); curl \"$S/send?as=text\" -d hello
-  curl \"$S/poll?wait=5\"
+  curl \"$S/poll?wait=5\"; curl \"$S/poll?wait=5&after=1\"
 
 Ctrl-C stops it.
 ",

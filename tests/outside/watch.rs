@@ -4,9 +4,11 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::programs::{Program, present};
+use crate::programs::{Program, command, present};
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site};
+
+const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
 
 /// Series, and which alerts they raise.
 const CASES: &str = r#"
@@ -70,4 +72,26 @@ fn the_alert_rules_are_rules_and_fire_when_they_should() {
     let scratch = Scratch::new("rules");
     let cases = scratch.file("cases.yml", &CASES.replace("RULES", &rules()));
     succeed(&Command::new("promtool").args(["test", "rules"]).arg(cases).output().expect("it runs"));
+}
+
+/// Nobody can watch a front that writes no log, which haproxy warns of.
+#[test]
+fn the_snippets_for_haproxy_are_taken_without_a_warning() {
+    if !present(&[Program::Boxes]) {
+        return;
+    }
+    let blocks = OPERATIONS.split("```haproxy\n").skip(1).filter_map(|block| block.split_once("```"));
+    let text: Vec<_> = blocks.map(|(block, _)| block).collect();
+    let [whole, nodes] = text[..] else { panic!("two snippets, the second of rules for a frontend: {text:?}") };
+    let text = whole.replace(" ssl crt /etc/haproxy/site.pem alpn h2,http/1.1", "");
+    assert_ne!(text, whole, "the certificate, which is not there");
+    let two = "\nbackend n1\n    server a 127.0.0.1:1\nbackend n2\n    server a 127.0.0.1:2\n";
+    let rules = format!("{nodes}    default_backend underpass\n");
+    let text = text.replace("    default_backend underpass\n", &rules) + two;
+    let scratch = Scratch::new("haproxy");
+    let file = scratch.file("haproxy.cfg", &text);
+    let haproxy = command("haproxy").expect("it is present");
+    let output = Command::new(haproxy).args(["-c", "-f"]).arg(file).output().expect("it runs");
+    let said = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+    assert!(output.status.success() && !said.contains("[WARNING]"), "{said}");
 }
