@@ -7,7 +7,7 @@ use std::future::Future;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
@@ -20,7 +20,7 @@ use crate::budget::{Budget, give_back};
 use crate::config::{Address, Config, ConfigErrors, Drain, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
-use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
+use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal, spread_for};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
 use crate::lifecycle::{Alive, Lifecycle, Phase, log, systemd};
 use crate::limits::Limits;
@@ -31,6 +31,11 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::upstream::own::OwnListeners;
 use crate::upstream::tls::UpstreamTlsError;
+
+/// How long a client has for its last words once it was asked to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often a drain looks for sessions whose client has left.
+const LOOK_FOR_GONE: Duration = Duration::from_millis(50);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +101,7 @@ impl App {
     pub fn start(config: Config, mut sockets: Sockets) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let (lifecycle, metrics) = (Lifecycle::new(), Arc::new(Metrics::default()));
+        metrics.started(SystemTime::now(), config.session.max, config.client.connections);
         let budget = Arc::new(Budget::of(config.memory));
         let shared = (Arc::clone(&metrics), Arc::clone(&budget));
         let registry = Registry::new(&config.node, &config.session, shared, lifecycle.clone());
@@ -165,21 +171,27 @@ impl App {
 
     /// Reads certificates and configuration again; a bad one leaves the old one in force.
     fn reload(&self, source: Option<&PathBuf>) {
+        let mut applied = true;
         for certificate in &self.certificates {
             match certificate.reload() {
                 Ok(()) => certificate.warn(),
-                Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
+                Err(error) => {
+                    applied = false;
+                    tracing::warn!(%error, "the old certificate stays in use");
+                }
             }
         }
-        let Some(source) = source else { return };
-        match self.reload_config(source) {
+        let Some(source) = source else { return self.metrics.reloaded(applied, SystemTime::now()) };
+        let reloaded = self.reload_config(source);
+        self.metrics.reloaded(applied && reloaded.is_ok(), SystemTime::now());
+        match reloaded {
             Ok(()) => tracing::info!(file = %source.display(), "configuration reloaded"),
             Err(error) => tracing::error!(%error, "the old configuration stays in force"),
         }
     }
 
     fn reload_config(&self, source: &PathBuf) -> Result<(), ReloadError> {
-        let applied = Config::load(source).map_err(ReloadError::from).and_then(|config| {
+        Config::load(source).map_err(ReloadError::from).and_then(|config| {
             for what in needs_restart(&self.config, &config) {
                 tracing::warn!(what, "this change takes effect at the next restart");
             }
@@ -187,9 +199,7 @@ impl App {
             self.gateway.reload(Arc::clone(&config))?;
             self.trusted.store(Arc::new(config.trusted.clone()));
             Ok(())
-        });
-        self.metrics.reloaded(applied.is_ok());
-        applied
+        })
     }
 
     /// Serves the listening sockets on this runtime and on those of the other workers.
@@ -224,9 +234,12 @@ impl App {
         let lifecycle = self.lifecycle.clone();
         let phase = move || lifecycle.phase() as i64;
         let lifecycle = self.lifecycle.clone();
-        let serving = Check::new("serving", move || match lifecycle.phase() {
-            Phase::Serving => Ok(()),
-            phase => Err(format!("{phase:?}").to_lowercase()),
+        let serving = Check::new("serving", move || {
+            lifecycle.note_readiness_asked();
+            match lifecycle.phase() {
+                Phase::Serving => Ok(()),
+                phase => Err(format!("{phase:?}").to_lowercase()),
+            }
         });
         let budget = Arc::clone(&self.budget);
         let memory = move || (budget.held() as u64, budget.bytes() as u64);
@@ -260,14 +273,26 @@ impl App {
         tokio::spawn(give_back());
     }
 
-    /// Asks the clients to leave when the process drains, and ends what is left when the time for that is over.
+    /// Asks the clients to leave when the process drains, ends the sessions whose client has gone, and what is left when the
+    /// time for that is over.
     fn follow_drain(&self, registry: Arc<Registry>) {
         let (lifecycle, Drain { spread, .. }) = (self.lifecycle.clone(), self.config.drain.clone());
         tokio::spawn(async move {
             lifecycle.reached(Phase::Draining).await;
-            registry.leave_all(spread);
+            registry.end_gone();
+            let spread_now = spread_for(spread, registry.present() + lifecycle.alive().tunnels);
+            registry.leave_all(spread_now);
+            // Behind the last one that is asked to leave, some time for what it still says.
+            let end = spread.min(spread_now + LAST_WORDS);
+            let watch = async {
+                while registry.present() > 0 {
+                    sleep(LOOK_FOR_GONE).await;
+                    registry.end_gone();
+                }
+            };
             tokio::select! {
-                () = sleep(spread) => {}
+                () = watch => {}
+                () = sleep(end) => {}
                 () = lifecycle.reached(Phase::Closing) => {}
             }
             registry.end_all();
@@ -346,14 +371,14 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("client_subject_field or client_fingerprint_field", old.identity != new.identity),
         ("admin", old.admin != new.admin),
         ("[client]", old.client != new.client),
-        ("[log]", old.log != new.log),
+        ("log.format or log.level", (old.log.format, &old.log.level) != (new.log.format, &new.log.level)),
         ("[drain]", old.drain != new.drain),
         ("session.max, session.ended or session.ended_max", memory(old) != memory(new)),
     ];
     changed.into_iter().filter_map(|(what, changed)| changed.then_some(what)).collect()
 }
 
-fn memory(config: &Config) -> (usize, std::time::Duration, usize) {
+fn memory(config: &Config) -> (usize, Duration, usize) {
     (config.session.max, config.session.ended, config.session.ended_max)
 }
 

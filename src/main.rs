@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::sync::mpsc;
 use underpass::app::{App, StartError, check_files, memory_budget};
 use underpass::config::{Address, Config, Log, LogFormat};
 use underpass::demo;
-use underpass::lifecycle::drain::signals;
+use underpass::lifecycle::drain::{Signal, signals};
 use underpass::lifecycle::log;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::probe::{ProbeOptions, probe};
@@ -143,6 +144,8 @@ fn run(args: RunArgs) -> Result<(), String> {
     // Before the runtime starts other threads, because this changes the environment.
     let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
     on_runtime(async move {
+        // Before the first port opens: whoever gets an answer may send a signal.
+        let signals = heard()?;
         let app = App::start(config, sockets).map_err(|error| error.to_string())?;
         for address in &app.addresses {
             tracing::info!(address = %text(address), version = env!("CARGO_PKG_VERSION"), "listening");
@@ -150,16 +153,18 @@ fn run(args: RunArgs) -> Result<(), String> {
         if let Some(address) = &app.admin {
             tracing::info!(address = %text(address), "admin listening");
         }
-        serve(app, args.config).await
+        app.run(signals, args.config).await;
+        Ok(())
     })
 }
 
 fn run_demo(args: &DemoArgs) -> Result<(), String> {
-    let log = Log { format: LogFormat::Text, level: "warn,underpass=info".into() };
+    let log = Log { format: LogFormat::Text, level: "warn,underpass=info".into(), requests: false };
     let _log = log::start(&log).map_err(|error| format!("the log's thread: {error}"))?;
     let address = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let fixed = args.listen.is_some();
     on_runtime(async move {
+        let signals = heard()?;
         let backend = demo::start().await.map_err(|error| format!("the demo backend: {error}"))?;
         let app = match start_demo(address, backend) {
             Err(_) if !fixed => start_demo(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), backend),
@@ -167,7 +172,8 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
         };
         let app = app.map_err(|error| error.to_string())?;
         print_demo(&app, backend);
-        serve(app, None).await
+        app.run(signals, None).await;
+        Ok(())
     })
 }
 
@@ -224,7 +230,7 @@ To paste into another terminal:
 
   curl -N '{url}/clock?underpass=sse'
   S={url}/$(curl -sX POST '{url}/echo?underpass=open' | sed 's/.*\"url\":\"\\([^\"]*\\)\".*/\\1/'); curl \"$S/send?as=text\" -d hello
-  curl \"$S/poll?wait=5\"
+  curl \"$S/poll?wait=5\"; curl \"$S/poll?wait=5&after=1\"
 
 Ctrl-C stops it.
 ",
@@ -250,10 +256,9 @@ fn complain(message: &str) {
     let _ = end.recv_timeout(std::time::Duration::from_secs(1));
 }
 
-async fn serve(app: App, source: Option<PathBuf>) -> Result<(), String> {
-    let signals = signals().map_err(|error| format!("signals: {error}"))?;
-    app.run(signals, source).await;
-    Ok(())
+/// The process's signals, from now on. Those that come before somebody waits for them are kept.
+fn heard() -> Result<mpsc::Receiver<Signal>, String> {
+    signals().map_err(|error| format!("signals: {error}"))
 }
 
 /// Runs `work` on a runtime of this thread only. This thread is the first worker; the application starts the others.

@@ -95,6 +95,42 @@ terms! {
 }
 
 terms! {
+    /// Why a client came by this transport first and by no better one, as it says.
+    Cause {
+        /// It is the client's first choice.
+        Opened = "opened",
+        /// A better one did not come about.
+        Refused = "refused",
+        /// Nothing came by a better one in time.
+        Silent = "silent",
+        /// A better one broke.
+        Cut = "cut",
+        /// Something on the way held a stream back.
+        Held = "held",
+        /// Something on the way changed what came.
+        Altered = "altered",
+        /// The browser has no connection left for a stream.
+        Shared = "shared",
+        /// Something else.
+        Other = "other",
+        /// The client does not say.
+        Unsaid = "unsaid",
+    }
+}
+
+impl Cause {
+    /// The cause of which a client's words tell: the last of them, as in `ws refused`.
+    #[must_use]
+    pub fn of(said: Option<&str>) -> Self {
+        let Some(said) = said else { return Self::Unsaid };
+        match Self::named(said.rsplit(' ').next().unwrap_or_default()) {
+            None | Some(Self::Unsaid) => Self::Other,
+            Some(cause) => cause,
+        }
+    }
+}
+
+terms! {
     /// What one client may have or do only so much of.
     Limit {
         /// Connections at once.

@@ -1,12 +1,10 @@
 //! The text that `/metrics` answers: the counters, the build, the process and the drain, as OpenMetrics.
 //!
-//! Enters: the counters, once; a reading of the drain and of `/proc/self`, at each scrape. Leaves: one text. Must not
+//! Enters: the counters, once; a reading of the drain and of the process, at each scrape. Leaves: one text. Must not
 //! touch: HTTP, sessions.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::path::Path;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -16,10 +14,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::process::Process;
 use crate::metrics::Metrics;
-
-/// The media type of [`Exposition::text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Everything that is measured, ready to be read.
 #[derive(Debug)]
@@ -50,7 +46,7 @@ impl Exposition {
         Self(registry)
     }
 
-    /// All samples of this moment, as OpenMetrics text ([`CONTENT_TYPE`]). Reads `/proc/self`, so it may take some
+    /// All samples of this moment, as OpenMetrics text. Reads `/proc/self`, so it may take some
     /// milliseconds with very many open files on an old kernel.
     #[must_use]
     pub fn text(&self) -> String {
@@ -136,45 +132,9 @@ impl Collector for LogLines {
     }
 }
 
-/// Under the names that every Prometheus client uses for a process, so that ready-made dashboards find them.
-#[derive(Debug)]
-struct Process;
-
-impl Collector for Process {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(bytes) = resident_bytes() {
-            let help = "Memory of the process that is in RAM.";
-            gauge(&mut encoder, "process_resident_memory", help, Some(&Unit::Bytes), bytes)?;
-        }
-        match open_files() {
-            Some(files) => gauge(&mut encoder, "process_open_fds", "Open file descriptors.", None, files),
-            None => Ok(()),
-        }
-    }
-}
-
 fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>, value: i64) -> fmt::Result {
     let constant = ConstGauge::new(value);
     constant.encode(to.encode_descriptor(name, help, unit, constant.metric_type())?)
-}
-
-fn resident_bytes() -> Option<i64> {
-    parse_resident(&fs::read_to_string("/proc/self/status").ok()?)
-}
-
-/// `VmRSS:     1234 kB` of proc_pid_status(5), in bytes.
-fn parse_resident(status: &str) -> Option<i64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<i64>().ok()?.checked_mul(1024)
-}
-
-fn open_files() -> Option<i64> {
-    let directory = Path::new("/proc/self/fd");
-    // Since Linux 6.2 the directory's size is the number of open files; before, it is 0 and they must be listed, with
-    // one more for the listing itself.
-    let known = fs::metadata(directory).ok()?.len();
-    let count = if known > 0 { known } else { (fs::read_dir(directory).ok()?.count() as u64).saturating_sub(1) };
-    i64::try_from(count).ok()
 }
 
 #[cfg(test)]
@@ -186,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Unintroduced;
-    use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
+    use crate::terms::{Cause, Direction, Ending, ErrorCode, Resume, Transport};
 
     type Samples = BTreeMap<String, f64>;
 
@@ -245,7 +205,7 @@ mod tests {
         assert_eq!(samples["underpass_refusals_total{code=\"busy\"}"], 0.0);
         assert_eq!(samples["underpass_delivery_delay_seconds_bucket{le=\"+Inf\",transport=\"ws\"}"], 0.0);
         let ours = samples.keys().filter(|name| name.starts_with("underpass_")).count();
-        assert!((150..250).contains(&ours), "{ours} series");
+        assert!((180..300).contains(&ours), "{ours} series");
     }
 
     #[test]
@@ -254,7 +214,8 @@ mod tests {
         metrics.session_opened();
         metrics.moved(None, Some(Transport::Sse));
         metrics.down(Transport::Sse, 3, 100);
-        metrics.up(2, 20);
+        metrics.up(8);
+        metrics.up(12);
         metrics.delivered(Transport::Sse, Duration::from_millis(2));
         metrics.changed(Transport::Ws, Transport::Sse);
         metrics.session_ended(Some(Transport::Sse), Ending::TooSlow);
@@ -266,7 +227,9 @@ mod tests {
         metrics.memory_waited();
         metrics.handshake_failed();
         metrics.unintroduced(Unintroduced::Late);
-        metrics.reloaded(false);
+        metrics.reloaded(false, std::time::UNIX_EPOCH);
+        metrics.started(std::time::UNIX_EPOCH + Duration::from_secs(11), 13, 17);
+        metrics.attached_first(Transport::Sse, Cause::Refused);
         let (_tunnel, _proxying, _connection) = (metrics.tunnel(), metrics.proxying(), metrics.connection());
 
         let counted: BTreeSet<_> = read(&metrics)
@@ -277,9 +240,12 @@ mod tests {
         let expected = [
             "build_info{version=1.2.3} 1",
             "certificate_expiry_timestamp_seconds{certificate=/a.pem} 9",
+            "config_last_reload_success_timestamp_seconds 11",
+            "config_last_reload_successful 1",
             "config_reloads_total{result=refused} 1",
             "connections_accepted_total 1",
             "connections_active 1",
+            "connections_limit 17",
             "delivery_delay_seconds_count{transport=sse} 1",
             "delivery_delay_seconds_sum{transport=sse} 0.002",
             "drain_phase 2",
@@ -297,7 +263,9 @@ mod tests {
             "proxy_header_failures_total{reason=late} 1",
             "refusals_total{code=gap} 1",
             "session_resumes_total{result=lost} 1",
+            "session_transports_total{transport=sse,cause=refused} 1",
             "sessions_ended_total{reason=too_slow} 1",
+            "sessions_limit 13",
             "sessions_opened_total 1",
             "tls_handshake_failures_total 1",
             "transport_changes_total{from=ws,to=sse} 1",
@@ -335,12 +303,17 @@ mod tests {
 
     #[test]
     fn the_process_is_measured_where_the_system_tells() {
-        assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    1234 kB\nThreads:\t1\n"), Some(1234 * 1024));
-        assert_eq!(parse_resident("Name:\tx\nThreads:\t1\n"), None);
-        if Path::new("/proc/self/status").exists() {
+        if std::path::Path::new("/proc/self/status").exists() {
             let samples = read(&Metrics::default());
-            assert!(samples["process_resident_memory_bytes"] > 0.0);
+            assert!(samples["process_cpu_seconds_total"] >= 0.0);
+            for name in ["resident_memory_bytes", "virtual_memory_bytes"] {
+                assert!(samples[&format!("process_{name}")] > 0.0, "{name}");
+            }
+            let started =
+                std::time::SystemTime::UNIX_EPOCH + Duration::from_secs_f64(samples["process_start_time_seconds"]);
+            assert!(started.elapsed().expect("it has started") < Duration::from_secs(3600));
             assert!(samples["process_open_fds"] >= 3.0);
+            assert!(samples["process_max_fds"] >= samples["process_open_fds"]);
         }
     }
 }

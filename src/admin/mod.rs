@@ -4,6 +4,8 @@
 //! touch: the clients' listeners, what it reports on; nothing here changes anything, so only GET and HEAD are answered.
 
 pub mod exposition;
+mod formats;
+mod process;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,9 +19,9 @@ use axum::extract::{RawQuery, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::uri::Authority;
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -30,7 +32,10 @@ use tower::ServiceBuilder;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::exposition::Exposition;
+use self::formats::Format;
 
+/// What the form of the metrics depends on.
+const ACCEPT_FIELD: HeaderValue = HeaderValue::from_static("accept");
 /// Connections at once; further ones wait in the listener's backlog.
 const CONNECTIONS: usize = 64;
 /// From a connection's start to the end of the request's header.
@@ -166,9 +171,10 @@ async fn reads_only(request: Request, next: Next) -> Response {
 }
 
 /// Off the runtime's threads, since it reads files.
-async fn scrape(State(state): State<Arc<AdminState>>) -> Response {
-    match tokio::task::spawn_blocking(move || state.exposition.text()).await {
-        Ok(samples) => ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], samples).into_response(),
+async fn scrape(State(state): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
+    let format = Format::asked(&headers);
+    match tokio::task::spawn_blocking(move || format.write(state.exposition.text())).await {
+        Ok(samples) => ([(CONTENT_TYPE, format.content_type()), (VARY, ACCEPT_FIELD)], samples).into_response(),
         Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "The metrics could not be read; see the log.\n").into_response(),
     }
 }
@@ -273,6 +279,10 @@ mod tests {
         assert_eq!((status(&live), body(&live)), (200, "ok\n"));
         let metrics = ask(site, "GET /metrics", "localhost").await;
         assert_eq!(status(&metrics), 200);
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"));
+        assert!(!body(&metrics).contains("# EOF"));
+        let asking = "localhost\r\nAccept: application/openmetrics-text";
+        let metrics = ask(site, "GET /metrics", asking).await;
         assert!(metrics.contains("content-type: application/openmetrics-text; version=1.0.0"));
         assert!(body(&metrics).ends_with("# EOF\n"));
         let head = ask(site, "HEAD /livez", "localhost").await;

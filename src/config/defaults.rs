@@ -128,7 +128,7 @@ impl Default for Backend {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self { format: LogFormat::Text, level: "info".to_owned(), requests: false }
     }
 }
 

@@ -257,6 +257,7 @@ fn backend(table: &mut Table<'_, '_>, target: &mut Backend) {
 fn log(table: &mut Table<'_, '_>, target: &mut Log) {
     table.text("format", &mut target.format, formats::log_format);
     table.text("level", &mut target.level, formats::log_level);
+    table.flag("requests", &mut target.requests);
 }
 
 fn drain(table: &mut Table<'_, '_>, target: &mut Drain) {

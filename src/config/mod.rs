@@ -376,6 +376,8 @@ pub struct Log {
     pub format: LogFormat,
     /// A level, or directives as `RUST_LOG` takes them.
     pub level: String,
+    /// A line for each request.
+    pub requests: bool,
 }
 
 /// The shape of a log line.

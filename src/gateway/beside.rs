@@ -17,7 +17,7 @@ use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, Duplex};
 use crate::http::incoming::IncomingBody;
 use crate::http::timely::Timely;
-use crate::lifecycle::drain::leave_after;
+use crate::lifecycle::drain::{leave_after, spread_for};
 use crate::lifecycle::{Phase, What};
 use crate::limits::Limited;
 use crate::listener::dialling::DialTurn;
@@ -42,11 +42,11 @@ pub(super) async fn proxy(
     let expected = injection.and_then(|injection| injection.prepare(&mut request, peer, &live.config.prefix));
     let rewriting = backend.rewriting.as_ref();
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
-    let _counted = gateway.metrics.proxying();
+    let counted = gateway.metrics.proxying();
     let timely = request.map(|body| Timely::new(body, patience(&live.config.client)));
     let response = backend.proxy.forward(timely, &forwarded(gateway, peer, rewriting), private).await;
     gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
-    let mut response = response?;
+    let mut response = response?.map(|body| body.accompanied(counted));
     lead_back(response.headers_mut(), written, peer);
     if response.extensions().get::<Repeated>().is_some() {
         gateway.metrics.repeated();
@@ -220,9 +220,11 @@ async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgrade
     let _guard = gateway.lifecycle.guard(What::Tunnel);
     let _counted = gateway.metrics.tunnel();
     let lifecycle = gateway.lifecycle.clone();
-    let leave = leave_after(options.spread, gateway.tunnel_key());
+    let (spread, key) = (options.spread, gateway.tunnel_key());
     let drain = async move {
         lifecycle.reached(Phase::Draining).await;
+        let alive = lifecycle.alive();
+        let leave = leave_after(spread_for(spread, alive.sessions + alive.tunnels), key);
         tokio::select! {
             () = tokio::time::sleep(leave) => {}
             () = lifecycle.reached(Phase::Closing) => {}

@@ -26,7 +26,7 @@ use crate::http::body::{Body, response};
 use crate::http::incoming::IncomingBody;
 use crate::http::source::Source;
 use crate::listener::peer::Peer;
-use crate::registry::{Found, LiveSession, Reader};
+use crate::registry::{Found, LiveSession, Reader, Stay};
 use crate::session::Attach;
 use crate::terms::Transport;
 use crate::transport::greeting::{self, Arrival};
@@ -159,7 +159,10 @@ impl Call<'_> {
         query: &Query<'_>,
     ) -> Result<Reader, Fault> {
         let attach = Attach { after, acknowledging: true, is_poll: transport == Transport::Poll };
-        Ok(session.attach(transport, attach, query.cause().as_deref())?)
+        let cause = query.cause();
+        let collects = transport == Transport::Poll && query.wait()?.is_some_and(|wait| wait.is_zero());
+        let stay = if collects { Stay::Collects } else { Stay::Carries(cause.as_deref()) };
+        Ok(session.attach(transport, attach, stay)?)
     }
 
     fn attach_sse(
@@ -260,7 +263,7 @@ impl Call<'_> {
 
     /// `GET info`.
     pub(super) fn info(&self) -> Response<Body> {
-        response(StatusCode::OK, JSON, greeting::info(&self.live.session))
+        response(StatusCode::OK, JSON, greeting::info(&self.live.session) + "\n")
     }
 
     pub(super) async fn small_body(&self, body: IncomingBody) -> Result<Bytes, Fault> {
@@ -296,6 +299,8 @@ fn json_response(mut object: BytesMut, nonce: Option<&str>) -> Response<Body> {
     if let Some(nonce) = nonce {
         progress::echo(&mut object, nonce);
     }
+    // For terminals, whose prompt would stick to it.
+    object.extend_from_slice(b"\n");
     response(StatusCode::OK, JSON, object)
 }
 

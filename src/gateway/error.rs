@@ -87,7 +87,7 @@ impl Refusal {
 
     pub(super) fn not_found(path: &str) -> Self {
         let shown: String = path.chars().take(100).collect();
-        Self::new(ErrorCode::NotFound, StatusCode::NOT_FOUND, format!("nothing is served at `{shown}`"))
+        Self::new(ErrorCode::NotFound, StatusCode::NOT_FOUND, format!("no route leads to `{shown}` at this host"))
     }
 
     /// A parameter of ours, and nothing that says what is wanted.
@@ -138,7 +138,7 @@ impl Refusal {
     }
 
     pub(super) fn respond(self) -> Response<Body> {
-        let mut response = response(self.status, "application/json", self.json());
+        let mut response = response(self.status, "application/json", self.json() + "\n");
         response.headers_mut().extend(self.headers);
         response
     }
@@ -202,6 +202,7 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::Gap { next } => plain(ErrorCode::Gap, StatusCode::CONFLICT).field("next", next),
         Fault::Busy { next } => plain(ErrorCode::Busy, StatusCode::SERVICE_UNAVAILABLE).field("next", next).later(),
         Fault::SessionClosed(close) => plain(ErrorCode::SessionClosed, StatusCode::GONE).field("close", json!(close)),
+        Fault::Unrouted(path) => Refusal::not_found(&path),
         Fault::UnknownSession => plain(ErrorCode::UnknownSession, StatusCode::NOT_FOUND),
         Fault::TooLarge { limit, .. } => {
             plain(ErrorCode::TooLarge, StatusCode::PAYLOAD_TOO_LARGE).field("limit", limit)

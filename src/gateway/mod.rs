@@ -13,6 +13,7 @@ mod injection;
 pub mod layers;
 mod opening;
 mod origin;
+mod request_log;
 mod rewriting;
 mod route;
 mod selftest;
@@ -31,6 +32,7 @@ use self::backends::{Backends, bare};
 use self::endpoints::Call;
 pub use self::error::Refusal;
 use self::error::refuse;
+use self::request_log::RequestLine;
 use self::rewriting::Rewriting;
 use self::route::Purpose;
 use crate::config::pattern::matches;
@@ -294,7 +296,14 @@ impl tower::Service<Request<IncomingBody>> for GatewayService {
         let request = Box::new(request);
         Box::pin(async move {
             match routed {
-                Some(routed) => gateway.respond(&routed, request).await,
+                Some(routed) => {
+                    let line = RequestLine::of(&gateway, &routed, &*request);
+                    let responded = gateway.respond(&routed, request).await;
+                    if let Some(line) = line {
+                        line.write(responded.as_ref().map_or_else(|refusal| refusal.status, Response::status));
+                    }
+                    responded
+                }
                 None => Err(Refusal::internal("this request was not routed: put `Router` in front of the service")),
             }
         })

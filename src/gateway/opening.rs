@@ -19,7 +19,7 @@ use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, response};
 use crate::limits::Limited;
 use crate::listener::dialling::DialTurn;
-use crate::registry::{LiveSession, OpenError, Opened, Opening};
+use crate::registry::{LiveSession, OpenError, Opened, Opening, Stay};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
 use crate::transport::greeting::{self, Arrival};
@@ -46,7 +46,7 @@ impl Call<'_> {
         }
         let Opened { session, fields } = self.open_session(&head, target, asked, true).await?;
         let url = self.url(&session, &head.uri);
-        let mut response = response(StatusCode::OK, JSON, greeting::of_session(&session, &url));
+        let mut response = response(StatusCode::OK, JSON, greeting::of_session(&session, &url) + "\n");
         response.headers_mut().extend(fields);
         Ok(response)
     }
@@ -93,7 +93,7 @@ impl Call<'_> {
         arrival: Arrival,
     ) -> Result<Response<Body>, Fault> {
         let attach = Attach { after, acknowledging: false, is_poll: false };
-        let reader = session.attach(Transport::Sse, attach, None)?;
+        let reader = session.attach(Transport::Sse, attach, Stay::Carries(None))?;
         let url = self.url(&session, requested);
         Ok(self.streaming(sse::respond(reader, IdForm::Token(session), arrival, &url)))
     }
@@ -108,7 +108,7 @@ impl Call<'_> {
         self.check_weight(&asked.protocols)?;
         let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
         let Target { uri: target, written } = target.ok_or_else(bad)?;
-        let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
+        let unrouted = || Fault::Unrouted(target.path().to_owned());
         let (dialer, rewriting) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let limited = |Limited { limit, after }| Fault::Limited { limit, after };
         let limits = &self.gateway.limits;

@@ -2,11 +2,12 @@
 //!
 //! Enters: hyper's body, or all its bytes. Leaves: frames. Must not touch: what the bytes mean.
 
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
 /// Why a body failed.
@@ -19,6 +20,28 @@ pub enum IncomingBody {
     Streaming(Incoming),
     /// All of it came with the head.
     Buffered(Bytes),
+    /// As `Streaming`; what is with it is dropped with it.
+    Accompanied(Incoming, Companion),
+}
+
+/// Lives as long as a body is on its way.
+pub struct Companion(#[expect(dead_code, reason = "it does what it does when it is dropped")] Box<dyn Send + Sync>);
+
+impl fmt::Debug for Companion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Companion")
+    }
+}
+
+impl IncomingBody {
+    /// Keeps `companion` until the body has ended or is given up. One that is here already has ended.
+    #[must_use]
+    pub fn accompanied<T: Send + Sync + 'static>(self, companion: T) -> Self {
+        match self {
+            Self::Streaming(body) if !body.is_end_stream() => Self::Accompanied(body, Companion(Box::new(companion))),
+            body => body,
+        }
+    }
 }
 
 impl http_body::Body for IncomingBody {
@@ -27,7 +50,7 @@ impl http_body::Body for IncomingBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Self::Streaming(body) => Pin::new(body).poll_frame(cx),
+            Self::Streaming(body) | Self::Accompanied(body, _) => Pin::new(body).poll_frame(cx),
             Self::Buffered(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Buffered(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
@@ -35,14 +58,14 @@ impl http_body::Body for IncomingBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streaming(body) => body.is_end_stream(),
+            Self::Streaming(body) | Self::Accompanied(body, _) => body.is_end_stream(),
             Self::Buffered(bytes) => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streaming(body) => body.size_hint(),
+            Self::Streaming(body) | Self::Accompanied(body, _) => body.size_hint(),
             Self::Buffered(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }

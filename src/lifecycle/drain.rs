@@ -17,6 +17,13 @@ use crate::config::Drain;
 /// any service manager waits.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
+/// So long after somebody has asked for readiness, a balancer is expected to ask again.
+const ASKED: Duration = Duration::from_secs(60);
+
+/// How far apart clients are asked to leave, unless there are so many that `drain.spread` is shorter: a successor takes a
+/// hundred in a second.
+const APART: Duration = Duration::from_millis(10);
+
 /// What an operator can send to the running process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -89,12 +96,18 @@ pub fn leave_after(spread: Duration, key: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// Over how long so many clients are asked to leave: not longer than they need.
+#[must_use]
+pub fn spread_for(spread: Duration, clients: usize) -> Duration {
+    spread.min(APART.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)))
+}
+
 async fn leave(lifecycle: &Lifecycle, drain: &Drain) {
     let deadline = Instant::now() + drain.timeout;
     lifecycle.advance(Phase::Withdrawn);
     // Twice the close wait: the process also needs a moment to exit.
     systemd::stopping(drain.timeout + CLOSE_WAIT * 2);
-    sleep_until(deadline.min(Instant::now() + drain.pre)).await;
+    withdraw(lifecycle, deadline.min(Instant::now() + drain.pre)).await;
     lifecycle.advance(Phase::Draining);
     if timeout_at(deadline, lifecycle.emptied()).await.is_ok() {
         return;
@@ -102,6 +115,14 @@ async fn leave(lifecycle: &Lifecycle, drain: &Drain) {
     tracing::warn!(left = %lifecycle.alive(), "drain timeout: ending what is left");
     lifecycle.advance(Phase::Closing);
     let _ = timeout(CLOSE_WAIT, lifecycle.emptied()).await;
+}
+
+/// Waits until balancers have noticed: where one asks for readiness all of the time, elsewhere as long as anybody is there.
+async fn withdraw(lifecycle: &Lifecycle, until: Instant) {
+    if lifecycle.readiness_asked().is_some_and(|asked| asked.elapsed() < ASKED) {
+        return sleep_until(until).await;
+    }
+    let _ = timeout_at(until, lifecycle.emptied()).await;
 }
 
 /// When the sender is dropped no second signal can come, so this never returns then.
@@ -181,11 +202,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_guards_the_process_stops_after_the_pre_drain() {
+    async fn where_nothing_is_alive_and_nobody_asks_the_process_stops_at_once() {
         let process = process();
         process.send(Signal::Stop).await;
         assert!(process.run.await.expect("the task does not panic").is_empty());
-        assert_eq!(process.start.elapsed().as_secs(), 3);
+        assert_eq!(process.start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_readiness_has_the_time_to_notice() {
+        for (ago, expected) in [(0, 3), (59, 3), (61, 0)] {
+            let mut process = process();
+            process.lifecycle.note_readiness_asked();
+            tokio::time::advance(Duration::from_secs(ago)).await;
+            process.start = Instant::now();
+            process.send(Signal::Stop).await;
+            assert!(process.run.await.expect("the task does not panic").is_empty());
+            assert_eq!(process.start.elapsed().as_secs(), expected, "asked {ago} s ago");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_client_ends_the_wait_for_balancers_that_nobody_has() {
+        let process = process();
+        let guard = process.lifecycle.guard(What::Connection);
+        process.send(Signal::Stop).await;
+        process.reaches(Phase::Withdrawn).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(process.lifecycle.phase(), Phase::Withdrawn);
+        drop(guard);
+        assert!(process.run.await.expect("the task does not panic").is_empty());
+        assert_eq!(process.start.elapsed().as_secs(), 1);
+    }
+
+    #[test]
+    fn few_clients_need_no_long_spread() {
+        let spread = Duration::from_secs(20);
+        for (clients, millis) in [(0, 0), (3, 30), (100, 1000), (2000, 20_000), (usize::MAX, 20_000)] {
+            assert_eq!(spread_for(spread, clients), Duration::from_millis(millis), "{clients}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::floods::Floods;
-use self::lines::{JsonLines, ShortFields, TextLines, line};
+use self::lines::{JsonLines, Place, ShortFields, TextLines, line};
 use self::writer::Queue;
 pub use self::writer::lines_dropped;
 use crate::config::{Log, LogFormat};
@@ -44,29 +44,29 @@ pub fn start(log: &Log) -> io::Result<Logging> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.level));
     // Colours help at a terminal; in a journal or a file they are unreadable bytes.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let format = log.format;
+    let (format, place) = (log.format, Place::of_standard_error());
     let gap = move |dropped| {
         let what = "log lines dropped: standard error took them too slowly, or not at all";
-        line(format, Level::WARN, what, &[("dropped", dropped)])
+        line((format, place), Level::WARN, what, &[("dropped", dropped)])
     };
     let queue = Arc::new(Queue::new(gap));
     let floods = Arc::new(Floods::new(Arc::clone(&queue)));
     let (due, tell) = (Arc::clone(&floods), Arc::clone(&floods));
     writer::spawn(writer::standard_error(), &queue, move || due.due(), move |now| tell.tell(now))?;
-    log_panics(format, &queue);
+    log_panics((format, place), &queue);
 
     let lines = fmt::layer().with_writer(Arc::clone(&queue)).with_ansi(colours).log_internal_errors(false);
     let lines = match format {
         LogFormat::Text if colours => lines.fmt_fields(ShortFields).boxed(),
-        LogFormat::Text => lines.event_format(TextLines).boxed(),
-        LogFormat::Json => lines.event_format(JsonLines).boxed(),
+        LogFormat::Text => lines.event_format(TextLines(place)).boxed(),
+        LogFormat::Json => lines.event_format(JsonLines(place)).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(Arc::clone(&floods).layer()).with(lines).init();
     Ok(Logging { queue, floods })
 }
 
 /// Panics go to the log whatever its level. The usual hook would write to standard error itself, and wait for it.
-fn log_panics(format: LogFormat, queue: &Arc<Queue>) {
+fn log_panics(shape: (LogFormat, Place), queue: &Arc<Queue>) {
     let queue = Arc::clone(queue);
     panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
@@ -77,7 +77,7 @@ fn log_panics(format: LogFormat, queue: &Arc<Queue>) {
         if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
             what = format!("{what}\n{backtrace}");
         }
-        queue.push(line(format, Level::ERROR, &what, &[]).as_bytes());
+        queue.push(line(shape, Level::ERROR, &what, &[]).as_bytes());
     }));
 }
 

@@ -9,9 +9,10 @@ pub mod sockets;
 pub mod systemd;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Where the process stands between start and exit. Phases only go forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +56,8 @@ pub struct Lifecycle {
 struct Shared {
     phase: watch::Sender<Phase>,
     alive: watch::Sender<Alive>,
+    /// When somebody last asked whether we are ready.
+    asked: Mutex<Option<Instant>>,
 }
 
 /// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
@@ -77,7 +80,8 @@ impl Lifecycle {
     /// In [`Phase::Serving`].
     #[must_use]
     pub fn new() -> Self {
-        let shared = Shared { phase: watch::Sender::new(Phase::Serving), alive: watch::Sender::new(Alive::default()) };
+        let (phase, alive) = (watch::Sender::new(Phase::Serving), watch::Sender::new(Alive::default()));
+        let shared = Shared { phase, alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -114,6 +118,17 @@ impl Lifecycle {
         if self.shared.phase.send_if_modified(forward) {
             tracing::info!(?phase, "lifecycle");
         }
+    }
+
+    /// Somebody has asked whether we are ready, and will act on the answer.
+    pub fn note_readiness_asked(&self) {
+        *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When that was last.
+    #[must_use]
+    pub fn readiness_asked(&self) -> Option<Instant> {
+        *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one more of `what`, until the guard is dropped.

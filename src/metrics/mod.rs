@@ -5,14 +5,14 @@
 
 mod series;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::series::{Delays, Series};
-use crate::terms::{Direction, Ending, ErrorCode, Limit, Resume, Transport};
+use crate::terms::{Cause, Direction, Ending, ErrorCode, Limit, Resume, Transport};
 
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
@@ -38,6 +38,7 @@ pub struct Metrics {
     ended: Series<Counter>,
     active: Series<Gauge>,
     resumes: Series<Counter>,
+    firsts: Series<Counter>,
     changes: Series<Counter>,
     pauses: Counter,
     memory_waits: Counter,
@@ -60,6 +61,10 @@ pub struct Metrics {
     connections_full: Counter,
     limited: Series<Counter>,
     reloads: Series<Counter>,
+    reload_successful: Gauge,
+    reload_success: Gauge,
+    sessions_limit: Gauge,
+    connections_limit: Gauge,
 }
 
 /// One of what a gauge counts, until dropped; so that no early return and no cancelled future leaves it counted.
@@ -88,6 +93,7 @@ impl Default for Metrics {
             ended: Series::by("reason", Ending::WORDS.iter().copied()),
             active: Series::by("transport", Transport::WORDS.iter().copied().chain(["none"])),
             resumes: Series::by("result", Resume::WORDS.iter().copied()),
+            firsts: Series::new(firsts()),
             changes: Series::new(pairs()),
             pauses: Counter::default(),
             memory_waits: Counter::default(),
@@ -110,6 +116,10 @@ impl Default for Metrics {
             connections_full: Counter::default(),
             limited: Series::by("limit", Limit::WORDS.iter().copied()),
             reloads: Series::by("result", ["applied", "refused"]),
+            reload_successful: Gauge::default(),
+            reload_success: Gauge::default(),
+            sessions_limit: Gauge::default(),
+            connections_limit: Gauge::default(),
         }
     }
 }
@@ -131,6 +141,11 @@ impl Metrics {
     pub fn moved(&self, from: Option<Transport>, to: Option<Transport>) {
         self.active[slot(from)].dec();
         self.active[slot(to)].inc();
+    }
+
+    /// A session is carried for the first time, by this, for this cause.
+    pub fn attached_first(&self, transport: Transport, cause: Cause) {
+        self.firsts[transport as usize * Cause::ALL.len() + cause as usize].inc();
     }
 
     /// A client that used `from` before has come back with `to`, with or without a time between them. Coming back with
@@ -162,9 +177,9 @@ impl Metrics {
         self.message_bytes[transport as usize].inc_by(bytes);
     }
 
-    /// Messages, with this many payload bytes, were accepted from the client.
-    pub fn up(&self, messages: u64, bytes: u64) {
-        self.messages[Transport::ALL.len()].inc_by(messages);
+    /// A message of the client, with this many payload bytes, is on its way to the backend.
+    pub fn up(&self, bytes: u64) {
+        self.messages[Transport::ALL.len()].inc();
         self.message_bytes[Transport::ALL.len()].inc_by(bytes);
     }
 
@@ -238,9 +253,25 @@ impl Metrics {
         self.limited[limit as usize].inc();
     }
 
-    /// The configuration was read again, and taken or refused.
-    pub fn reloaded(&self, applied: bool) {
+    /// The configuration was read at the start, at this time.
+    pub fn started(&self, at: SystemTime, sessions: usize, connections: usize) {
+        self.sessions_limit.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+        self.connections_limit.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.note_reload(true, at);
+    }
+
+    /// The configuration, and all certificates, were read again, and taken; or something of it was refused.
+    pub fn reloaded(&self, applied: bool, at: SystemTime) {
         self.reloads[usize::from(!applied)].inc();
+        self.note_reload(applied, at);
+    }
+
+    fn note_reload(&self, applied: bool, at: SystemTime) {
+        self.reload_successful.set(applied.into());
+        if applied {
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.reload_success.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Names every metric in `registry`, which shares the counters. To be done once for a registry.
@@ -256,6 +287,8 @@ impl Metrics {
         of.register("sessions_ended", "Sessions ended, by reason", self.ended.clone());
         of.register("sessions_active", "Sessions alive, by the transport attached now", self.active.clone());
         of.register("session_resumes", "Clients that came back for a session, by result", self.resumes.clone());
+        let help = "Sessions by the transport that carried them first, and why it was no better one";
+        of.register("session_transports", help, self.firsts.clone());
         of.register("transport_changes", "Sessions carried on by another transport", self.changes.clone());
         of.register("pauses", "Times a backend was not read because its client was behind", self.pauses.clone());
         of.register(
@@ -295,6 +328,13 @@ impl Metrics {
             self.dial_waits_active.clone(),
         );
         of.register("config_reloads", "Reloads of the configuration, by result", self.reloads.clone());
+        let help = "Whether the last reload was applied, certificates included; 1 from the start on";
+        of.register("config_last_reload_successful", help, self.reload_successful.clone());
+        let help = "When the configuration in force was read, in seconds since 1970";
+        let name = "config_last_reload_success_timestamp";
+        of.register_with_unit(name, help, Unit::Seconds, self.reload_success.clone());
+        of.register("sessions_limit", "Sessions that there may be", self.sessions_limit.clone());
+        of.register("connections_limit", "Connections of clients that there may be", self.connections_limit.clone());
     }
 }
 
@@ -314,6 +354,12 @@ fn ways() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
 fn change(from: Transport, to: Transport) -> Option<usize> {
     let (from, to) = (from as usize, to as usize);
     (from != to).then(|| from * (Transport::ALL.len() - 1) + to - usize::from(to > from))
+}
+
+/// All pairs of a transport and a cause, the causes of one transport behind each other.
+fn firsts() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
+    let causes = |transport| Cause::WORDS.iter().map(move |cause| vec![("transport", transport), ("cause", *cause)]);
+    Transport::WORDS.iter().copied().flat_map(causes)
 }
 
 fn pairs() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {

@@ -19,7 +19,7 @@ use crate::budget::{Account, Budget, Part};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Session};
-use crate::terms::{Ending, Transport};
+use crate::terms::{Cause, Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
 pub struct LiveSession {
@@ -168,8 +168,17 @@ impl LiveSession {
         &self.metrics
     }
 
-    pub(super) fn note_change(&self, from: Option<Transport>, to: Transport, cause: &str) {
-        let Some(from) = from.filter(|from| *from != to) else { return };
+    pub(super) fn note_first(&self, transport: Transport, said: Option<&str>) {
+        let cause = Cause::of(said);
+        self.metrics.attached_first(transport, cause);
+        let cause = said.unwrap_or(cause.as_str());
+        tracing::info!(session = self.id(), transport = transport.as_str(), cause, "session attached");
+    }
+
+    pub(super) fn note_change(&self, from: Transport, to: Transport, cause: &str) {
+        if from == to {
+            return;
+        }
         self.metrics.changed(from, to);
         tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");
     }
@@ -203,6 +212,13 @@ impl LiveSession {
     pub fn progress(&self) -> Progress {
         let state = self.lock();
         Progress { counts: state.session.counts(), attached: state.attached }
+    }
+
+    /// Whether nothing is attached and the client was not heard of for this long.
+    pub(super) fn is_gone(&self, silence: Duration) -> bool {
+        let now = self.moment(Instant::now());
+        let state = self.lock();
+        state.attached.is_none() && now.since(state.session.heard()) >= silence
     }
 
     /// Asks the client to leave at `at`, whether it is attached now or later.
@@ -329,7 +345,11 @@ fn settle(state: &mut State, metrics: &Metrics) -> Wakes {
         match action {
             Action::WakeReader => wakes.reader = state.reader.take(),
             Action::WakeSenders => wakes.senders = true,
-            Action::SendUp(message) => state.orders.send = Some(message),
+            Action::SendUp(message) => {
+                // Here each message comes by once, however often it was sent.
+                metrics.up(message.payload().len() as u64);
+                state.orders.send = Some(message);
+            }
             Action::Pause => {
                 metrics.paused();
                 state.orders.paused = true;

@@ -25,7 +25,7 @@ use self::driver::Driver;
 pub use self::live_session::{LiveSession, Progress};
 pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
-pub use self::reader::Reader;
+pub use self::reader::{Reader, Stay};
 use self::token::Token;
 use crate::budget::{Budget, Level};
 use crate::config;
@@ -46,6 +46,8 @@ const SETTLING: Duration = Duration::from_millis(5);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long all replay windows are let alone after they were let go of: it takes a look at every session.
 const REST: Duration = Duration::from_secs(1);
+/// A client that is not attached, and was not heard of for so long, is not between two requests: it is gone.
+const GONE: Duration = Duration::from_millis(500);
 
 /// All sessions of this process.
 pub struct Registry {
@@ -273,6 +275,19 @@ impl Registry {
         let now = Instant::now();
         for (index, live) in self.directory.all().into_iter().enumerate() {
             live.leave(now + leave_after(spread, index as u64));
+        }
+    }
+
+    /// How many sessions have a client that is there: attached, or heard of a moment ago.
+    #[must_use]
+    pub fn present(&self) -> usize {
+        self.directory.all().iter().filter(|live| !live.is_gone(GONE)).count()
+    }
+
+    /// Ends the sessions whose client is not there.
+    pub fn end_gone(&self) {
+        for live in self.directory.all().into_iter().filter(|live| live.is_gone(GONE)) {
+            live.end(Close::clean(1001, "server is stopping"), Ending::Drained);
         }
     }
 

@@ -29,8 +29,17 @@ pub struct Reader {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// What a client attaches for.
+#[derive(Clone, Copy, Debug)]
+pub enum Stay<'a> {
+    /// To be carried by it; why by this one, as the client says.
+    Carries(Option<&'a str>),
+    /// To take what there is now, without waiting. What carries the session is what it was.
+    Collects,
+}
+
 impl LiveSession {
-    /// Attaches a transport; an older attachment is superseded. `cause` is why it changed, as the client says.
+    /// Attaches a transport; an older attachment is superseded.
     ///
     /// # Errors
     /// See [`crate::session::Session::attach`].
@@ -38,7 +47,7 @@ impl LiveSession {
         self: &Arc<Self>,
         transport: Transport,
         attach: Attach,
-        cause: Option<&str>,
+        stay: Stay<'_>,
     ) -> Result<Reader, AttachError> {
         let presented = attach.after.is_some();
         let (attachment, from, rival, newest, timer) = self.act(|state, now| {
@@ -47,10 +56,21 @@ impl LiveSession {
             if state.active {
                 self.metrics.moved(rival, Some(transport));
             }
-            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
+            let newest = match stay {
+                Stay::Carries(_) => state.newest.replace(transport),
+                Stay::Collects => state.newest,
+            };
+            Ok((attachment, from, rival, newest, state.timer.take()))
         })?;
         let comes_back = presented && newest.is_some() && transport != Transport::Poll;
-        self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
+        match (stay, newest) {
+            (Stay::Collects, _) => {}
+            (Stay::Carries(cause), None) => self.note_first(transport, cause),
+            (Stay::Carries(cause), Some(newest)) => {
+                let unsaid = if rival.is_some() { "superseded" } else { "detached" };
+                self.note_change(newest, transport, cause.unwrap_or(unsaid));
+            }
+        }
         let (live, resumed) = (Arc::clone(self), newest.is_some());
         Ok(Reader { live, attachment, transport, from, resumed, comes_back, dry: false, timer })
     }
@@ -75,7 +95,7 @@ impl Reader {
     }
 
     /// What comes next. Messages are given to `each` with their numbers: payloads up to `budget` bytes together, but at
-    /// least one message. `each` runs under the session's mutex. Pending registers the waker.
+    /// least one message, unless it is 0. `each` runs under the session's mutex. Pending registers the waker.
     pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
         let (pulled, dry) = self.live.act(|state, now| {
             let pulled = state.session.pull(now, self.attachment, budget, each);
@@ -194,7 +214,7 @@ mod tests {
 
     fn poll(session: &Arc<LiveSession>) -> Reader {
         let attach = Attach { after: None, acknowledging: true, is_poll: true };
-        session.attach(Transport::Poll, attach, None).expect("a reader")
+        session.attach(Transport::Poll, attach, Stay::Carries(None)).expect("a reader")
     }
 
     /// A reader that waits, and how often it was woken.

@@ -159,7 +159,7 @@ impl Session {
     }
 
     /// What comes next for this attachment. Messages are given to `each` with their numbers: payloads up to `budget`
-    /// bytes together, but at least one message.
+    /// bytes together, but at least one message. With a budget of 0 there are none: only what stands between or behind them.
     pub fn pull(
         &mut self,
         now: Moment,
@@ -172,6 +172,9 @@ impl Session {
         }
         if let Some((from, to)) = self.down.skip_lost() {
             return Pulled::Lost { from, to };
+        }
+        if budget == 0 && self.down.unread_cost() > 0 {
+            return Pulled::Wait;
         }
         if let Some(Batch { first, count, bytes, arrived }) = self.down.pull(now, budget, each) {
             self.wrote(now, attachment);
@@ -270,6 +273,12 @@ impl Session {
             up: self.up.given(),
             kept: self.down.kept_cost(),
         }
+    }
+
+    /// When the client was last heard of.
+    #[must_use]
+    pub fn heard(&self) -> Moment {
+        self.lease.heard()
     }
 
     /// True when this attachment is the one that reads.

@@ -67,6 +67,9 @@ pub enum Fault {
         /// When to try again.
         after: Duration,
     },
+    /// No route leads to this path.
+    #[error("no route leads to `{0}` at this host")]
+    Unrouted(String),
     #[error(transparent)]
     Open(#[from] OpenError),
 }

@@ -62,7 +62,7 @@ impl Source for MultiPoll {
             out.put_slice(b",\"n\":");
             out.put_slice(Value::from(nonce.as_str()).to_string().as_bytes());
         }
-        out.put_u8(b'}');
+        out.put_slice(b"}\n");
         Poll::Ready(Chunk::Last)
     }
 

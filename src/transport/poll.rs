@@ -35,6 +35,8 @@ pub struct PollOptions {
 struct WaitingPoll {
     reader: Reader,
     frames: bool,
+    /// Behind the JSON, for terminals.
+    newline: bool,
     nonce: Option<String>,
     deadline: Instant,
     gathered: Gathered,
@@ -44,7 +46,6 @@ struct WaitingPoll {
 #[derive(Default)]
 struct Gathered {
     messages: Vec<Message>,
-    size: usize,
     close: Option<Close>,
     lost: Option<(u64, u64)>,
     superseded: bool,
@@ -56,21 +57,28 @@ struct Gathered {
 #[must_use]
 pub fn respond(reader: Reader, options: PollOptions) -> Response<Body> {
     let content_type = if options.frames { OCTET_STREAM } else { "application/json" };
-    let mut response = Response::new(Body::Batch(source(reader, options)));
+    let mut poll = waiting(reader, options);
+    poll.newline = !poll.frames;
+    let mut response = Response::new(Body::Batch(Box::new(poll)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// The body of the response, as a source of one chunk.
+/// The body of the response, as a source of one chunk; a part of another, if it is JSON.
 #[must_use]
 pub fn source(reader: Reader, options: PollOptions) -> Box<dyn Source + Send> {
-    Box::new(WaitingPoll {
+    Box::new(waiting(reader, options))
+}
+
+fn waiting(reader: Reader, options: PollOptions) -> WaitingPoll {
+    WaitingPoll {
         gathered: Gathered { after: reader.from(), ..Gathered::default() },
         reader,
         frames: options.frames,
+        newline: false,
         nonce: options.nonce,
         deadline: Instant::now() + options.wait,
-    })
+    }
 }
 
 impl Source for WaitingPoll {
@@ -96,12 +104,14 @@ impl Source for WaitingPoll {
 impl WaitingPoll {
     /// Takes what the session has, up to the limit of a batch; true when there is something to say.
     fn pull(&mut self, cx: &Context<'_>) -> bool {
-        let budget = self.reader.session().policy().batch;
+        let batch = self.reader.session().policy().batch;
         let gathered = &mut self.gathered;
-        while gathered.size < budget {
+        loop {
+            // What was pulled is the batch: behind it there may be the close, but no message that had no room.
+            let budget = if gathered.messages.is_empty() { batch } else { 0 };
             let messages = &mut gathered.messages;
             let keep = |_, message: &Message| messages.push(message.clone());
-            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget - gathered.size, keep) else { break };
+            let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget, keep) else { break };
             if gathered.take(pulled) || self.reader.is_dry() {
                 break;
             }
@@ -135,6 +145,9 @@ impl WaitingPoll {
             response.encode_frames(out);
         } else {
             response.encode_json(out);
+            if self.newline {
+                out.extend_from_slice(b"\n");
+            }
         }
     }
 }
@@ -143,11 +156,12 @@ impl Gathered {
     /// Adds what was pulled; true when nothing more can follow.
     fn take(&mut self, pulled: Pulled) -> bool {
         match pulled {
-            Pulled::Batch { first, count, bytes, .. } => {
+            Pulled::Batch { first, count, .. } => {
                 self.after = first + count - 1;
-                self.size += bytes.max(1);
                 return false;
             }
+            // It stands before all messages of an answer. The next one says it, for it begins behind those.
+            Pulled::Lost { .. } if !self.messages.is_empty() => {}
             Pulled::Lost { from, to } => {
                 self.lost = Some((from, to));
                 self.after = to;

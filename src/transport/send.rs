@@ -56,10 +56,7 @@ pub async fn send(
         return Err(busy(session));
     }
     match session.push(sending.seq, &messages, limit).await {
-        Pushed::Accepted { .. } => {
-            count(session, &messages);
-            Ok(progress(session))
-        }
+        Pushed::Accepted { .. } => Ok(progress(session)),
         Pushed::Gap { next } => Err(Fault::Gap { next }),
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
         Pushed::Ended(close) => Err(Fault::SessionClosed(close)),
@@ -209,9 +206,4 @@ fn progress(session: &LiveSession) -> BytesMut {
     let Progress { counts, attached } = session.progress();
     let (next, sent, unacked) = (counts.next, counts.sent, counts.sent - counts.acked);
     progress::encode(next, attached.map(Transport::as_str), sent, unacked)
-}
-
-fn count(session: &LiveSession, messages: &[Message]) {
-    let bytes: usize = messages.iter().map(|message| message.payload().len()).sum();
-    session.metrics().up(messages.len() as u64, bytes as u64);
 }

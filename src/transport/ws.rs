@@ -199,7 +199,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         }
         let (session, number) = (Arc::clone(self.session()), self.next);
         self.next += 1;
-        session.metrics().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
                 match session.push(Some(number), std::slice::from_ref(&message), usize::MAX).await {

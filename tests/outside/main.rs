@@ -22,3 +22,4 @@ mod networks;
 mod real;
 mod selftest;
 mod units;
+mod watch;

@@ -25,13 +25,15 @@ pub enum Program {
     Mosquitto,
     /// Node.js, and what `tests/outside/real/package.json` names.
     Node,
+    /// Prometheus' own judge of metrics and rules.
+    Promtool,
     /// A Python with what `tests/outside/real/requirements.txt` names.
     Python,
     SystemdAnalyze,
 }
 
 impl Program {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Applications,
         Self::Boxes,
         Self::Chromium,
@@ -40,6 +42,7 @@ impl Program {
         Self::Firefox,
         Self::Mosquitto,
         Self::Node,
+        Self::Promtool,
         Self::Python,
         Self::SystemdAnalyze,
     ];
@@ -54,6 +57,7 @@ impl Program {
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
             Self::ClientTools | Self::Node => &["node"],
             Self::Applications | Self::Python => &[],
+            Self::Promtool => &["promtool"],
             Self::SystemdAnalyze => &["systemd-analyze"],
         };
         let place = match self {

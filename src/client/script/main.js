@@ -20,7 +20,8 @@ import { makeWebSocket } from "./websocket.js";
  * @param {Record<string, string | undefined>} attributes
  */
 function begin(address, base, attributes) {
-  const Native = globalThis.WebSocket;
+  // Not everything that imports a module has one.
+  const Native = globalThis.WebSocket || /** @type {any} */ (class {});
   /** @type {Options} */
   const options = {
     base,

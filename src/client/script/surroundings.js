@@ -29,7 +29,7 @@ export function outside(base) {
     random: Math.random,
     date: Date.now,
     // The standard fails it. Firefox and Safari do not, and what works there natively is to work with us.
-    strict: /Chrom/.test(navigator.userAgent),
+    strict: /Chrom/.test(globalThis.navigator?.userAgent),
     load() {
       try {
         kept = JSON.parse(localStorage.getItem(key) || "{}") || {};

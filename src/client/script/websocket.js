@@ -54,7 +54,7 @@ function listed(protocols) {
 function targetOf(url, protocols, base) {
   let parsed;
   try {
-    parsed = new URL(url, globalThis.document ? document.baseURI : location.href);
+    parsed = new URL(url, globalThis.document ? document.baseURI : globalThis.location?.href);
   } catch {
     return null;
   }
@@ -95,7 +95,7 @@ function itemOf(data) {
 function closeCode(given) {
   const code = clamp(0, Math.round(+given) || 0, 65535);
   if (code !== 1000 && (code < 3000 || code > 4999)) {
-    refuse("InvalidAccessError", `${code} is neither 1000 nor 3000 to 4999`);
+    refuse("InvalidAccessError", `${code} is not allowed`);
   }
   return code;
 }
@@ -103,7 +103,7 @@ function closeCode(given) {
 /** @param {unknown} given */
 function closeReason(given) {
   const bytes = encoder.encode(given === undefined ? "" : String(given));
-  if (bytes.length > 123) refuse("SyntaxError", "The reason is over 123 bytes");
+  if (bytes.length > 123) refuse("SyntaxError", "Reason over 123 bytes");
   return decoder.decode(bytes);
 }
 
@@ -288,7 +288,7 @@ export function makeWebSocket(runner) {
     send(data) {
       if (!arguments.length) throw new TypeError("1 argument required");
       const item = itemOf(data);
-      if (this.#state === CONNECTING) refuse("InvalidStateError", "Still in CONNECTING state");
+      if (this.#state === CONNECTING) refuse("InvalidStateError", "Still connecting");
       this.#buffered += item.size;
       if (this.#state === OPEN) this.#conversation.send(item);
     }

@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -72,17 +73,48 @@ fn cut(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
     format!("{}…", &text[..text.floor_char_boundary(most)]).into()
 }
 
+/// Where lines go, as far as it changes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The journal of systemd: a line begins with its priority, and a text has no time, which the journal has.
+    Journal,
+    Elsewhere,
+}
+
+impl Place {
+    /// What standard error is: `JOURNAL_STREAM` has the device and the inode of the journal's socket (systemd.exec(5)).
+    pub(super) fn of_standard_error() -> Self {
+        let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+        let stat = std::fs::metadata("/proc/self/fd/2");
+        let is_it = stat.is_ok_and(|stat| told == format!("{}:{}", stat.dev(), stat.ino()));
+        if is_it { Self::Journal } else { Self::Elsewhere }
+    }
+
+    /// A priority of syslog, as sd-daemon(3) has it.
+    fn begin(self, writer: &mut Writer<'_>, at: Level) -> fmt::Result {
+        if self == Self::Elsewhere {
+            return Ok(());
+        }
+        writer.write_str(match at {
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            Level::DEBUG | Level::TRACE => "<7>",
+        })
+    }
+}
+
 /// A line that is no event: what the log says of itself.
-pub(super) fn line(format: LogFormat, at: Level, message: &str, numbers: &[(&str, u64)]) -> String {
+pub(super) fn line((format, place): (LogFormat, Place), at: Level, message: &str, numbers: &[(&str, u64)]) -> String {
     const TARGET: &str = "underpass::log";
     let mut line = String::new();
     let mut writer = Writer::new(&mut line);
     // A String takes all that is written.
     let _ = match format {
-        LogFormat::Text => put_head(&mut writer, at, TARGET)
+        LogFormat::Text => put_head(&mut writer, place, at, TARGET)
             .and_then(|()| writer.write_str(message))
             .and_then(|()| numbers.iter().try_for_each(|(name, number)| write!(writer, " {name}={number}"))),
-        LogFormat::Json => put_json_head(&mut writer, at).and_then(|()| {
+        LogFormat::Json => put_json_head(&mut writer, place, at).and_then(|()| {
             put_json(&mut writer, "message", message)?;
             numbers.iter().try_for_each(|(name, number)| put_json(&mut writer, name, number))?;
             put_json_end(&mut writer, TARGET)
@@ -95,7 +127,7 @@ pub(super) fn line(format: LogFormat, at: Level, message: &str, numbers: &[(&str
 // === text ===
 
 /// `<time> <level> <target>: <message> <field>=<value> …`; without spans, because underpass uses none.
-pub(super) struct TextLines;
+pub(super) struct TextLines(pub(super) Place);
 
 impl<S, N> FormatEvent<S, N> for TextLines
 where
@@ -104,7 +136,7 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let about = event.metadata();
-        put_head(&mut writer, *about.level(), about.target())?;
+        put_head(&mut writer, self.0, *about.level(), about.target())?;
         let mut fields = Fields { writer: writer.by_ref(), first: true, done: Ok(()) };
         event.record(&mut fields);
         fields.done?;
@@ -112,9 +144,15 @@ where
     }
 }
 
-fn put_head(writer: &mut Writer<'_>, at: Level, target: &str) -> fmt::Result {
-    put_time(writer, SystemTime::now())?;
-    writer.write_str(level(at))?;
+fn put_head(writer: &mut Writer<'_>, place: Place, at: Level, target: &str) -> fmt::Result {
+    place.begin(writer, at)?;
+    match place {
+        Place::Journal => writer.write_str(level(at).trim_start())?,
+        Place::Elsewhere => {
+            put_time(writer, SystemTime::now())?;
+            writer.write_str(level(at))?;
+        }
+    }
     writer.write_str(target)?;
     writer.write_str(": ")
 }
@@ -201,7 +239,7 @@ impl Visit for Fields<'_> {
 // === JSON ===
 
 /// `{"timestamp":…,"level":…,<field>:<value>,…,"target":…}`.
-pub(super) struct JsonLines;
+pub(super) struct JsonLines(pub(super) Place);
 
 impl<S, N> FormatEvent<S, N> for JsonLines
 where
@@ -210,7 +248,7 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let about = event.metadata();
-        put_json_head(&mut writer, *about.level())?;
+        put_json_head(&mut writer, self.0, *about.level())?;
         let mut fields = JsonFields { writer: writer.by_ref(), done: Ok(()) };
         event.record(&mut fields);
         fields.done?;
@@ -219,7 +257,8 @@ where
     }
 }
 
-fn put_json_head(writer: &mut Writer<'_>, at: Level) -> fmt::Result {
+fn put_json_head(writer: &mut Writer<'_>, place: Place, at: Level) -> fmt::Result {
+    place.begin(writer, at)?;
     writer.write_str("{\"timestamp\":\"")?;
     put_time(writer, SystemTime::now())?;
     write!(writer, "\",\"level\":\"{}\"", level(at).trim())
@@ -378,10 +417,25 @@ mod tests {
     }
 
     #[test]
+    fn in_the_journal_lines_have_a_priority_and_texts_no_time() {
+        for (at, priority) in
+            [(Level::ERROR, 3), (Level::WARN, 4), (Level::INFO, 6), (Level::DEBUG, 7), (Level::TRACE, 7)]
+        {
+            let text = line((LogFormat::Text, Place::Journal), at, "well", &[]);
+            assert_eq!(text, format!("<{priority}>{at} underpass::log: well\n"));
+            let json = line((LogFormat::Json, Place::Journal), at, "well", &[]);
+            assert!(json.starts_with(&format!("<{priority}>{{\"timestamp\":\"2")), "{json}");
+        }
+    }
+
+    #[test]
     fn lines_are_those_of_the_library() {
         let (ours, theirs) = (Written::default(), Written::default());
         let all = || tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::TRACE);
-        tracing::subscriber::with_default(all().with_writer(ours.clone()).event_format(TextLines).finish(), log_events);
+        tracing::subscriber::with_default(
+            all().with_writer(ours.clone()).event_format(TextLines(Place::Elsewhere)).finish(),
+            log_events,
+        );
         tracing::subscriber::with_default(all().with_writer(theirs.clone()).finish(), log_events);
         assert_eq!(lines(&ours).len(), 5);
         assert_eq!(lines(&ours), lines(&theirs));
@@ -391,7 +445,10 @@ mod tests {
     fn objects_are_those_of_the_library() {
         let (ours, theirs) = (Written::default(), Written::default());
         let all = || tracing_subscriber::fmt().with_ansi(false).with_max_level(Level::TRACE);
-        tracing::subscriber::with_default(all().with_writer(ours.clone()).event_format(JsonLines).finish(), log_events);
+        tracing::subscriber::with_default(
+            all().with_writer(ours.clone()).event_format(JsonLines(Place::Elsewhere)).finish(),
+            log_events,
+        );
         let library = all().with_writer(theirs.clone()).json().flatten_event(true).finish();
         tracing::subscriber::with_default(library, log_events);
         let without_time = |written: &Written| -> Vec<String> {
@@ -420,10 +477,13 @@ mod tests {
         let text = Written::default();
         let json = text.clone();
         tracing::subscriber::with_default(
-            all().with_writer(text.clone()).event_format(TextLines).finish(),
+            all().with_writer(text.clone()).event_format(TextLines(Place::Elsewhere)).finish(),
             log_long_values,
         );
-        tracing::subscriber::with_default(all().with_writer(json).event_format(JsonLines).finish(), log_long_values);
+        tracing::subscriber::with_default(
+            all().with_writer(json).event_format(JsonLines(Place::Elsewhere)).finish(),
+            log_long_values,
+        );
         let coloured = all().with_ansi(true).with_writer(text.clone()).fmt_fields(ShortFields).finish();
         tracing::subscriber::with_default(coloured, log_long_values);
         let text = String::from_utf8(text.0.lock().expect("nobody panics here").clone()).expect("UTF-8");
@@ -435,9 +495,9 @@ mod tests {
 
     #[test]
     fn what_the_log_says_of_itself_has_the_form_of_the_others() {
-        let text = line(LogFormat::Text, Level::WARN, "lines dropped", &[("dropped", 7)]);
+        let text = line((LogFormat::Text, Place::Elsewhere), Level::WARN, "lines dropped", &[("dropped", 7)]);
         assert_eq!(&text["2026-11-23T07:19:33.000000Z".len()..], "  WARN underpass::log: lines dropped dropped=7\n");
-        let json = line(LogFormat::Json, Level::WARN, "lines \"dropped\"", &[("dropped", 7)]);
+        let json = line((LogFormat::Json, Place::Elsewhere), Level::WARN, "lines \"dropped\"", &[("dropped", 7)]);
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(
             (&json["level"], &json["message"], &json["dropped"]),

@@ -62,7 +62,7 @@ pub(crate) fn read_request(bytes: &Bytes, limits: Limits) -> Option<(Request<Byt
     let keeps_alive = read_request::keeps_alive(&read);
     let read = read.map(|body| match body {
         IncomingBody::Buffered(body) => body,
-        IncomingBody::Streaming(_) => panic!("a body of hyper's"),
+        IncomingBody::Streaming(_) | IncomingBody::Accompanied(..) => panic!("a body of hyper's"),
     });
     Some((read, end, keeps_alive))
 }

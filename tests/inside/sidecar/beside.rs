@@ -314,3 +314,27 @@ async fn a_backend_that_is_down_is_told_as_an_error_of_ours() {
     let (head, body) = client.answer().await;
     assert!(head.starts_with("http/1.1 502 ") && body.contains("backend_unreachable"), "{head}{body}");
 }
+
+#[tokio::test]
+async fn a_proxied_request_is_active_until_its_answer_has_ended_or_its_client_is_gone() {
+    let (at, mut lines) = played().await;
+    let site = Site::start(at, "admin = \"127.0.0.1:0\"\n");
+    let active = "underpass_proxied_requests_active";
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n";
+    for ends in [true, false] {
+        let mut client = Line::to(site.at).await;
+        client.say(format!("GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", site.at)).await;
+        let mut backend = next(&mut lines).await;
+        backend.head().await;
+        assert_eq!(site.metric(active).await, 1.0, "no answer yet");
+        backend.say(head).await;
+        client.head().await;
+        assert_eq!(client.bytes(7).await, b"2\r\nhi\r\n");
+        assert_eq!(site.metric(active).await, 1.0, "its answer streams");
+        match ends {
+            true => backend.say("0\r\n\r\n").await,
+            false => drop(client),
+        }
+        site.counts(active, 0.0).await;
+    }
+}

@@ -212,3 +212,38 @@ async fn a_client_that_lost_messages_is_counted() {
     assert_eq!(again.told().await.event, "lost");
     assert_eq!(site.metric("underpass_session_resumes_total{result=\"lost\"}").await, 1.0);
 }
+
+#[tokio::test]
+async fn sessions_without_a_client_end_at_once_and_few_clients_leave_quickly() {
+    let mut backend = Backend::start().await;
+    // With the defaults, under which it once took 23 s.
+    let site = Site::start(backend.at, "");
+    let mut behind = Vec::new();
+    for _ in 0..3 {
+        site.open("/").await;
+        behind.push(backend.accept().await);
+    }
+    let opened = site.open("/").await;
+    behind.push(backend.accept().await);
+    let mut there = site.stream(&format!("{}/sse", opened.url), &[]).await;
+    there.told().await;
+    // Until those that were only opened are not heard of any more.
+    sleep(Duration::from_millis(600)).await;
+    drop(there);
+    let start = Instant::now();
+    site.stop().await;
+    for socket in &mut behind {
+        assert_eq!(socket.closed().await.0, 1001);
+    }
+    assert!(site.ended().await.is_empty());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn with_nothing_alive_a_stop_takes_no_time() {
+    let site = Site::start(Backend::echo().await, "");
+    let start = Instant::now();
+    site.stop().await;
+    assert!(site.ended().await.is_empty());
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+}

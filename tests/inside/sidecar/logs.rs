@@ -258,3 +258,26 @@ async fn the_command_line_explains_itself() {
     let (code, _, _) = output(&["run"]).await;
     assert_eq!(code, 2);
 }
+
+#[tokio::test]
+async fn signals_are_heard_from_the_first_connection_on() {
+    let scratch = Scratch::new("signals");
+    for round in 0..12 {
+        let socket = scratch.path(&format!("{round}.sock"));
+        let toml = format!(
+            "listen = \"unix:{}\"\nupstream = \"ws://{}\"\n[log]\nformat = \"json\"\n",
+            socket.display(),
+            nowhere().await
+        );
+        let mut running = Running::start(&scratch.file("signals.toml", &toml));
+        soon("the listener", async {
+            while tokio::net::UnixStream::connect(&socket).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        running.signal("-HUP");
+        running.signal("-TERM");
+        assert_eq!(running.exits().await, 0, "round {round}");
+    }
+}

@@ -23,3 +23,4 @@ mod sharing;
 mod streams;
 mod transports;
 mod upgrades;
+mod watch;

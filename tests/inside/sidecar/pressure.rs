@@ -201,3 +201,46 @@ async fn a_websocket_that_breaks_the_rules_loses_its_attachment_only() {
     site.post(&format!("{}/send?as=text", opened.url), "alive").await.json();
     assert_eq!(socket.next_text().await, "alive");
 }
+
+#[tokio::test]
+async fn a_poll_holds_a_batch_or_one_message_that_is_larger() {
+    let mut backend = Backend::start().await;
+    let site = Site::start(backend.at, "[session]\nbatch = \"64KiB\"\n");
+    let opened = site.open("/").await;
+    let mut socket = backend.accept().await;
+    for size in [40_000, 40_000, 1, 70_000, 1] {
+        socket.send(&"x".repeat(size)).await;
+    }
+    socket.close(4001, "done").await;
+    // Once the session is closed, all messages before the close are there.
+    soon("the close", async { while site.post(&format!("{}/send", opened.url), "").await.status != 410 {} }).await;
+    let (mut after, mut batches) = (0, Vec::new());
+    loop {
+        let answer = site.get(&format!("{}/poll?after={after}", opened.url)).await.json();
+        after = answer["after"].as_u64().expect("a cursor");
+        let sizes = answer["messages"].as_array().expect("messages").iter();
+        batches.push(sizes.map(|text| text.as_str().expect("a text").len()).collect::<Vec<_>>());
+        if answer["close"].is_object() {
+            break;
+        }
+    }
+    assert_eq!(batches, [vec![40_000], vec![40_000, 1], vec![70_000], vec![1]]);
+}
+
+#[tokio::test]
+async fn a_message_that_is_sent_twice_counts_once() {
+    let mut backend = Backend::start().await;
+    let site = Site::start(backend.at, "admin = \"127.0.0.1:0\"\n");
+    let opened = site.open("/").await;
+    let mut socket = backend.accept().await;
+    let send = |seq: u64| format!("{}/send?seq={seq}&as=text", opened.url);
+    for seq in [1, 1, 3, 3, 2, 1, 3] {
+        site.post(&send(seq), "four").await.json();
+    }
+    for _ in 0..3 {
+        assert_eq!(socket.next_text().await, "four");
+    }
+    let up = |name: &str| format!("underpass_{name}_total{{direction=\"up\",transport=\"any\"}}");
+    assert_eq!(site.metric(&up("messages")).await, 3.0);
+    assert_eq!(site.metric(&up("message_bytes")).await, 12.0);
+}

@@ -135,3 +135,28 @@ async fn what_an_untrusted_peer_says_of_itself_is_replaced() {
         assert!(head.contains(&format!("x-forwarded-proto: {proto}\r\n")), "{head}");
     }
 }
+
+#[tokio::test]
+async fn where_no_route_leads_is_not_found_whatever_is_asked() {
+    let backend = Backend::echo().await;
+    let site = Site::from_toml(&format!(
+        "listen = \"127.0.0.1:0\"\n[[route]]\npath = \"/rooms\"\nupstream = \"ws://{backend}\"\n"
+    ));
+    let handshake = [
+        ("upgrade", "websocket"),
+        ("connection", "Upgrade"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    for (method, path, headers) in [
+        (Method::POST, "/chat?underpass=open", [].as_slice()),
+        (Method::GET, "/chat?underpass=sse", &[]),
+        (Method::GET, "/chat", &[]),
+        (Method::POST, "/chat", &[]),
+        (Method::GET, "/chat", &handshake),
+    ] {
+        let reply = site.request(method, path, headers, "").await;
+        assert_eq!((reply.status.as_u16(), reply.error().as_str()), (404, "not_found"), "{path}");
+        assert!(reply.text().contains("no route leads to `/chat`"), "{}", reply.text());
+    }
+}

@@ -55,6 +55,7 @@ const MUST_HAPPEN: &[(&str, u64)] = &[
     ("remainder given up", 500),
     ("replay given back", 200),
     ("replayed", 1000),
+    ("messages without room", 100),
     ("resume", 1000),
     ("sent into a pause", 300),
     ("superseded", 1000),

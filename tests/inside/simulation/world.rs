@@ -172,6 +172,7 @@ impl World {
                 self.model.read = *to;
                 self.cover("lost");
             }
+            Pulled::Wait if budget == 0 && self.model.read < self.model.last() => self.cover("messages without room"),
             Pulled::Wait => {
                 assert_eq!((self.model.read, self.model.ended), (self.model.last(), None), "told to wait");
                 self.waiting.insert(attachment.0);
@@ -195,7 +196,7 @@ impl World {
         assert!(original.len() >= messages.len(), "messages that never came");
         assert!(original.iter().zip(messages).all(|((one, _), other)| one == other), "another content than was sent");
         let size: usize = messages.iter().map(|message| message.payload().len()).sum();
-        assert!(size <= budget || messages.len() == 1, "{size} B given, {budget} B asked for");
+        assert!(budget > 0 && (size <= budget || messages.len() == 1), "{size} B given, {budget} B asked for");
         let more = original.get(messages.len()).map(|(message, _)| message.payload().len());
         assert!(more.is_none_or(|more| size + more > budget), "a batch that is shorter than it must be");
         let fresh = (first > self.model.sent).then_some(original[0].1);

@@ -4,6 +4,8 @@
 //
 // Enters: nothing. Leaves: a verdict. Must not touch: the network beyond this machine.
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import http from "node:http";
 import { ask } from "../../../src/client/script/requests.js";
 
@@ -35,3 +37,18 @@ assert.deepEqual(seen.map(({ method }) => method), ["POST", "POST"]);
 server.closeAllConnections();
 await new Promise(done => server.close(done));
 assert.equal((await send(`http://${site}/chat`, null)).status, 0);
+
+// The module, as src/client/mod.rs makes it, can be imported where there is no browser.
+const rust = readFileSync(new URL("../../../src/client/mod.rs", import.meta.url), "utf8");
+const [, head] = rust.match(/MODULE_HEAD: &str = "(.*)";/);
+const [, foot] = rust.match(/MODULE_FOOT: &str = "(.*)";/);
+const made = readFileSync(new URL("../../../src/client/client.min.js", import.meta.url), "utf8");
+const text = [head, made, foot].join("\n").replaceAll("\\n", "\n");
+const program = `
+  const text = ${JSON.stringify(text)}.replace("import.meta.url", '"https://site.example/_underpass/client.mjs"');
+  for (const name of ["navigator", "WebSocket"]) delete globalThis[name];
+  const { WebSocket, options } = await import("data:text/javascript," + encodeURIComponent(text));
+  console.log(options.base, new WebSocket("wss://site.example/chat").url, new WebSocket("wss://site.example/chat").readyState);
+  process.exit(0);`;
+const { status, stdout, stderr } = spawnSync("node", ["--input-type=module", "-e", program], { encoding: "utf8", timeout: 20_000 });
+assert.deepEqual([status, stdout], [0, "https://site.example/_underpass/ wss://site.example/chat 0\n"], stderr.slice(-2000));

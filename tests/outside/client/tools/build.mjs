@@ -44,7 +44,7 @@ async function build() {
   const { output } = await bundle.generate({ format: "iife", name: "underpass", exports: "default" });
   const { code } = await minify(output[0].code, {
     ecma: 2020,
-    compress: { passes: 3, unsafe_arrows: true, unsafe_methods: true },
+    compress: { passes: 3, inline: 1, pure_getters: true, unsafe_arrows: true, unsafe_methods: true },
     // `builtins`: some of these names browsers have too, for things that this script does not use.
     mangle: { properties: { builtins: true, regex: new RegExp(`^(${names.join("|")})$`) } },
     // A page sees the class's name.
