@@ -11,8 +11,11 @@ use underpass::session::{Close, Message};
 /// The most bytes of one message: few, so that short bodies go beyond it.
 const MOST: usize = 1000;
 
+/// A reader and its name.
+type Reader = (&'static str, fn(&[u8]));
+
 /// Every reader by its name, for whoever measures what it takes. What it makes of the bytes is let go.
-pub(crate) const READERS: &[(&str, fn(&[u8]))] = &[
+pub(crate) const READERS: &[Reader] = &[
     ("json", |body| drop(read(Form::Json, body))),
     ("frames", |body| drop(read(Form::Frames, body))),
     ("form", |body| drop(read(Form::Form, body))),

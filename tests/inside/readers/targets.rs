@@ -53,7 +53,7 @@ fn without_ours(path: &str, query: Option<&str>) -> String {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             let (name, value) = (decoded(name), decoded(value));
             let is_ours = name == b"underpass" || name.starts_with(b"underpass.");
-            !is_ours && !(name == b"lastEventId" && is_id(&value))
+            !(is_ours || name == b"lastEventId" && is_id(&value))
         })
         .collect();
     if theirs.is_empty() { path.to_owned() } else { format!("{path}?{}", theirs.join("&")) }

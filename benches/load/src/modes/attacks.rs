@@ -84,7 +84,9 @@ impl Attacker {
     async fn once(&self) -> Result<()> {
         match self.name.as_str() {
             "slow-headers" => self.drip(b"GET /small HTTP/1.1\r\nHost: localhost\r\nX-Slow: ").await,
-            "slow-bodies" => self.drip(b"POST /small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n").await,
+            "slow-bodies" => {
+                self.drip(b"POST /small HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n").await
+            }
             "preface" => self.preface().await,
             "windows" => self.windows().await,
             "hoard" => {
@@ -124,7 +126,8 @@ impl Attacker {
 
     async fn windows(&self) -> Result<()> {
         let io = self.site.connect().await?.into_io();
-        let (sender, connection) = h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(io).await?;
+        let (sender, connection) =
+            h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(io).await?;
         let driven = tokio::spawn(connection);
         let mut answers = Vec::new();
         for _ in 0..100 {

@@ -39,7 +39,8 @@ pub async fn hostile(options: &Options) -> Result<String> {
             let honest = Arc::clone(honest);
             // Both halves go on all the time, so that both windows have the same load.
             tokio::spawn(async move {
-                if flows::round_trips(session, &honest.echoes).await.is_err() {
+                if let Err(error) = flows::round_trips(session, &honest.echoes).await {
+                    eprintln!("an honest client: {error:#}");
                     honest.failed.fetch_add(1, Relaxed);
                 }
             });
@@ -56,7 +57,9 @@ pub async fn hostile(options: &Options) -> Result<String> {
     let (_, _, calm_open) = calm.opens.summary();
     let (_, _, open) = beside.opens.summary();
     Ok(format!(
-        r#"{{"calm_p50_ms":{calm_p50:.3},"calm_p99_ms":{calm_p99:.3},"p50_ms":{p50:.3},"p99_ms":{p99:.3},"calm_open_ms":{},"open_ms":{},"failed":{},"before_mib":{:.1},"most_mib":{:.1},"begun":{}}}"#,
+        r#"{{"calm_p50_ms":{calm_p50:.3},"calm_p99_ms":{calm_p99:.3},"p50_ms":{},"p99_ms":{},"calm_open_ms":{},"open_ms":{},"failed":{},"before_mib":{:.1},"most_mib":{:.1},"begun":{}}}"#,
+        number(p50),
+        number(p99),
         number(calm_open),
         number(open),
         calm.failed.load(Relaxed) + beside.failed.load(Relaxed),

@@ -79,7 +79,8 @@ pub async fn soak(options: &Options) -> Result<String> {
         client?;
     }
     let [echoed, wrong, cuts, churned, plain, failed] =
-        [&tally.echoed, &tally.wrong, &tally.cuts, &tally.churned, &tally.plain, &tally.failed].map(|one| one.load(Relaxed));
+        [&tally.echoed, &tally.wrong, &tally.cuts, &tally.churned, &tally.plain, &tally.failed]
+            .map(|one| one.load(Relaxed));
     Ok(format!(
         r#"{{"echoed":{echoed},"wrong":{wrong},"cuts":{cuts},"churned":{churned},"plain":{plain},"failed":{failed}}}"#
     ))

@@ -16,7 +16,8 @@ pub fn events(pending: &mut BytesMut, url: &mut Option<String>, each: &mut (dyn 
             // The id is one line, the message another.
             let data = memchr(b'\n', event).map_or(event.len(), |line| line + 1);
             each(event.get(data + 6..).unwrap_or_default());
-        } else if event.starts_with(b"event: session") {
+        } else if url.is_none() && event.starts_with(b"event: session") {
+            // When it is resumed elsewhere it is written otherwise, and is the same.
             *url = url_of(event);
         }
     }
