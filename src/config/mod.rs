@@ -372,7 +372,6 @@ pub struct Backend {
 /// Log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// Text or JSON.
     pub format: LogFormat,
     /// A level, or directives as `RUST_LOG` takes them.
     pub level: String,

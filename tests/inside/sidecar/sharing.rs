@@ -114,6 +114,6 @@ async fn the_clients_files_are_served() {
     let hash = plain.header("etag").expect("a tag").trim_matches('"').to_owned();
     let kept = site.get(&format!("/_underpass/client.js?v={hash}")).await;
     assert_eq!(kept.header("cache-control"), Some("public, max-age=31536000, immutable"));
-    assert!(site.get("/_underpass/client.mjs").await.text().contains("export const { WebSocket"));
+    assert!(site.get("/_underpass/client.mjs").await.text().contains("export const{WebSocket"));
     assert!(site.get("/_underpass/client.d.ts").await.text().contains("export class WebSocket"));
 }
