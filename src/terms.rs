@@ -83,6 +83,46 @@ terms! {
 }
 
 terms! {
+    /// Why a session is carried by another transport than before, as its client says or as it was seen.
+    Cause {
+        /// It was just opened, and this is the best that there is.
+        Opened = "opened",
+        /// Nothing came on it for too long.
+        Silent = "silent",
+        /// What was sent on it was held back on the way.
+        Held = "held",
+        /// What came on it was not what was sent.
+        Altered = "altered",
+        /// What came on it was old.
+        Stale = "stale",
+        /// It was not let through, or answered with an error.
+        Refused = "refused",
+        /// It broke.
+        Cut = "cut",
+        /// Another attachment took over.
+        Superseded = "superseded",
+        /// The server asked the client to attach anew.
+        Recycled = "recycled",
+        /// Another tab of the browser has the stream.
+        Shared = "shared",
+        /// A better transport works again.
+        Better = "better",
+        /// The client's network changed.
+        Network = "network",
+        /// The page runs again after it was frozen.
+        Resumed = "resumed",
+        /// The page is looked at again.
+        Shown = "shown",
+        /// The client's machine slept.
+        Asleep = "asleep",
+        /// The older one was gone, and the client did not say why.
+        Detached = "detached",
+        /// A word that is none of these.
+        Other = "other",
+    }
+}
+
+terms! {
     /// What became of a client that came back.
     Resume {
         /// It goes on where it was.

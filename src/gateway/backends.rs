@@ -16,6 +16,8 @@ use crate::upstream::tls::UpstreamTlsError;
 
 /// A configured backend, ready to be dialled.
 pub(super) struct Backend {
+    /// The route's host, if it names one, and its path.
+    pub(super) name: Arc<str>,
     pub(super) dialer: Arc<Dialer>,
     pub(super) proxy: Proxy,
     /// How its pages get the script.
@@ -46,7 +48,8 @@ impl Backends {
             let injection = Injection::of(&route.path, route.script);
             let rewriting = Rewriting::of(route);
             let upgrades = route.upgrades.clone();
-            routes.push((route.clone(), Arc::new(Backend { dialer, proxy, injection, rewriting, upgrades })));
+            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
+            routes.push((route.clone(), Arc::new(Backend { name, dialer, proxy, injection, rewriting, upgrades })));
         }
         routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))

@@ -66,7 +66,7 @@ pub(super) async fn tunnel(
         return Err(refusal);
     }
     let path = request.uri().path();
-    let (dialer, rewriting) = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let (dialer, rewriting, _) = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
     let (mut head, _) = request.into_parts();
     let mut handshake = tunnel_handshake(&head, &forwarded(gateway, peer, rewriting));

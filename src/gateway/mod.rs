@@ -84,11 +84,14 @@ impl Live {
         })
     }
 
-    /// Who is dialled for a WebSocket at this path of this host, and what is written anew for that.
-    fn dialer(&self, host: &str, path: &str) -> Option<(&Arc<Dialer>, Option<&Rewriting>)> {
+    /// Who is dialled for a WebSocket at this path of this host, what is written anew for that, and the route's name.
+    fn dialer(&self, host: &str, path: &str) -> Option<(&Arc<Dialer>, Option<&Rewriting>, Arc<str>)> {
         match &self.selftest {
-            Some((talk, dialer)) if talk == path => Some((dialer, None)),
-            _ => self.backends.find(host, path).map(|backend| (&backend.dialer, backend.rewriting.as_ref())),
+            Some((talk, dialer)) if talk == path => Some((dialer, None, "selftest".into())),
+            _ => {
+                let backend = self.backends.find(host, path)?;
+                Some((&backend.dialer, backend.rewriting.as_ref(), Arc::clone(&backend.name)))
+            }
         }
     }
 }

@@ -105,7 +105,7 @@ impl Call<'_> {
         let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
         let Target { uri: target, written } = target.ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
-        let (dialer, rewriting) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
+        let (dialer, rewriting, route) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let rewritten = rewriting.map(|rewriting| rewriting.target(&target)).transpose();
         let target = rewritten.map_err(|what| Fault::BadRequest(what.into()))?.unwrap_or(target);
         let host = rewriting.and_then(Rewriting::host).cloned().or_else(|| headers::host(head));
@@ -135,7 +135,8 @@ impl Call<'_> {
             handshake,
             protocols: asked.protocols,
             acknowledging,
-            client: self.peer.client.map(|client| client.to_string()).unwrap_or_else(|| "unix".into()),
+            client: self.peer.client,
+            route,
             policy: Arc::clone(&self.live.session),
             backend: Arc::clone(&self.live.backend),
             dialer: Arc::clone(dialer),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout_at};
 
+use super::roster::{Change, Owner};
 use super::token::Token;
 use crate::budget::{Account, Budget, Part};
 use crate::config;
@@ -35,6 +36,8 @@ pub struct LiveSession {
     /// It was ended because it held most, see `memory`.
     pub(super) abandoned: AtomicBool,
     pub(super) room: Notify,
+    /// Who opened it, for the operator.
+    pub(super) owner: Owner,
     state: Mutex<State>,
 }
 
@@ -54,6 +57,10 @@ pub(super) struct State {
     ending: Option<Ending>,
     /// Counted among the active sessions.
     pub(super) active: bool,
+    /// How it came to its transport, for the operator.
+    pub(super) change: Change,
+    /// Payload bytes that came from the backend, and those that were given to it.
+    pub(super) bytes: [u64; 2],
     /// When the driver wakes up by its timer.
     armed: Moment,
     /// The timer by which readers wait; a reader has it while there is one.
@@ -106,6 +113,7 @@ impl LiveSession {
         session: Session,
         epoch: Instant,
         (metrics, budget): (Arc<Metrics>, Arc<Budget>),
+        owner: Owner,
     ) -> Self {
         let state = State {
             session,
@@ -117,13 +125,15 @@ impl LiveSession {
             newest: None,
             ending: None,
             active: true,
+            change: Change::default(),
+            bytes: [0; 2],
             armed: Moment::default(),
             timer: None,
         };
         metrics.session_opened();
         let (leave, room, abandoned) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(false));
         let (account, state) = (Account::new(budget), Mutex::new(state));
-        Self { token, protocol, policy, epoch, metrics, leave, account, abandoned, room, state }
+        Self { token, protocol, policy, epoch, metrics, leave, account, abandoned, room, owner, state }
     }
 
     /// The public name of the session, for logs.
@@ -232,6 +242,7 @@ impl LiveSession {
     pub(super) fn upstream_messages(&self, messages: Vec<Message>) -> bool {
         let push = |state: &mut State, now| {
             for message in messages {
+                state.bytes[0] += message.payload().len() as u64;
                 state.session.upstream_message(now, message);
             }
         };
@@ -341,7 +352,10 @@ fn settle(state: &mut State, metrics: &Metrics) -> Wakes {
         match action {
             Action::WakeReader => wakes.reader = state.reader.take(),
             Action::WakeSenders => wakes.senders = true,
-            Action::SendUp(message) => state.orders.send = Some(message),
+            Action::SendUp(message) => {
+                state.bytes[1] += message.payload().len() as u64;
+                state.orders.send = Some(message);
+            }
             Action::Pause => {
                 metrics.paused();
                 state.orders.paused = true;

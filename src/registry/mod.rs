@@ -8,8 +8,10 @@ mod live_session;
 mod memory;
 mod nonces;
 mod reader;
+pub mod roster;
 mod token;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ pub use self::live_session::{LiveSession, Progress};
 pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
 pub use self::reader::Reader;
+use self::roster::{Owner, Places};
 use self::token::Token;
 use crate::budget::{Budget, Level};
 use crate::config;
@@ -49,6 +52,7 @@ pub struct Registry {
     memory: Memory,
     directory: Directory,
     nonces: Nonces,
+    places: Places,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
@@ -64,8 +68,10 @@ pub struct Opening {
     pub protocols: Vec<String>,
     /// The client has promised to acknowledge.
     pub acknowledging: bool,
-    /// The client's address, for the log.
-    pub client: String,
+    /// The client's address; `None` for a unix socket.
+    pub client: Option<IpAddr>,
+    /// The route that led to the backend, by host and path, for the operator.
+    pub route: Arc<str>,
     pub policy: Arc<config::Session>,
     /// The deadlines and pings of the backend.
     pub backend: Arc<config::Backend>,
@@ -119,6 +125,7 @@ impl Registry {
             memory: Memory { age: session.ended, count: session.ended_max },
             directory: Directory::default(),
             nonces: Nonces::default(),
+            places: Places::default(),
             metrics,
             budget,
             lifecycle,
@@ -173,7 +180,8 @@ impl Registry {
         let full = |_| OpenError::Full { max: self.max };
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
-        let target = opening.handshake.uri.path().to_owned();
+        let place = self.places.find(opening.route, opening.handshake.uri.path());
+        let owner = Owner::new(opening.client, place, self.epoch);
         let upgraded = opening.dialer.upgrade(opening.handshake, None).await?;
         if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
             return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
@@ -183,13 +191,13 @@ impl Registry {
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
-        let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared);
+        let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared, owner);
         let live = Arc::new(live);
         tracing::info!(
             session = live.id(),
-            client = opening.client,
+            client = live.owner.client(),
             // Not `target`: every line has one of its own.
-            path = target,
+            path = live.owner.path(),
             protocol = live.protocol(),
             "session opened"
         );

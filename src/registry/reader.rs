@@ -47,7 +47,9 @@ impl LiveSession {
             if state.active {
                 self.metrics.moved(rival, Some(transport));
             }
-            Ok((attachment, from, rival, state.newest.replace(transport), state.timer.take()))
+            let newest = state.newest.replace(transport);
+            state.change.note(newest, transport, cause, rival.is_some());
+            Ok((attachment, from, rival, newest, state.timer.take()))
         })?;
         let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
@@ -189,7 +191,8 @@ mod tests {
         let session = Session::new(Moment::default(), limits(&policy), true);
         let token = Token::random("n1").expect("randomness");
         let shared = (Arc::new(Metrics::default()), Arc::new(Budget::of(None)));
-        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), shared))
+        let owner = super::super::roster::Owner::default();
+        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), shared, owner))
     }
 
     fn poll(session: &Arc<LiveSession>) -> Reader {
