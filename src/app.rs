@@ -15,9 +15,9 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
-use crate::admin::{self, AdminListener, AdminState, Check};
+use crate::admin::{self, AdminListener, AdminState, Check, House};
 use crate::budget::Budget;
-use crate::config::{Address, Config, ConfigErrors, Drain, Trusted};
+use crate::config::{Address, Config, ConfigErrors, Drain, Setting, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
@@ -63,6 +63,7 @@ pub struct App {
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
     certificates: Vec<Arc<TlsSource>>,
+    settings: Arc<ArcSwap<Vec<Setting>>>,
 }
 
 /// The memory budget that [`App::start`] would keep to, in bytes, and where it comes from, for people.
@@ -133,9 +134,10 @@ impl App {
             budget,
             lifecycle,
             certificates,
+            settings: Arc::default(),
         };
         app.serve(listening)?;
-        app.open_admin(admin);
+        app.open_admin(admin, &registry);
         app.watch_memory(&registry);
         app.follow_drain(registry);
         Ok(app)
@@ -215,7 +217,7 @@ impl App {
         Ok(())
     }
 
-    fn open_admin(&self, bound: Vec<BoundListener>) {
+    fn open_admin(&self, bound: Vec<BoundListener>, registry: &Arc<Registry>) {
         let lifecycle = self.lifecycle.clone();
         let phase = move || lifecycle.phase() as i64;
         let lifecycle = self.lifecycle.clone();
@@ -231,13 +233,33 @@ impl App {
             all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
         };
         let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase, memory, expiries);
-        let state = Arc::new(AdminState { exposition, checks: vec![serving] });
+        let house = self.house(registry);
+        let state = Arc::new(AdminState { exposition, checks: vec![serving], house });
         for listener in bound {
             let listener = match listener {
                 BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
                 BoundListener::Unix(listener) => AdminListener::Unix(listener),
             };
             tokio::spawn(admin::serve(listener, Arc::clone(&state)));
+        }
+    }
+
+    fn house(&self, registry: &Arc<Registry>) -> House {
+        let (certificates, settings) = (self.certificates.clone(), Arc::clone(&self.settings));
+        let expiries = move || {
+            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
+            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
+        };
+        House {
+            version: env!("CARGO_PKG_VERSION"),
+            started: SystemTime::now(),
+            registry: Arc::clone(registry),
+            metrics: Arc::clone(&self.metrics),
+            budget: Arc::clone(&self.budget),
+            lifecycle: self.lifecycle.clone(),
+            connections: self.config.client.connections,
+            settings: Box::new(move || settings.load_full()),
+            certificates: Box::new(expiries),
         }
     }
 

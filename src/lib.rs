@@ -45,6 +45,7 @@ pub mod client;
 pub mod codec;
 #[warn(missing_docs)]
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod gateway;
 pub mod http;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use underpass::app::{App, StartError, check_files, memory_budget};
 use underpass::config::{Address, Config, Log, LogFormat};
+use underpass::control::Order;
 use underpass::demo;
 use underpass::lifecycle::drain::signals;
 use underpass::lifecycle::log;
@@ -56,6 +57,8 @@ enum Command {
                             or the arguments are wrong, so nothing was tested. Ctrl-C ends it early with what is known."
     )]
     Probe(ProbeArgs),
+    #[command(flatten)]
+    Order(Order),
     /// Report all errors in a configuration, without starting anything
     Check {
         /// The TOML file
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => run_demo(&args),
         Command::Run(args) => run(args),
         Command::Check { config } => check(&config),
+        Command::Order(order) => give(&order),
         Command::Probe(args) => return run_probe(args),
     };
     match done {
@@ -164,6 +168,13 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
         let app = app.map_err(|error| error.to_string())?;
         print_demo(&app, backend);
         serve(app, None).await
+    })
+}
+
+fn give(order: &Order) -> Result<(), String> {
+    on_runtime(async {
+        print!("{}", order.carry_out().await.map_err(|error| error.to_string())?);
+        Ok(())
     })
 }
 

@@ -42,6 +42,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("lifecycle", &[]),
     ("demo", &[]),
+    // A client of another process.
+    ("control", &[]),
     ("selftest", &["session", "upstream::socket"]),
     // A client: of the house it knows what a client could take with it.
     ("probe", &["codec", "session", "upstream::dial", "upstream::socket", "upstream::tls", "selftest"]),
@@ -52,7 +54,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("budget", &[]),
     ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle"]),
     ("transport", &["http", "codec", "session", "registry", "terms", "upstream"]),
-    ("admin", &["metrics"]),
+    ("admin", &["budget", "lifecycle", "metrics", "registry", "session"]),
     (
         "gateway",
         &[

@@ -47,7 +47,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     rules::identity(top, &config.identity, second);
     config.trusted = rules::trusted(top.texts("trusted_proxies", formats::peer));
     let listeners = listeners(top, &config.trusted);
-    let admin = top.text("admin", &mut config.admin, |text| formats::address(text).map(Some));
+    let admin = top.text("admin", &mut config.admin, |text| formats::admin(text).map(Some));
     config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
     let routes = routes(top, &config.listeners);
     config.routes = rules::routes(top, routes);

@@ -25,6 +25,9 @@ use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
 pub use self::listening::{Address, ClientAuth, Listener, ListenerTls, TlsFiles};
 
+/// Where `admin = "unix"` listens, and where a process is asked when nothing else is said.
+pub const ADMIN_SOCKET: &str = "/run/underpass/admin.sock";
+
 /// A longer file is not read: it is not a configuration.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -135,6 +138,17 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB, so no configuration"));
     }
     Ok(bytes)
+}
+
+/// One key of the configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// As `session.grace`; of a table that may be there several times as `route[2].upstream`.
+    pub key: String,
+    /// As it would be written in the file.
+    pub value: String,
+    /// `default`, file and line, a variable of the environment, or a flag.
+    pub origin: String,
 }
 
 /// Requests for this host and path go to this backend. The longest matching path wins, a named host before any host.

@@ -6,6 +6,8 @@
 //! Lines without colours are formatted here, byte for byte as tracing-subscriber formats them, because its own formatting
 //! took an eighth of the instructions for opening and closing a session.
 
+mod level;
+
 use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
@@ -14,25 +16,32 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::VisitOutput as _;
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
+pub use self::level::{LevelError, level, set_level};
 use crate::config::{Log, LogFormat};
 
 /// Starts logging. Must be called once only.
 pub fn start(log: &Log) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.level));
+    let (level, filter) = match (std::env::var(EnvFilter::DEFAULT_ENV), EnvFilter::try_from_default_env()) {
+        (Ok(level), Ok(filter)) => (level, filter),
+        _ => (log.level.clone(), EnvFilter::new(&log.level)),
+    };
     // Colours help at a terminal; in a journal or a file they are unreadable bytes.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    match log.format {
-        LogFormat::Text if colours => lines.init(),
-        LogFormat::Text => lines.event_format(Plain).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    let lines = match log.format {
+        LogFormat::Text if colours => lines.boxed(),
+        LogFormat::Text => lines.event_format(Plain).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(level::layer(&level, filter)).with(lines).init();
 }
 
 /// `<time> <level> <target>: <message> <field>=<value> …`; without spans, because underpass uses none.
@@ -46,7 +55,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let about = event.metadata();
         put_time(&mut writer, SystemTime::now())?;
-        writer.write_str(level(*about.level()))?;
+        writer.write_str(word(*about.level()))?;
         writer.write_str(about.target())?;
         writer.write_str(": ")?;
         let mut fields = Fields { writer: writer.by_ref(), first: true, done: Ok(()) };
@@ -56,7 +65,7 @@ where
     }
 }
 
-fn level(level: Level) -> &'static str {
+fn word(level: Level) -> &'static str {
     match level {
         Level::ERROR => " ERROR ",
         Level::WARN => "  WARN ",

@@ -3,6 +3,7 @@
 //! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
 
+mod reading;
 mod series;
 
 use std::time::Duration;
@@ -11,6 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::reading::Recent;
+pub use self::reading::{Reading, RecentChange};
 use self::series::{Delays, Series};
 use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
 
@@ -58,6 +61,7 @@ pub struct Metrics {
     dial_waits: Counter,
     dial_waits_active: Gauge,
     reloads: Series<Counter>,
+    recent: Recent,
 }
 
 /// One of what a gauge counts, until dropped; so that no early return and no cancelled future leaves it counted.
@@ -106,6 +110,7 @@ impl Default for Metrics {
             dial_waits: Counter::default(),
             dial_waits_active: Gauge::default(),
             reloads: Series::by("result", ["applied", "refused"]),
+            recent: Recent::default(),
         }
     }
 }

@@ -41,16 +41,19 @@ impl LiveSession {
         cause: Option<&str>,
     ) -> Result<Reader, AttachError> {
         let presented = attach.after.is_some();
-        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
+        let (attachment, from, rival, newest, changed, timer) = self.act(|state, now| {
             let (attachment, from) = state.session.attach(now, attach)?;
             let rival = state.attached.replace(transport);
             if state.active {
                 self.metrics.moved(rival, Some(transport));
             }
             let newest = state.newest.replace(transport);
-            state.change.note(newest, transport, cause, rival.is_some());
-            Ok((attachment, from, rival, newest, state.timer.take()))
+            let changed = state.change.note(newest, transport, cause, rival.is_some()).then(|| state.change.cause());
+            Ok((attachment, from, rival, newest, changed, state.timer.take()))
         })?;
+        if let Some(cause) = changed {
+            self.metrics.remember_change(self.id(), newest, transport, cause);
+        }
         let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         self.note_change(newest, transport, cause.unwrap_or(if rival.is_some() { "superseded" } else { "detached" }));
         let (live, resumed) = (Arc::clone(self), newest.is_some());

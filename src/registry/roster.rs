@@ -143,11 +143,12 @@ impl Places {
 }
 
 impl Change {
-    /// Notes that a session is attached by `to`, where `from` was before, and why.
-    pub(super) fn note(&mut self, from: Option<Transport>, to: Transport, cause: Option<&str>, rivalled: bool) {
+    /// Notes that a session is attached by `to`, where `from` was before, and why. True when that is worth remembering:
+    /// it changed, or something did not work from the start.
+    pub(super) fn note(&mut self, from: Option<Transport>, to: Transport, cause: Option<&str>, rivalled: bool) -> bool {
         // A poll that only collects what a broken stream has left behind is no change.
         if from == Some(to) || cause == Some("mop") {
-            return;
+            return false;
         }
         self.before = from;
         let words = cause.unwrap_or(match (from, rivalled) {
@@ -158,9 +159,10 @@ impl Change {
         let (failed, word) = words.split_once(' ').unwrap_or(("", words));
         self.failed = Transport::named(failed);
         self.cause = Some(Cause::named(word).unwrap_or(Cause::Other));
+        from.is_some() || self.failed.is_some()
     }
 
-    fn cause(self) -> String {
+    pub(super) fn cause(self) -> String {
         let Some(cause) = self.cause else { return String::new() };
         match self.failed {
             Some(failed) => format!("{} {}", failed.as_str(), cause.as_str()),
@@ -195,6 +197,19 @@ impl Registry {
     pub fn kill(&self, which: &Which, close: &Close) -> usize {
         let chosen = self.chosen(which);
         chosen.iter().filter(|live| live.kill(close)).count()
+    }
+
+    /// How many sessions each route has.
+    #[must_use]
+    pub fn by_route(&self) -> HashMap<Arc<str>, usize> {
+        let mut counts = HashMap::new();
+        for live in self.directory.all() {
+            match counts.get_mut(&live.owner.place.route) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(Arc::clone(&live.owner.place.route), 1)),
+            }
+        }
+        counts
     }
 
     /// Seats: those that are taken, and all.

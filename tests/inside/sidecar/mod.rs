@@ -11,6 +11,7 @@ mod large;
 mod logins;
 mod logs;
 mod memory;
+mod operator;
 mod pressure;
 mod refusals;
 mod rewriting;
