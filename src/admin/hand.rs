@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -23,11 +23,8 @@ use tokio::sync::Semaphore;
 
 use super::AdminState;
 use super::status;
-use crate::budget::Budget;
 use crate::config::Setting;
-use crate::lifecycle::{Lifecycle, log};
-use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::lifecycle::log;
 use crate::registry::roster::{SessionFacts, Which};
 use crate::session::Close;
 
@@ -51,34 +48,6 @@ const PAGE: &str = include_str!("page.html");
 /// The page needs nothing but itself.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// What the operator looks at and acts on.
-pub struct House {
-    /// Of the program.
-    pub version: &'static str,
-    /// When the process started.
-    pub started: SystemTime,
-    /// The sessions.
-    pub registry: Arc<Registry>,
-    /// The counters.
-    pub metrics: Arc<Metrics>,
-    /// The memory of payloads.
-    pub budget: Arc<Budget>,
-    /// The phase, and what is alive.
-    pub lifecycle: Lifecycle,
-    /// Most connections of clients.
-    pub connections: usize,
-    /// The configuration in force, each key with its origin.
-    pub settings: Box<dyn Fn() -> Arc<Vec<Setting>> + Send + Sync>,
-    /// The certificates that are shown, and their ends, in seconds since 1970.
-    pub certificates: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
-}
-
-impl fmt::Debug for House {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("House")
-    }
-}
 
 pub(super) fn routes() -> Router<Arc<AdminState>> {
     let pages = Arc::new(Semaphore::new(PAGES));
@@ -306,29 +275,6 @@ impl Asked {
         let plain =
             |client: String| client.parse::<IpAddr>().map_or(client, |address| address.to_canonical().to_string());
         Which { id: text("id"), client: text("client").map(plain), route: text("route") }
-    }
-}
-
-#[cfg(test)]
-impl House {
-    /// One without sessions.
-    pub(super) fn sample() -> Self {
-        let (metrics, budget, lifecycle) = (Arc::<Metrics>::default(), Arc::new(Budget::of(None)), Lifecycle::new());
-        let shared = (Arc::clone(&metrics), Arc::clone(&budget));
-        let registry = Registry::new("n1", &crate::config::Session::default(), shared, lifecycle.clone());
-        let setting = Setting { key: "node".into(), value: "\"n1\"".into(), origin: "default".into() };
-        let settings = Arc::new(vec![setting]);
-        Self {
-            version: "0",
-            started: SystemTime::now(),
-            registry: Arc::new(registry),
-            metrics,
-            budget,
-            lifecycle,
-            connections: 7,
-            settings: Box::new(move || Arc::clone(&settings)),
-            certificates: Box::new(|| vec![("/a.pem".into(), 9)]),
-        }
     }
 }
 

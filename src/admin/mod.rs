@@ -9,7 +9,8 @@
 
 pub mod exposition;
 mod guards;
-pub mod hand;
+mod hand;
+mod house;
 mod status;
 
 use std::convert::Infallible;
@@ -36,7 +37,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::exposition::Exposition;
 use self::guards::Reach;
-pub use self::hand::House;
+pub use self::house::House;
 
 /// Connections at once; further ones wait in the listener's backlog.
 const CONNECTIONS: usize = 64;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::hand::House;
+use super::house::House;
 use crate::lifecycle::{descriptors, log};
 
 /// Everything but single sessions and the configuration. Times are seconds since 1970.

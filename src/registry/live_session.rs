@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use super::roster::{Change, Owner};
+use super::owner::{Change, Owner};
 use super::token::Token;
 use crate::budget::{Account, Budget, Part};
 use crate::config;

@@ -194,7 +194,7 @@ mod tests {
         let session = Session::new(Moment::default(), limits(&policy), true);
         let token = Token::random("n1").expect("randomness");
         let shared = (Arc::new(Metrics::default()), Arc::new(Budget::of(None)));
-        let owner = super::super::roster::Owner::default();
+        let owner = super::super::owner::Owner::default();
         Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), shared, owner))
     }
 
