@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,7 +16,7 @@ use tower::ServiceBuilder;
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check, House};
 use crate::budget::Budget;
-use crate::config::{Address, Config, ConfigErrors, Drain, Setting, Trusted};
+use crate::config::{Address, Config, ConfigErrors, Drain, Loaded, Setting, Sources, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
@@ -149,34 +148,41 @@ impl App {
         &self.lifecycle
     }
 
-    /// Lives until a signal to stop, then drains; what was still alive in the end. `source` is the file to read again
-    /// on a reload.
-    pub async fn run(&self, signals: mpsc::Receiver<Signal>, source: Option<PathBuf>) -> Alive {
+    /// Tells the operator where each value of the configuration comes from.
+    #[must_use]
+    pub fn with_settings(self, settings: Vec<Setting>) -> Self {
+        self.settings.store(Arc::new(settings));
+        self
+    }
+
+    /// Lives until a signal to stop, then drains; what was still alive in the end. `sources` are read
+    /// again on a reload.
+    pub async fn run(&self, signals: mpsc::Receiver<Signal>, sources: Option<Sources>) -> Alive {
         systemd::ready();
         let drain = self.config.drain.clone();
         tokio::select! {
-            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(source.as_ref())) => alive,
+            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(sources.as_ref())) => alive,
             never = background(systemd::watchdog()) => never,
         }
     }
 
     /// Reads certificates and configuration again; a bad one leaves the old one in force.
-    fn reload(&self, source: Option<&PathBuf>) {
+    fn reload(&self, sources: Option<&Sources>) {
         for certificate in &self.certificates {
             match certificate.reload() {
                 Ok(()) => certificate.warn(),
                 Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
             }
         }
-        let Some(source) = source else { return };
-        match self.reload_config(source) {
-            Ok(()) => tracing::info!(file = %source.display(), "configuration reloaded"),
+        let Some(sources) = sources else { return };
+        match self.reload_config(sources) {
+            Ok(()) => tracing::info!(file = sources.name(), "configuration reloaded"),
             Err(error) => tracing::error!(%error, "the old configuration stays in force"),
         }
     }
 
-    fn reload_config(&self, source: &PathBuf) -> Result<(), ReloadError> {
-        let applied = Config::load(source).map_err(ReloadError::from).and_then(|config| {
+    fn reload_config(&self, sources: &Sources) -> Result<(), ReloadError> {
+        let applied = sources.load().map_err(ReloadError::from).and_then(|Loaded { config, settings }| {
             for what in needs_restart(&self.config, &config) {
                 tracing::warn!(what, "this change takes effect at the next restart");
             }
@@ -184,6 +190,7 @@ impl App {
             self.gateway.reload(Arc::clone(&config))?;
             self.dials.resize(&config.backend);
             self.trusted.store(Arc::new(config.trusted.clone()));
+            self.settings.store(Arc::new(settings));
             Ok(())
         });
         self.metrics.reloaded(applied.is_ok());

@@ -40,6 +40,7 @@ pub mod admin;
 pub mod app;
 pub mod budget;
 pub mod certificate;
+pub mod check;
 pub mod client;
 #[warn(missing_docs)]
 pub mod codec;

@@ -2,15 +2,17 @@
 //!
 //! Enters: arguments. Leaves: an exit code and messages to the user. Must not touch: anything but the library's public items.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde_json::json;
 use underpass::app::{App, StartError, check_files, memory_budget};
-use underpass::config::{Address, Config, Log, LogFormat};
-use underpass::control::Order;
+use underpass::check::world;
+use underpass::config::{Address, Config, Loaded, Log, LogFormat, Sources};
+use underpass::control::{Format, Order};
 use underpass::demo;
 use underpass::lifecycle::drain::signals;
 use underpass::lifecycle::log;
@@ -28,16 +30,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// underpass stands in front of a WebSocket server and serves its clients by Server-Sent Events, octet streams and long
 /// polls as well, each session over one WebSocket of its own to the backend; where WebSocket works it is passed
-/// through, and everything else is proxied. Without a command it runs the demo.
+/// through, and everything else is proxied.
 #[derive(Parser)]
 #[command(
     version,
+    arg_required_else_help = true,
     after_help = "Signals: SIGTERM drains and exits 0; SIGHUP reads the configuration again.\n\
-                                 Logs go to standard error; RUST_LOG overrides the configured level."
+                                 Logs go to standard error; RUST_LOG overrides the configured level.\n\
+                                 Each key of the configuration that is there once has a variable, as UNDERPASS_SESSION_GRACE=30s\n\
+                                 for session.grace. A flag stands before a variable, that before the file, and that before the default."
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Subcommand)]
@@ -59,14 +64,25 @@ enum Command {
     Probe(ProbeArgs),
     #[command(flatten)]
     Order(Order),
-    /// Report all errors in a configuration, without starting anything
-    Check {
-        /// The TOML file
-        config: PathBuf,
+    /// Report all errors in a configuration and what does not fit this machine, without starting anything
+    #[command(
+        after_help = "Exit codes: 0 it can be run (there may be warnings); 1 it cannot; 2 with --strict: it can, with warnings."
+    )]
+    Check(CheckArgs),
+    /// Print completions for a shell: underpass completions bash > /etc/bash_completion.d/underpass
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder, which must exist
+        folder: PathBuf,
     },
 }
 
-#[derive(Args, Default)]
+#[derive(Args)]
 struct DemoArgs {
     /// Where to listen [default: 127.0.0.1:8080, or a free port when that is taken]
     #[arg(long, value_name = "ADDRESS")]
@@ -75,15 +91,35 @@ struct DemoArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// The TOML file; config.example.toml documents every key
-    #[arg(required_unless_present = "upstream", conflicts_with_all = ["upstream", "listen"])]
+    /// The TOML file, or - for standard input; config.example.toml documents every key
     config: Option<PathBuf>,
-    /// The backend, without a file: ws://, wss://, http://, https:// or unix:/path
+    /// The backend: ws://, wss://, http://, https:// or unix:/path
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// Where to listen, without a file
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: String,
+    /// Where to listen [default without a file: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where to look at the process: address:port, unix:/path, or unix for /run/underpass/admin.sock
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// Write the browser client into the backend's pages
+    #[arg(long)]
+    inject: bool,
+    /// Serve the self-test under the prefix
+    #[arg(long)]
+    selftest: bool,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    /// The TOML file, or - for standard input
+    config: PathBuf,
+    /// End with 2 when there are warnings
+    #[arg(long)]
+    strict: bool,
+    /// How to report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Args)]
@@ -106,10 +142,17 @@ struct ProbeArgs {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command.unwrap_or(Command::Demo(DemoArgs::default())) {
+    let done = match Cli::parse().command {
         Command::Demo(args) => run_demo(&args),
-        Command::Run(args) => run(args),
-        Command::Check { config } => check(&config),
+        Command::Run(args) => run(&args),
+        Command::Check(args) => return check(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "underpass", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Cli::command(), &folder).map_err(|error| format!("{}: {error}", folder.display()))
+        }
         Command::Order(order) => give(&order),
         Command::Probe(args) => return run_probe(args),
     };
@@ -122,36 +165,94 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(path: &PathBuf) -> Result<(), String> {
-    let config = Config::load(path).map_err(|errors| errors.to_string())?;
-    let warnings = check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
-    for warning in warnings {
-        println!("warning: {warning}");
-    }
-    println!("{} is fine: {} listener(s), {} route(s)", path.display(), config.listeners.len(), config.routes.len());
-    let (bytes, source) = memory_budget(&config);
-    println!("memory budget: {} MiB, {source}", bytes >> 20);
-    Ok(())
+fn check(args: &CheckArgs) -> ExitCode {
+    let checked = sources(&args.config).and_then(|sources| {
+        let loaded = sources.load().map_err(|errors| errors.to_string())?;
+        let files = check_files(&loaded.config).map_err(|error| format!("{}: {error}", sources.name()))?;
+        let found = world(&loaded.config, true).into_iter().map(|found| format!("`{}`: {}", found.about, found.what));
+        let warnings: Vec<String> = sources.strange().iter().cloned().chain(files).chain(found).collect();
+        Ok((sources.name(), loaded.config, warnings))
+    });
+    let (text, code) = match (&checked, args.format) {
+        (Err(errors), Format::Text) => {
+            eprintln!("{errors}");
+            (String::new(), 1)
+        }
+        (Err(errors), Format::Json) => (format!("{}\n", json!({ "ok": false, "errors": errors, "warnings": [] })), 1),
+        (Ok((.., warnings)), Format::Json) => {
+            (format!("{}\n", json!({ "ok": true, "warnings": warnings })), u8::from(!warnings.is_empty()) * 2)
+        }
+        (Ok((name, config, warnings)), Format::Text) => {
+            let warned: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+            let (bytes, source) = memory_budget(config);
+            let fine =
+                format!("{name} is fine: {} listener(s), {} route(s)", config.listeners.len(), config.routes.len());
+            let text = format!("{warned}{fine}\nmemory budget: {} MiB, {source}\n", bytes >> 20);
+            (text, u8::from(!warnings.is_empty()) * 2)
+        }
+    };
+    print!("{text}");
+    ExitCode::from(if code == 2 && !args.strict { 0 } else { code })
 }
 
-fn run(args: RunArgs) -> Result<(), String> {
-    let config = match (&args.config, &args.upstream) {
-        (Some(path), _) => Config::load(path),
-        (None, upstream) => Config::from_flags(&args.listen, upstream.as_deref().unwrap_or_default()),
+/// A file, or standard input, with the environment over it.
+fn sources(config: &Path) -> Result<Sources, String> {
+    let sources = if config == Path::new("-") {
+        let mut text = Vec::new();
+        std::io::stdin().take(1 << 20).read_to_end(&mut text).map_err(|error| format!("standard input: {error}"))?;
+        Sources::text(text)
+    } else {
+        Sources::file(config.to_owned())
     };
-    let config = config.map_err(|errors| errors.to_string())?;
+    Ok(sources.with_environment(environment()))
+}
+
+/// The variables whose names and values are text; no other has the name of a key.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+impl RunArgs {
+    fn sources(&self) -> Result<Sources, String> {
+        let mut sources = match &self.config {
+            Some(config) => sources(config)?,
+            None => Sources::default().with_default("listen", "127.0.0.1:8080").with_environment(environment()),
+        };
+        let texts = [("upstream", &self.upstream), ("listen", &self.listen), ("admin", &self.admin)];
+        for (key, value) in texts.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+            sources = sources.with_flag(&format!("--{key}"), key, value);
+        }
+        for (key, _) in [("inject", self.inject), ("selftest", self.selftest)].into_iter().filter(|(_, set)| *set) {
+            sources = sources.with_flag(&format!("--{key}"), key, "true");
+        }
+        if sources.has_backend() {
+            return Ok(sources);
+        }
+        Err("nothing says where the backend is: name a configuration file, or\n    \
+             underpass run --upstream ws://127.0.0.1:9000"
+            .to_owned())
+    }
+}
+
+fn run(args: &RunArgs) -> Result<(), String> {
+    let sources = args.sources()?;
+    let Loaded { config, settings } = sources.load().map_err(|errors| errors.to_string())?;
     log::start(&config.log);
+    for strange in sources.strange() {
+        tracing::warn!("{strange}");
+    }
     // Before the runtime starts other threads, because this changes the environment.
     let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
     on_runtime(async move {
-        let app = App::start(config, sockets).map_err(|error| error.to_string())?;
+        let app = App::start(config, sockets).map_err(|error| error.to_string())?.with_settings(settings);
         for address in &app.addresses {
             tracing::info!(address = %text(address), version = env!("CARGO_PKG_VERSION"), "listening");
         }
         if let Some(address) = &app.admin {
             tracing::info!(address = %text(address), "admin listening");
         }
-        serve(app, args.config).await
+        let again = args.config.is_some().then_some(sources);
+        serve(app, again).await
     })
 }
 
@@ -230,9 +331,9 @@ Ctrl-C stops it.
     );
 }
 
-async fn serve(app: App, source: Option<PathBuf>) -> Result<(), String> {
+async fn serve(app: App, sources: Option<Sources>) -> Result<(), String> {
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
-    app.run(signals, source).await;
+    app.run(signals, sources).await;
     Ok(())
 }
 

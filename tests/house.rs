@@ -42,6 +42,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("lifecycle", &[]),
     ("demo", &[]),
+    ("check", &["lifecycle::descriptors"]),
     // A client of another process.
     ("control", &[]),
     ("selftest", &["session", "upstream::socket"]),

@@ -8,10 +8,13 @@ mod defaults;
 mod errors;
 mod formats;
 mod keys;
+mod layers;
 mod listening;
 mod parse;
 mod reader;
 mod rules;
+mod settings;
+mod sources;
 mod values;
 
 use std::fs::File;
@@ -23,7 +26,10 @@ use ipnet::IpNet;
 
 use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
+pub use self::layers::Overlay;
 pub use self::listening::{Address, ClientAuth, Listener, ListenerTls, TlsFiles};
+pub use self::settings::{Loaded, Setting};
+pub use self::sources::Sources;
 
 /// Where `admin = "unix"` listens, and where a process is asked when nothing else is said.
 pub const ADMIN_SOCKET: &str = "/run/underpass/admin.sock";
@@ -76,13 +82,7 @@ impl Config {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigErrors> {
         let path = path.as_ref();
         let name = path.display().to_string();
-        let bytes = read(path).map_err(|error| {
-            let what = format!("cannot be read: {error}");
-            let hint = "name another, begin one from config.example.toml, or do without: \
-                        underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
-            ConfigErrors::new(&name, "", vec![SpannedError { span: None, what, hint: hint.to_owned() }])
-        })?;
-        Self::parse(bytes, &name)
+        Self::parse(read_file(path, &name)?, &name)
     }
 
     /// Reads a text in the format of the file. `name` stands for it in errors.
@@ -131,6 +131,15 @@ impl Config {
     }
 }
 
+fn read_file(path: &Path, name: &str) -> Result<Vec<u8>, ConfigErrors> {
+    read(path).map_err(|error| {
+        let what = format!("cannot be read: {error}");
+        let hint = "name another, begin one from config.example.toml, or do without: \
+                    underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
+        ConfigErrors::new(name, "", vec![SpannedError { span: None, what, hint: hint.to_owned() }])
+    })
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
@@ -138,17 +147,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB, so no configuration"));
     }
     Ok(bytes)
-}
-
-/// One key of the configuration in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// As `session.grace`; of a table that may be there several times as `route[2].upstream`.
-    pub key: String,
-    /// As it would be written in the file.
-    pub value: String,
-    /// `default`, file and line, a variable of the environment, or a flag.
-    pub origin: String,
 }
 
 /// Requests for this host and path go to this backend. The longest matching path wins, a named host before any host.

@@ -247,7 +247,10 @@ pub(super) fn drain(table: &mut Table<'_, '_>, target: &mut Drain, spread: Optio
     at_most(table, "pre", &pre, &mut target.pre, target.timeout, |_| format!("must be at most `timeout`, {timeout}"));
     let left = target.timeout.saturating_sub(target.pre);
     at_most(table, "spread", &spread, &mut target.spread, left, |limit| {
-        format!("must be at most {}: with `pre` it has to fit into `timeout`", show_duration(limit))
+        format!(
+            "must be at most {}: with `pre` it has to fit into `timeout`, {timeout}; lower `pre` or raise `timeout`",
+            show_duration(limit)
+        )
     });
 }
 
