@@ -18,7 +18,7 @@ use crate::admin::{self, AdminListener, AdminState, Check, House};
 use crate::budget::Budget;
 use crate::config::{Address, Config, ConfigErrors, Drain, Loaded, Setting, Sources, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
-use crate::gateway::{Gateway, GatewayService, Router};
+use crate::gateway::{BackendError, Gateway, GatewayService, Router, check_page};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
 use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
@@ -43,6 +43,9 @@ pub enum StartError {
     /// The TLS files of an upstream.
     #[error(transparent)]
     UpstreamTls(#[from] UpstreamTlsError),
+    /// A file of a backend.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// The system.
     #[error("the system refused: {0}")]
     Io(#[from] std::io::Error),
@@ -84,6 +87,7 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
     }
     for route in &config.routes {
         crate::upstream::dial::Dialer::new(&route.upstream, &config.backend)?;
+        route.error_page.as_ref().map(check_page).transpose().map_err(BackendError::from)?;
     }
     Ok(warnings)
 }
@@ -353,7 +357,7 @@ enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     #[error(transparent)]
-    Tls(#[from] UpstreamTlsError),
+    Backend(#[from] BackendError),
 }
 
 /// What was changed and cannot take effect while the process runs.

@@ -7,7 +7,6 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::errors::SpannedError;
-use super::parse;
 use super::reader::{Kind, Span};
 
 /// One value that stands before that of the file.
@@ -36,9 +35,8 @@ pub(super) struct Layer {
 }
 
 impl Layers {
-    /// `end` is the length of the file; each gets a place of its own behind it.
-    pub(super) fn of(over: &[Overlay], end: usize) -> Self {
-        let kinds = if over.is_empty() { Vec::new() } else { parse::single_keys() };
+    /// `end` is the length of the file; each gets a place of its own behind it. `kinds` is what each key takes.
+    pub(super) fn of(over: &[Overlay], end: usize, kinds: &[(String, Kind)]) -> Self {
         let layer = |(at, overlay): (usize, &Overlay)| {
             let kind = kinds.iter().find(|(key, _)| *key == overlay.key).map_or(Kind::Text, |(_, kind)| *kind);
             let shown = literal(kind, &overlay.value);

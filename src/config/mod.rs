@@ -109,7 +109,8 @@ impl Config {
                 }
                 let rewriting = Rewriting { add, ..Rewriting::default() };
                 let (path, script) = ("/".to_owned(), Script::default());
-                let route = Route { host: None, path, upstream, script, rewriting, upgrades: Vec::new() };
+                let route =
+                    Route { host: None, path, upstream, script, rewriting, upgrades: Vec::new(), error_page: None };
                 Ok(Self { listeners, routes: vec![route], ..Self::default() })
             }
             (address, endpoint) => {
@@ -164,6 +165,8 @@ pub struct Route {
     pub rewriting: Rewriting,
     /// Protocols, in lower case, to which a connection may be switched besides `websocket`.
     pub upgrades: Vec<String>,
+    /// The page that a browser is shown when a request is refused; `None` is ours.
+    pub error_page: Option<PathBuf>,
 }
 
 /// What is written anew of a request on its way to a backend; by default nothing.

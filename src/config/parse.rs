@@ -24,7 +24,7 @@ pub(super) fn loaded(bytes: &[u8], name: &str, over: &[Overlay]) -> Result<Loade
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut document, toml_errors) = DeTable::parse_recoverable(text);
     // What is laid over the file lies behind its end, so to speak: there its errors are found again.
-    let layers = Layers::of(over, text.len());
+    let layers = Layers::of(over, text.len(), &if over.is_empty() { Vec::new() } else { single_keys() });
     layers.lay_over(document.get_mut());
     let (report, config) = Report::read(Some(document.get_ref()), keys::config);
     let lines = Lines::of(text);

@@ -178,7 +178,8 @@ pub(super) fn without_upstream(top: &mut Table<'_, '_>) {
 }
 
 /// Keys that say something of `upstream`, besides those of TLS.
-const OF_UPSTREAM: [&str; 7] = ["inject", "inject_workers", "ws", "add_path", "send_host", "send_origin", "upgrades"];
+const OF_UPSTREAM: [&str; 8] =
+    ["inject", "inject_workers", "ws", "add_path", "send_host", "send_origin", "upgrades", "error_page"];
 
 /// Reports that `ws` is set for tags that nobody injects.
 pub(super) fn script(table: &mut Table<'_, '_>, script: Script) {

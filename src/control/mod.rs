@@ -79,6 +79,7 @@ pub struct Listing {
 #[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["id", "client", "route", "all"])))]
 pub struct Kick {
     /// The public id of a session, as `sessions` and the log show it
+    #[arg(allow_hyphen_values = true)]
     id: Option<String>,
     #[command(flatten)]
     at: Where,

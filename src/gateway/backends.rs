@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::injection::Injection;
+use super::pages::{Page, PageError};
 use super::rewriting::Rewriting;
 use super::target::is_under;
 use crate::config::{self, Config};
@@ -13,6 +14,17 @@ use crate::upstream::dial::Dialer;
 use crate::upstream::own::OwnListeners;
 use crate::upstream::proxy::Proxy;
 use crate::upstream::tls::UpstreamTlsError;
+
+/// Why a backend cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Its TLS files.
+    #[error(transparent)]
+    Tls(#[from] UpstreamTlsError),
+    /// The page that is shown when it fails.
+    #[error(transparent)]
+    Page(#[from] PageError),
+}
 
 /// A configured backend, ready to be dialled.
 pub(super) struct Backend {
@@ -24,6 +36,8 @@ pub(super) struct Backend {
     pub(super) injection: Option<Injection>,
     /// What is written anew on its way there.
     pub(super) rewriting: Option<Rewriting>,
+    /// What people are shown instead of its refusals, where that is the operator's own.
+    pub(super) page: Option<Page>,
     /// Protocols, in lower case, that may be switched to.
     upgrades: Vec<String>,
 }
@@ -40,7 +54,7 @@ pub(super) struct Backends(Vec<(config::Route, Arc<Backend>)>);
 
 impl Backends {
     /// Prepares every backend, for a process that listens at `own`.
-    pub(super) fn new(config: &Config, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
+    pub(super) fn new(config: &Config, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
         let mut routes = Vec::new();
         for route in &config.routes {
             let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?.avoiding(Arc::clone(own)));
@@ -48,8 +62,10 @@ impl Backends {
             let injection = Injection::of(&route.path, route.script);
             let rewriting = Rewriting::of(route);
             let upgrades = route.upgrades.clone();
+            let page = route.error_page.as_ref().map(Page::read).transpose()?;
             let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
-            routes.push((route.clone(), Arc::new(Backend { name, dialer, proxy, injection, rewriting, upgrades })));
+            routes
+                .push((route.clone(), Arc::new(Backend { name, dialer, proxy, injection, rewriting, page, upgrades })));
         }
         routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))

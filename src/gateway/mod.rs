@@ -13,11 +13,13 @@ mod injection;
 pub mod layers;
 mod opening;
 mod origin;
+mod pages;
 mod rewriting;
 mod route;
 mod selftest;
 mod target;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +29,7 @@ use arc_swap::ArcSwap;
 use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 
+pub use self::backends::BackendError;
 use self::backends::Backends;
 use self::endpoints::Call;
 pub use self::error::Refusal;
@@ -46,10 +49,17 @@ use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
-use crate::upstream::tls::UpstreamTlsError;
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Whether a route's page can be read.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_page(file: &PathBuf) -> Result<(), pages::PageError> {
+    pages::Page::read(file).map(drop)
+}
 
 /// The service behind every listener.
 pub struct Gateway {
@@ -74,7 +84,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn new(config: Arc<Config>, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
+    fn new(config: Arc<Config>, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
         Ok(Self {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
@@ -100,14 +110,14 @@ impl Gateway {
     /// A gateway for this configuration, in a process that listens at `own`.
     ///
     /// # Errors
-    /// When the TLS files of an upstream cannot be used.
+    /// When a file of a backend cannot be used.
     pub fn new(
         config: Arc<Config>,
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
         lifecycle: Lifecycle,
         own: OwnListeners,
-    ) -> Result<Self, UpstreamTlsError> {
+    ) -> Result<Self, BackendError> {
         let own = Arc::new(own);
         let identity = identity_fields(&config);
         let live = ArcSwap::from_pointee(Live::new(config, &own)?);
@@ -117,8 +127,8 @@ impl Gateway {
     /// Takes another configuration into force, for requests from now on.
     ///
     /// # Errors
-    /// When the TLS files of an upstream cannot be used; the old configuration stays in force.
-    pub fn reload(&self, config: Arc<Config>) -> Result<(), UpstreamTlsError> {
+    /// When a file of a backend cannot be used; the old configuration stays in force.
+    pub fn reload(&self, config: Arc<Config>) -> Result<(), BackendError> {
         self.live.store(Arc::new(Live::new(config, &self.own)?));
         Ok(())
     }

@@ -58,7 +58,7 @@ impl Call<'_> {
             return Err(refusal);
         }
         self.gateway.metrics.refused(refusal.code);
-        tracing::warn!(code = refusal.code.as_str(), "one-request SSE is unavailable");
+        tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "one-request SSE is unavailable");
         Ok(sse::unavailable(&refusal.json()))
     }
 

@@ -3,8 +3,10 @@
 mod as_written;
 mod attachments;
 mod beside;
+mod commands;
 mod contract;
 mod drain;
+mod error_pages;
 mod exactly_once;
 mod introductions;
 mod large;
