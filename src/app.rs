@@ -15,14 +15,14 @@ use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
 use crate::admin::{self, AdminListener, AdminState, Check, House};
-use crate::budget::Budget;
+use crate::budget::{Budget, give_back};
 use crate::config::{Address, Config, ConfigErrors, Drain, Loaded, Setting, Sources, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{BackendError, Gateway, GatewayService, Router, check_page};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
-use crate::lifecycle::{Alive, Lifecycle, Phase, systemd};
-use crate::listener::dialling::DialQueue;
+use crate::lifecycle::{Alive, Lifecycle, Phase, log, systemd};
+use crate::limits::Limits;
 use crate::listener::handler::{Handler, Stack};
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
 use crate::listener::{self, ListenerContext, Spoken};
@@ -59,7 +59,7 @@ pub struct App {
     /// Where the admin endpoints are, if anywhere.
     pub admin: Option<Address>,
     gateway: Arc<Gateway>,
-    dials: Arc<DialQueue>,
+    limits: Arc<Limits>,
     trusted: Arc<ArcSwap<Trusted>>,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
@@ -117,21 +117,26 @@ impl App {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
 
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+
         let addresses: Vec<_> =
             listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
-        let (shared, own) = ((Arc::clone(&metrics), lifecycle.clone()), OwnListeners::new(addresses.clone()));
-        let gateway = Gateway::new(Arc::clone(&config), Arc::clone(&registry), shared.0, shared.1, own)?;
+        let limits = Arc::new(Limits::new(&config, Arc::clone(&metrics)));
+        let shared = (Arc::clone(&metrics), Arc::clone(&limits));
+        let own = OwnListeners::new(addresses.clone());
+        let gateway = Gateway::new(Arc::clone(&config), Arc::clone(&registry), shared, lifecycle.clone(), own)?;
         let gateway = Arc::new(gateway);
         let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
         let certificates = listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect();
         let trusted = Arc::new(ArcSwap::from_pointee(config.trusted.clone()));
-        let dials = Arc::new(DialQueue::new(&config.backend, Arc::clone(&metrics)));
         let app = Self {
             config,
             addresses,
             admin: admin_address,
             gateway,
-            dials,
+            limits,
             trusted,
             metrics,
             budget,
@@ -192,7 +197,6 @@ impl App {
             }
             let config = Arc::new(config);
             self.gateway.reload(Arc::clone(&config))?;
-            self.dials.resize(&config.backend);
             self.trusted.store(Arc::new(config.trusted.clone()));
             self.settings.store(Arc::new(settings));
             Ok(())
@@ -207,8 +211,9 @@ impl App {
             handler: handler(&self.gateway, &self.metrics),
             client: Arc::new(self.config.client.clone()),
             connections: Arc::new(Semaphore::new(self.config.client.connections)),
-            dials: Arc::clone(&self.dials),
             trusted: Arc::clone(&self.trusted),
+            all: Arc::default(),
+            limits: Arc::clone(&self.limits),
             lifecycle: self.lifecycle.clone(),
             metrics: Arc::clone(&self.metrics),
         };
@@ -243,9 +248,9 @@ impl App {
             let all = certificates.iter().flat_map(|certificate| certificate.expiries());
             all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
         };
-        let exposition = Exposition::new(&self.metrics, env!("CARGO_PKG_VERSION"), phase, memory, expiries);
-        let house = self.house(registry);
-        let state = Arc::new(AdminState { exposition, checks: vec![serving], house });
+        let (version, log) = (env!("CARGO_PKG_VERSION"), log::lines_dropped);
+        let exposition = Exposition::new(&self.metrics, version, phase, memory, expiries, log);
+        let state = Arc::new(AdminState { exposition, checks: vec![serving], house: self.house(registry) });
         for listener in bound {
             let listener = match listener {
                 BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
@@ -281,8 +286,10 @@ impl App {
         if bytes < 2 * message {
             tracing::warn!(bytes, message, "the memory budget has no room for two messages of `session.message`");
         }
-        let registry = Arc::clone(registry);
-        tokio::spawn(async move { registry.keep_budget().await });
+        let (keeper, sweeper) = (Arc::clone(registry), Arc::clone(registry));
+        tokio::spawn(async move { keeper.keep_budget().await });
+        tokio::spawn(async move { sweeper.forget_in_time().await });
+        tokio::spawn(give_back());
     }
 
     /// Asks the clients to leave when the process drains, and ends what is left when the time for that is over.
@@ -331,6 +338,7 @@ fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Sp
         Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
     };
     runtime.block_on(async {
+        tokio::spawn(give_back());
         for (spare, spoken) in spares {
             match spare.adopt() {
                 Ok(bound) => drop(tokio::spawn(listener::serve(bound, spoken, context.clone()))),

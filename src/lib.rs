@@ -51,6 +51,7 @@ pub mod demo;
 pub mod gateway;
 pub mod http;
 pub mod lifecycle;
+pub mod limits;
 pub mod listener;
 pub mod metrics;
 pub mod probe;

@@ -2,8 +2,8 @@
 //!
 //! Enters: arguments. Leaves: an exit code and messages to the user. Must not touch: anything but the library's public items.
 
-use std::io::{IsTerminal as _, Read as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -159,7 +159,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("{message}");
+            complain(&message);
             ExitCode::FAILURE
         }
     }
@@ -170,12 +170,13 @@ fn check(args: &CheckArgs) -> ExitCode {
         let loaded = sources.load().map_err(|errors| errors.to_string())?;
         let files = check_files(&loaded.config).map_err(|error| format!("{}: {error}", sources.name()))?;
         let found = world(&loaded.config, true).into_iter().map(|found| format!("`{}`: {}", found.about, found.what));
-        let warnings: Vec<String> = sources.strange().iter().cloned().chain(files).chain(found).collect();
+        let warnings: Vec<String> =
+            sources.strange().iter().cloned().chain(loaded.config.warnings()).chain(files).chain(found).collect();
         Ok((sources.name(), loaded.config, warnings))
     });
     let (text, code) = match (&checked, args.format) {
         (Err(errors), Format::Text) => {
-            eprintln!("{errors}");
+            complain(errors);
             (String::new(), 1)
         }
         (Err(errors), Format::Json) => (format!("{}\n", json!({ "ok": false, "errors": errors, "warnings": [] })), 1),
@@ -191,7 +192,7 @@ fn check(args: &CheckArgs) -> ExitCode {
             (text, u8::from(!warnings.is_empty()) * 2)
         }
     };
-    print!("{text}");
+    say(&text);
     ExitCode::from(if code == 2 && !args.strict { 0 } else { code })
 }
 
@@ -237,7 +238,7 @@ impl RunArgs {
 fn run(args: &RunArgs) -> Result<(), String> {
     let sources = args.sources()?;
     let Loaded { config, settings } = sources.load().map_err(|errors| errors.to_string())?;
-    log::start(&config.log);
+    let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
     for strange in sources.strange() {
         tracing::warn!("{strange}");
     }
@@ -257,7 +258,8 @@ fn run(args: &RunArgs) -> Result<(), String> {
 }
 
 fn run_demo(args: &DemoArgs) -> Result<(), String> {
-    log::start(&Log { format: LogFormat::Text, level: "warn,underpass=info".into() });
+    let log = Log { format: LogFormat::Text, level: "warn,underpass=info".into() };
+    let _log = log::start(&log).map_err(|error| format!("the log's thread: {error}"))?;
     let address = args.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let fixed = args.listen.is_some();
     on_runtime(async move {
@@ -274,7 +276,7 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
 
 fn give(order: &Order) -> Result<(), String> {
     on_runtime(async {
-        print!("{}", order.carry_out().await.map_err(|error| error.to_string())?);
+        say(&order.carry_out().await.map_err(|error| error.to_string())?);
         Ok(())
     })
 }
@@ -285,15 +287,15 @@ fn run_probe(args: ProbeArgs) -> ExitCode {
     let mut exit = ExitCode::from(2);
     let done = on_runtime(async {
         if std::io::stderr().is_terminal() {
-            eprintln!("Testing for {seconds} s …");
+            complain(&format!("Testing for {seconds} s …"));
         }
         let report = probe(&options, tokio::signal::ctrl_c()).await.map_err(|error| error.to_string())?;
-        print!("{report}");
+        say(&report.to_string());
         exit = ExitCode::from(u8::from(!report.is_clean()));
         Ok(())
     });
     if let Err(message) = done {
-        eprintln!("{message}");
+        complain(&message);
     }
     exit
 }
@@ -301,6 +303,15 @@ fn run_probe(args: ProbeArgs) -> ExitCode {
 fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError> {
     let mut config = Config::from_flags(&listen.to_string(), &format!("ws://{backend}")).unwrap_or_default();
     config.selftest = true;
+    if listen.ip().is_loopback() {
+        config.hosts = vec![
+            "localhost".into(),
+            match listen.ip() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            },
+        ];
+    }
     // A demo is stopped by hand, and nobody wants to wait for it.
     config.drain.pre = std::time::Duration::ZERO;
     config.drain.spread = std::time::Duration::from_millis(500);
@@ -310,7 +321,7 @@ fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError
 
 fn print_demo(app: &App, backend: SocketAddr) {
     let url = app.addresses.first().map(|address| format!("http://{}", text(address))).unwrap_or_default();
-    println!(
+    say(&format!(
         "\
 underpass {version} demo
 
@@ -328,7 +339,25 @@ To paste into another terminal:
 Ctrl-C stops it.
 ",
         version = env!("CARGO_PKG_VERSION"),
-    );
+    ));
+}
+
+/// Prints what was asked for. Nothing fails for a standard output that takes nothing: the exit code says what it says.
+fn say(text: &str) {
+    let mut to = std::io::stdout().lock();
+    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+}
+
+/// Prints a message on standard error, which may take nothing, or never: then the process goes on to its exit without.
+fn complain(message: &str) {
+    let line = format!("{message}\n");
+    let (said, end) = std::sync::mpsc::channel();
+    let write = move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = said.send(());
+    };
+    let _ = std::thread::Builder::new().spawn(write);
+    let _ = end.recv_timeout(std::time::Duration::from_secs(1));
 }
 
 async fn serve(app: App, sources: Option<Sources>) -> Result<(), String> {

@@ -135,6 +135,22 @@ terms! {
 }
 
 terms! {
+    /// What one client may have or do only so much of.
+    Limit {
+        /// Connections at once.
+        Connections = "connections",
+        /// Sessions at once.
+        Sessions = "sessions",
+        /// Handshakes with backends under way.
+        Handshakes = "handshakes",
+        /// Opens in a second.
+        Opens = "opens",
+        /// Requests in a second.
+        Requests = "requests",
+    }
+}
+
+terms! {
     /// Why a request was refused (`docs/PROTOCOL.md`, section 8).
     ErrorCode {
         /// A parameter, a body, a path or the HTTP itself is malformed.
@@ -143,6 +159,8 @@ terms! {
         BadCursor = "bad_cursor",
         /// The page's origin is not allowed.
         OriginRefused = "origin_refused",
+        /// The host that was asked for is not served.
+        HostRefused = "host_refused",
         /// The token is unknown, forged or forgotten.
         UnknownSession = "unknown_session",
         /// Nothing is at this path.
@@ -161,7 +179,7 @@ terms! {
         TooLarge = "too_large",
         /// A WebSocket handshake came without its upgrade.
         UpgradeLost = "upgrade_lost",
-        /// Reserved: nothing answers it yet.
+        /// The client has, or does, as much as one may.
         RateLimited = "rate_limited",
         /// The backend answered something else than 101.
         BackendRefused = "backend_refused",

@@ -53,8 +53,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("http", &[]),
     ("upstream", &["certificate", "http", "session"]),
     ("budget", &[]),
-    ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle"]),
-    ("transport", &["http", "codec", "session", "registry", "terms", "upstream"]),
+    ("limits", &["metrics", "terms"]),
+    ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle", "limits"]),
+    ("transport", &["http", "codec", "session", "registry", "terms", "upstream", "budget"]),
     ("admin", &["budget", "lifecycle", "metrics", "registry", "session"]),
     (
         "gateway",
@@ -70,13 +71,15 @@ const DOORS: &[(&str, &[&str])] = &[
             "listener::framing",
             "listener::handler",
             "listener::guard",
+            "listener::dialling",
+            "limits",
             "codec",
             "session",
             "lifecycle",
             "selftest",
         ],
     ),
-    ("listener", &["certificate", "http", "lifecycle", "metrics"]),
+    ("listener", &["certificate", "http", "lifecycle", "limits", "metrics"]),
 ];
 
 /// Files that see all rooms.
@@ -89,6 +92,7 @@ const PURE: &[&str] = &[
     "terms.rs",
     "certificate.rs",
     "budget/marks.rs",
+    "limits/rate.rs",
     "http/fields.rs",
     "upstream/headers.rs",
     "upstream/frame.rs",

@@ -104,6 +104,7 @@ fn session() -> Session {
         queue: 256 << 10,
         grace: Duration::from_secs(60),
         pause: Duration::from_secs(30),
+        replay_age: Duration::from_secs(90),
         close_wait: Duration::from_secs(5),
     };
     Session::new(Moment(0), limits, true)

@@ -41,6 +41,7 @@ PEER = {
     "haproxy": Peer("haproxy", "ws", "haproxy, WebSocket through"),
     "tunnel": Peer("underpass", "ws", "underpass, WebSocket through"),
     "sse": Peer("underpass", "sse", "underpass, SSE"),
+    "sse-ack": Peer("underpass", "sse-ack", "underpass, SSE that acknowledges, as the browser client does"),
     "stream": Peer("underpass", "stream", "underpass, octet stream"),
     "poll": Peer("underpass", "poll", "underpass, long poll"),
     "carried": Peer("underpass", "carried", "underpass, `ws` transport"),

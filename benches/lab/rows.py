@@ -29,6 +29,8 @@ class Row:
 
 THROUGH = ("nginx", "haproxy", "tunnel")
 OURS = ("sse", "stream", "poll", "carried")
+#: With the client that acknowledges what it reads.
+ANSWERED = ("sse", "sse-ack", "stream", "poll", "carried")
 BRIDGES = ("sockjs-events", "sockjs-poll", "engine-poll")
 
 ROWS = {
@@ -72,7 +74,7 @@ ROWS = {
     "flood": Row(
         "Flood: 10 clients, 64-byte messages, as fast as they go",
         "flood",
-        ("raw", *THROUGH, *OURS, *BRIDGES),
+        ("raw", *THROUGH, *ANSWERED, *BRIDGES),
         {"count": 10, "messages": 200_000, "size": 64},
         {"count": 10, "messages": 100_000, "size": 64},
         (("s_per_million", "CPU s a million", "{:.3f}"), ("messages_per_s", "messages/s", "{:,.0f}"), ("lost", "lost", "{:.0f}")),
@@ -81,7 +83,7 @@ ROWS = {
     "flood-1k": Row(
         "Flood: 10 clients, 1 KiB messages",
         "flood",
-        (*THROUGH, *OURS, *BRIDGES),
+        (*THROUGH, *ANSWERED, *BRIDGES),
         {"count": 10, "messages": 40_000, "size": 1024},
         {"count": 10, "messages": 20_000, "size": 1024},
         (("s_per_million", "CPU s a million", "{:.3f}"), ("messages_per_s", "messages/s", "{:,.0f}"), ("lost", "lost", "{:.0f}")),
@@ -99,7 +101,7 @@ ROWS = {
     "echo": Row(
         "Echo: 16 clients send, wait for the echo, send again",
         "echo",
-        ("raw", *THROUGH, *OURS, *BRIDGES),
+        ("raw", *THROUGH, *ANSWERED, *BRIDGES),
         {"count": 16, "seconds": 2},
         {"count": 16, "seconds": 1},
         (("us", "CPU µs a round trip", "{:.1f}"), ("per_s", "round trips/s", "{:,.0f}"), ("p50_ms", "p50 ms", "{:.2f}"), ("p99_ms", "p99 ms", "{:.2f}")),
@@ -138,6 +140,28 @@ ROWS = {
         {"count": 2, "messages": 8},
         {"count": 2, "messages": 4},
         (("s_per_gb", "CPU s a GB", "{:.3f}"),),
+    ),
+    "behind": Row(
+        "Behind a flood: 4000 messages of 64 bytes to each session, all read; its memory at the end, and when it is quiet again",
+        "behind",
+        ("nginx", "haproxy", "tunnel", *ANSWERED),
+        {"count": 500, "messages": 4000, "size": 64, "seconds": 8},
+        {"count": 200, "messages": 4000, "size": 64, "seconds": 8},
+        (("full_kib", "KiB RSS a session at the end", "{:.0f}"), ("kib", "later", "{:.1f}"), ("alive", "alive", "{:.0f}")),
+        rounds=1,
+        # What a client that never acknowledges was written is kept for one and a half times the grace.
+        single={"sse": {"seconds": 45}},
+        grace="20s",
+    ),
+    "behind-1m": Row(
+        "Behind a flood: 4 messages of 1 MiB to each session, all read",
+        "behind",
+        ("nginx", "haproxy", "tunnel", "sse-ack", "stream", "poll", "carried"),
+        {"count": 50, "messages": 4, "size": 1_048_576, "seconds": 8},
+        {"count": 30, "messages": 4, "size": 1_048_576, "seconds": 8},
+        (("full_kib", "KiB RSS a session at the end", "{:.0f}"), ("kib", "later", "{:.1f}"), ("alive", "alive", "{:.0f}")),
+        rounds=1,
+        grace="20s",
     ),
     "slow": Row(
         "Slow readers: 100 clients that do not read, 64 MiB for each offered by the backend",

@@ -11,6 +11,7 @@ use std::path::Path;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -28,13 +29,14 @@ impl Exposition {
     /// The samples of `metrics`, of this `version`, of the process, and of how far the drain has come: `phase` gives 0
     /// while serving, 1 while unready but still accepting, 2 while draining, 3 after the deadline. `memory` gives what all
     /// payloads hold, and the budget for them, in bytes; `certificates` the files of those that are shown, and
-    /// their ends, in seconds since 1970.
+    /// their ends, in seconds since 1970; `log` the lines that were dropped.
     pub fn new(
         metrics: &Metrics,
         version: &'static str,
         phase: impl Fn() -> i64 + Send + Sync + 'static,
         memory: impl Fn() -> (u64, u64) + Send + Sync + 'static,
         certificates: impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static,
+        log: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Self {
         let mut registry = Registry::default();
         let build = Info::new(vec![("version", version)]);
@@ -43,6 +45,7 @@ impl Exposition {
         registry.register_collector(Box::new(Drain(Box::new(phase))));
         registry.register_collector(Box::new(Memory(Box::new(memory))));
         registry.register_collector(Box::new(Certificates(Box::new(certificates))));
+        registry.register_collector(Box::new(LogLines(Box::new(log))));
         registry.register_collector(Box::new(Process));
         Self(registry)
     }
@@ -113,6 +116,23 @@ impl Collector for Certificates {
             gauge.encode(family.encode_family(&[("certificate", file)])?)?;
         }
         Ok(())
+    }
+}
+
+struct LogLines(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl fmt::Debug for LogLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogLines")
+    }
+}
+
+impl Collector for LogLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Lines of the log that standard error did not take in time, or not at all.";
+        let constant = ConstCounter::new((self.0)());
+        let name = "underpass_log_lines_dropped";
+        constant.encode(encoder.encode_descriptor(name, help, None, constant.metric_type())?)
     }
 }
 
@@ -214,7 +234,7 @@ mod tests {
 
     fn read(metrics: &Metrics) -> Samples {
         let certificates = || BTreeMap::from([("/a.pem".to_owned(), 9)]);
-        parse(&Exposition::new(metrics, "1.2.3", || 2, || (5, 7), certificates).text())
+        parse(&Exposition::new(metrics, "1.2.3", || 2, || (5, 7), certificates, || 9).text())
     }
 
     #[test]
@@ -263,6 +283,7 @@ mod tests {
             "delivery_delay_seconds_count{transport=sse} 1",
             "delivery_delay_seconds_sum{transport=sse} 0.002",
             "drain_phase 2",
+            "log_lines_dropped_total 9",
             "memory_budget_bytes 7",
             "memory_held_bytes 5",
             "memory_waits_total 1",

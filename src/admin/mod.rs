@@ -216,7 +216,7 @@ mod tests {
 
     fn state(checks: Vec<Check>) -> Arc<AdminState> {
         Arc::new(AdminState {
-            exposition: Exposition::new(&Metrics::default(), "0", || 0, || (0, 0), Default::default),
+            exposition: Exposition::new(&Metrics::default(), "0", || 0, || (0, 0), Default::default, || 0),
             checks,
             house: House::sample(),
         })

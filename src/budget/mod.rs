@@ -4,9 +4,10 @@
 //! has to end. Must not touch: buffers, sessions. What is decided, `marks` decides; here is the counting.
 //!
 //! Counted are messages kept down, queued up and held behind a gap, messages on their way in or out of a socket, bodies of
-//! sends, and responses that wait to be written. A buffer counts as 0 below 4 KiB, and changes by less are not followed: so
+//! sends and what they were decoded into, other bodies while they come, and responses that wait to be written. A buffer counts as 0 below 4 KiB, and changes by less are not followed: so
 //! a short message costs no shared counter, and up to 4 KiB of each buffer are not counted.
 
+mod give_back;
 mod marks;
 mod system;
 
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+pub use self::give_back::give_back;
 use self::marks::Marks;
 pub use self::marks::{Level, Turn, Waiting};
 pub use self::system::Source;
@@ -45,6 +47,13 @@ pub struct Account {
 /// What one buffer, or several with one owner, count for in their account, in bytes: at most 4 GiB. Every session has some.
 #[derive(Debug, Default)]
 pub struct Part(u32);
+
+/// What is held beside all sessions, for a while: a request's body, before it is known whose it is.
+#[derive(Debug)]
+pub struct Claim {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
 
 /// A part that counts nothing any more when it is dropped.
 #[derive(Debug)]
@@ -93,13 +102,32 @@ impl Budget {
         self.marks.share(self.accounts.load(Ordering::Relaxed))
     }
 
+    /// A claim of nothing yet.
+    #[must_use]
+    pub fn claim(self: &Arc<Self>) -> Claim {
+        Claim { budget: Arc::clone(self), bytes: 0 }
+    }
+
+    /// So much more is held, or less.
+    fn change(&self, before: usize, after: usize) {
+        if after <= before {
+            self.held.fetch_sub(before - after, Ordering::Relaxed);
+            return;
+        }
+        let held = self.held.fetch_add(after - before, Ordering::Relaxed) + (after - before);
+        let level = self.marks.level(held);
+        if level == Level::Spent || level > self.marks.level(held - (after - before)) {
+            self.alarm.notify_one();
+        }
+    }
+
     /// Says that a session has waited for too long.
     pub fn wait_is_over(&self) {
         self.overdue.store(true, Ordering::Relaxed);
         self.alarm.notify_one();
     }
 
-    /// Returns when [`Budget::is_exceeded`] may be true.
+    /// Returns when memory has become short, or [`Budget::is_exceeded`] may be true.
     pub async fn alarmed(&self) {
         self.alarm.notified().await;
     }
@@ -163,16 +191,25 @@ impl Account {
         part.0 = bytes;
         let bytes = bytes as usize;
         if bytes > before {
-            let more = bytes - before;
-            self.held.fetch_add(more, Ordering::Relaxed);
-            let held = self.budget.held.fetch_add(more, Ordering::Relaxed) + more;
-            if self.budget.marks.level(held) == Level::Spent {
-                self.budget.alarm.notify_one();
-            }
+            self.held.fetch_add(bytes - before, Ordering::Relaxed);
         } else {
             self.held.fetch_sub(before - bytes, Ordering::Relaxed);
-            self.budget.held.fetch_sub(before - bytes, Ordering::Relaxed);
         }
+        self.budget.change(before, bytes);
+    }
+}
+
+impl Claim {
+    /// Counts `bytes` from now on.
+    pub fn set(&mut self, bytes: usize) {
+        self.budget.change(self.bytes, bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -243,6 +280,19 @@ mod tests {
         accounts[0].set(&mut part, MIB / 2);
         assert!(!budget.is_exceeded(), "an alarm that came too late ends nobody");
         assert_eq!(accounts[0].room(), usize::MAX);
+    }
+
+    #[tokio::test]
+    async fn what_is_claimed_beside_sessions_is_held_and_raises_the_alarm() {
+        let (budget, _accounts) = accounts(MIB, 2);
+        let share = budget.share();
+        let mut claim = budget.claim();
+        claim.set(100);
+        claim.set(MIB * 9 / 10);
+        budget.alarmed().await;
+        assert_eq!((budget.held(), budget.level(), budget.share()), (MIB * 9 / 10, Level::Short, share));
+        drop(claim);
+        assert_eq!(budget.held(), 0);
     }
 
     #[tokio::test]

@@ -111,10 +111,11 @@ pub fn unavailable(out: &mut BytesMut, json: &str) {
 /// The largest number that a client can name: beyond it JSON numbers are no longer exact in a browser.
 pub const MAX_NUMBER: u64 = (1 << 53) - 1;
 
-/// A number as a client writes it: digits only, at most [`MAX_NUMBER`].
+/// A number as a client writes it: digits only, without leading zeros, at most [`MAX_NUMBER`].
 #[must_use]
 pub fn parse_number(digits: &str) -> Option<u64> {
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    let is_padded = digits.len() > 1 && digits.starts_with('0');
+    if digits.is_empty() || is_padded || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     digits.parse().ok().filter(|number| *number <= MAX_NUMBER)

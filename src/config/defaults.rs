@@ -3,9 +3,12 @@
 //! Enters: nothing. Leaves: the `Default` of each struct of [`Config`]; no default is written anywhere else in the code
 //! (`config.example.toml` repeats them for people, and a test compares). Must not touch: files, other rooms.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::{Backend, Client, Config, Drain, Log, LogFormat, Origins, Session, Trusted};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Backend, Client, Config, Drain, Limits, Log, LogFormat, Origins, Session, Trusted};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -22,15 +25,36 @@ impl Default for Config {
             memory: None,
             listeners: Vec::new(),
             routes: Vec::new(),
+            hosts: Vec::new(),
             origins: Origins::default(),
             trusted: Trusted::default(),
             identity: ["x-client-cert-subject".to_owned(), "x-client-cert-fingerprint".to_owned()],
+            limits: Limits::default(),
             session: Session::default(),
             client: Client::default(),
             backend: Backend::default(),
             admin: None,
             log: Log::default(),
             drain: Drain::default(),
+        }
+    }
+}
+
+/// Generous: thousands of people share the address of an office, and come back together after each failure of its network.
+/// This machine is exempt, because a front on it need not be named as a trusted proxy.
+impl Default for Limits {
+    fn default() -> Self {
+        let loopback: [IpNet; 2] = [
+            Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+            Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+        ];
+        Self {
+            connections: 5000,
+            sessions: 2500,
+            handshakes: 256,
+            opens: 200,
+            requests: 5000,
+            exempt: loopback.to_vec(),
         }
     }
 }
@@ -73,6 +97,7 @@ impl Default for Client {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             body: Duration::from_secs(30),
+            body_rate: 32,
             write: Duration::from_secs(30),
             idle: Duration::from_secs(75),
             streams: 128,

@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use http::HeaderName;
-use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::reader::nearest;
@@ -21,13 +20,6 @@ const LISTEN_HINT: &str =
 const UPSTREAM_HINT: &str =
     "write for example \"ws://127.0.0.1:9000\", \"wss://chat.internal\" or \"unix:/run/chat.sock\"";
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-
-/// A trusted peer: a network, or peers on a unix socket.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Peer {
-    Network(IpNet),
-    Unix,
-}
 
 /// Where to listen.
 pub(super) fn address(text: &str) -> Result<Address, ValueError> {
@@ -70,15 +62,25 @@ pub(super) fn upstream(text: &str) -> Result<(Upstream, String), ValueError> {
 
 /// A route's host, as in the field `Host`, without the port.
 pub(super) fn route_host(text: &str) -> Result<String, ValueError> {
+    named_host(text, "leave the key out: a route without `host` serves any host")
+}
+
+/// A host that is served.
+pub(super) fn served_host(text: &str) -> Result<String, ValueError> {
+    named_host(text, "leave the key out: any host is served then")
+}
+
+/// A host without a port, perhaps with a wildcard for its first label. `any` says how any host is written.
+fn named_host(text: &str, any: &str) -> Result<String, ValueError> {
     if text == "*" {
-        return Err(ValueError::new("takes no `*`", "leave the key out: a route without `host` serves any host"));
+        return Err(ValueError::new("takes no `*`", any));
     }
     if text.contains("://") {
         return Err(ValueError::new("is a name, not a URL", "write for example \"chat.example.com\""));
     }
     match split_port(text) {
         (host, None) if host.starts_with('[') => host_name(host).map(|host| format!("[{host}]")),
-        (host, None) => host_name(host).map(without_dot),
+        (host, None) => wild(host).map(without_dot),
         (_, Some(_)) => Err(ValueError::new("is a name without a port", "any port of the host is served")),
     }
 }
@@ -117,25 +119,15 @@ pub(super) fn origin(text: &str) -> Result<String, ValueError> {
     if rest.contains(['/', '?', '#', '@']) {
         return Err(ValueError::new("is scheme, host and port only", "leave out the path, also a single `/`"));
     }
-    let (host, port) = host_and_port(rest)?;
+    let (host, digits) = split_port(rest);
+    let host = wild(host)?;
+    let port = digits.map(valid_port).transpose()?;
     // An origin keeps its dot: for a browser `https://a.example.` is another one (HTML, "origin").
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     match (scheme, port) {
         (_, None) | ("http", Some(80)) | ("https", Some(443)) => Ok(format!("{scheme}://{host}")),
         (_, Some(port)) => Ok(format!("{scheme}://{host}:{port}")),
     }
-}
-
-/// A peer whose forwarding fields are trusted.
-pub(super) fn peer(text: &str) -> Result<Peer, ValueError> {
-    if text == "unix" {
-        return Ok(Peer::Unix);
-    }
-    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    let hint = "write for example \"10.0.0.0/8\", \"192.0.2.7\", \"::1\" or \"unix\"; names are not looked up";
-    network
-        .map(|network| Peer::Network(network.trunc()))
-        .ok_or_else(|| ValueError::new("is no address or network", hint))
 }
 
 /// This node's name.
@@ -335,12 +327,29 @@ fn authority_and_path(rest: &str) -> Result<(&str, String), ValueError> {
 /// Host in lower case and without brackets, and the port.
 fn host_and_port(authority: &str) -> Result<(String, Option<u16>), ValueError> {
     let (host, digits) = split_port(authority);
-    let host = host_name(host)?;
-    match digits.map(port) {
-        None => Ok((host, None)),
-        Some(Some(port)) if port > 0 => Ok((host, Some(port))),
-        Some(_) => Err(ValueError::new("has an invalid port", "a port is a number from 1 to 65535")),
+    Ok((host_name(host)?, digits.map(valid_port).transpose()?))
+}
+
+fn valid_port(digits: &str) -> Result<u16, ValueError> {
+    let valid = port(digits).filter(|port| *port > 0);
+    valid.ok_or_else(|| ValueError::new("has an invalid port", "a port is a number from 1 to 65535"))
+}
+
+/// A name, or `*.` and a name.
+fn wild(host: &str) -> Result<String, ValueError> {
+    let Some(rest) = host.strip_prefix("*.") else {
+        let hint = "write for example \"*.example.com\": one whole label, the first";
+        return if host.contains('*') {
+            Err(ValueError::new("has a `*` that is not its first label", hint))
+        } else {
+            host_name(host)
+        };
+    };
+    let rest = host_name(rest)?;
+    if rest.contains(':') || rest.parse::<Ipv4Addr>().is_ok() {
+        return Err(ValueError::new("has a `*` before an address", "only names have labels"));
     }
+    Ok(format!("*.{rest}"))
 }
 
 /// Splits at the last colon outside of brackets. An IPv6 address without brackets stays whole.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::reader::{Span, Table};
 use super::{
-    Backend, Client, ClientAuth, Config, Drain, Listener, ListenerTls, Log, Rewriting, Route, Script, Session,
-    TlsFiles, Trusted, Upstream, formats, rules,
+    Backend, Client, ClientAuth, Config, Drain, Limits, Listener, ListenerTls, Log, Rewriting, Route, Script, Session,
+    TlsFiles, Trusted, Upstream, formats, networks, rules,
 };
 
 const KIB: u64 = 1 << 10;
@@ -37,6 +37,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     top.count("workers", &mut config.workers, 0..=256);
     let mut memory = 0;
     config.memory = top.size("memory", &mut memory, 8 * MIB..=1024 * GIB).map(|_| memory);
+    config.hosts = top.texts("hosts", formats::served_host);
     config.origins.allowed = top.texts("allowed_origins", formats::origin);
     top.flag("allow_credentials", &mut config.origins.credentials);
     top.flag("require_origin", &mut config.origins.require);
@@ -45,12 +46,13 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     top.text("client_subject_field", subject, formats::field);
     let second = top.text("client_fingerprint_field", fingerprint, formats::field);
     rules::identity(top, &config.identity, second);
-    config.trusted = rules::trusted(top.texts("trusted_proxies", formats::peer));
+    config.trusted = rules::trusted(top.texts("trusted_proxies", networks::peer));
     let listeners = listeners(top, &config.trusted);
     let admin = top.text("admin", &mut config.admin, |text| formats::admin(text).map(Some));
     config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
     let routes = routes(top, &config.listeners);
     config.routes = rules::routes(top, routes);
+    top.section("limits", " in [limits]", |table| limits(table, &mut config.limits));
     top.section("session", " in [session]", |table| session(table, &mut config.session, config.memory));
     top.section("client", " in [client]", |table| client(table, &mut config.client));
     top.section("backend", " in [backend]", |table| backend(table, &mut config.backend));
@@ -184,6 +186,19 @@ fn tls_files(table: &mut Table<'_, '_>, certificate_key: &'static str, key_key: 
     Some(TlsFiles { certificate: certificate?, key: key? })
 }
 
+fn limits(table: &mut Table<'_, '_>, target: &mut Limits) {
+    table.count("connections", &mut target.connections, 0..=1_000_000);
+    table.count("sessions", &mut target.sessions, 0..=1_000_000);
+    table.count("handshakes", &mut target.handshakes, 0..=1_000_000);
+    table.count("opens", &mut target.opens, 0..=1_000_000);
+    table.count("requests", &mut target.requests, 0..=1_000_000);
+    if table.key_span("exempt").is_some() {
+        target.exempt.clear();
+    }
+    let exempt = table.texts("exempt", networks::network);
+    target.exempt.extend(exempt);
+}
+
 fn session(table: &mut Table<'_, '_>, target: &mut Session, memory: Option<usize>) {
     table.count("max", &mut target.max, 1..=1_000_000);
     let message = table.size("message", &mut target.message, 1..=64 * MIB);
@@ -219,6 +234,7 @@ fn client(table: &mut Table<'_, '_>, target: &mut Client) {
     table.duration("handshake", &mut target.handshake, STEP);
     table.duration("header", &mut target.header, STEP);
     table.duration("body", &mut target.body, STEP);
+    table.count("body_rate", &mut target.body_rate, 0..=1_000_000);
     table.duration("write", &mut target.write, STEP);
     table.duration("idle", &mut target.idle, TIMER);
     table.count("streams", &mut target.streams, 1..=10_000);

@@ -10,16 +10,16 @@ mod formats;
 mod keys;
 mod layers;
 mod listening;
+mod networks;
 mod parse;
+pub mod pattern;
 mod reader;
 mod rules;
 mod settings;
 mod sources;
 mod values;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -33,9 +33,6 @@ pub use self::sources::Sources;
 
 /// Where `admin = "unix"` listens, and where a process is asked when nothing else is said.
 pub const ADMIN_SOCKET: &str = "/run/underpass/admin.sock";
-
-/// A longer file is not read: it is not a configuration.
-const FILE_MAX: u64 = 1 << 20;
 
 /// Everything the operator may set. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,12 +51,16 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Which backend serves what; at least one.
     pub routes: Vec<Route>,
+    /// The hosts that are served, without ports, some perhaps with a wildcard ([`pattern`]); empty is any.
+    pub hosts: Vec<String>,
     /// Which pages may use us.
     pub origins: Origins,
     /// Peers that may tell us a client's address, scheme and host.
     pub trusted: Trusted,
     /// The fields that tell a backend of a client's certificate, in lower case: its subject, its SHA-256.
     pub identity: [String; 2],
+    /// How much one client may take.
+    pub limits: Limits,
     /// Sessions: bounds and timers.
     pub session: Session,
     /// Client connections and requests: bounds and deadlines.
@@ -75,16 +76,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file. The files that it names (certificates, keys) are not opened.
-    ///
-    /// # Errors
-    /// All errors in it at once; also when it cannot be read.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigErrors> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        Self::parse(read_file(path, &name)?, &name)
-    }
-
     /// Reads a text in the format of the file. `name` stands for it in errors.
     ///
     /// # Errors
@@ -125,6 +116,12 @@ impl Config {
         }
     }
 
+    /// What is no error, and what the operator should know of nevertheless; each with what to do.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        rules::warnings(self)
+    }
+
     /// Every key that the file may have, as `node` or `session.grace`, in no particular order. For documentation and
     /// its tests.
     pub fn keys() -> Vec<String> {
@@ -132,28 +129,10 @@ impl Config {
     }
 }
 
-fn read_file(path: &Path, name: &str) -> Result<Vec<u8>, ConfigErrors> {
-    read(path).map_err(|error| {
-        let what = format!("cannot be read: {error}");
-        let hint = "name another, begin one from config.example.toml, or do without: \
-                    underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
-        ConfigErrors::new(name, "", vec![SpannedError { span: None, what, hint: hint.to_owned() }])
-    })
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB, so no configuration"));
-    }
-    Ok(bytes)
-}
-
 /// Requests for this host and path go to this backend. The longest matching path wins, a named host before any host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Lower-case host without port; `None` is any host.
+    /// Lower-case host without port, perhaps with a wildcard ([`pattern`]); `None` is any host.
     pub host: Option<String>,
     /// Path prefix, matched on whole segments; begins with `/`.
     pub path: String,
@@ -228,7 +207,8 @@ pub struct UpstreamTls {
 /// Which pages may use us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins {
-    /// Origins besides our own, as browsers write them (`https://app.example`), lower case.
+    /// Origins besides our own, as browsers write them (`https://app.example`), lower case; some perhaps with a wildcard
+    /// ([`pattern`]).
     pub allowed: Vec<String>,
     /// Whether responses to allowed origins let browsers send credentials and read the result.
     pub credentials: bool,
@@ -245,6 +225,23 @@ pub struct Trusted {
     pub networks: Vec<IpNet>,
     /// Peers on a unix socket, which have no address.
     pub unix: bool,
+}
+
+/// How much one client may take, by its address; zero is without limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections, of a socket's other end that is no trusted proxy.
+    pub connections: u32,
+    /// Most sessions.
+    pub sessions: u32,
+    /// Most handshakes with backends under way.
+    pub handshakes: u32,
+    /// Most opens in a second, and ten times as many at once.
+    pub opens: u32,
+    /// Most requests in a second, and ten times as many at once.
+    pub requests: u32,
+    /// Clients in these networks are not limited.
+    pub exempt: Vec<IpNet>,
 }
 
 /// Bounds and timers of sessions.
@@ -305,12 +302,14 @@ pub struct Client {
     pub header_bytes: usize,
     /// Most header fields in a request.
     pub header_fields: usize,
-    /// From accept to the first byte, and through the TLS handshake.
+    /// From accept to the first byte, and through the TLS handshake; then again to the end of HTTP/2's preface and settings.
     pub handshake: Duration,
     /// From the first byte of a request to the end of its header.
     pub header: Duration,
     /// Between two pieces of a request body.
     pub body: Duration,
+    /// The least bytes of a request body in a second, on average; zero is any.
+    pub body_rate: u64,
     /// How long a write may make no progress.
     pub write: Duration,
     /// How long a connection may stay open between requests.
@@ -344,7 +343,7 @@ pub struct Backend {
     pub max_age: Duration,
     /// Most idle connections kept for a backend.
     pub pool: usize,
-    /// Most handshakes with a backend in progress at once.
+    /// Most connections to a backend that are being opened at once.
     pub dials: usize,
     /// The longest head of an answer.
     pub header_bytes: usize,

@@ -6,10 +6,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::formats::Peer;
+use super::networks::Peer;
 use super::reader::{Span, Table};
 use super::values::{ValueError, show_duration, show_size};
-use super::{Address, Drain, Endpoint, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls};
+use super::{
+    Address, Config, Drain, Endpoint, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls,
+};
 
 /// The spans of these keys, where the operator set them to a valid value.
 pub(super) struct SessionSet {
@@ -94,6 +96,18 @@ pub(super) fn listeners(
         );
     }
     kept
+}
+
+/// What is no error, and worth a word.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let is_local = |listener: &Listener| matches!(listener.address, Address::Tcp(at) if at.ip().is_loopback());
+    let mut warnings = Vec::new();
+    if config.hosts.is_empty() && config.listeners.iter().any(is_local) {
+        let what = "a listener is on loopback and any host is served: a page whose name is made to point there can use it from \
+                    a browser on this machine (DNS rebinding); name the hosts, for example hosts = [\"localhost\", \"127.0.0.1\"]";
+        warnings.push(what.to_owned());
+    }
+    warnings
 }
 
 /// Checks that no two routes are for the same requests.

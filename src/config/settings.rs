@@ -94,6 +94,13 @@ fn in_force(config: &Config) -> Vec<(&'static str, String)> {
         ("client.stream_window", size(config.client.stream_window as usize)),
         ("client.connection_window", size(config.client.connection_window as usize)),
         ("client.tunnel_idle", time(config.client.tunnel_idle)),
+        ("client.body_rate", config.client.body_rate.to_string()),
+        ("limits.connections", config.limits.connections.to_string()),
+        ("limits.sessions", config.limits.sessions.to_string()),
+        ("limits.handshakes", config.limits.handshakes.to_string()),
+        ("limits.opens", config.limits.opens.to_string()),
+        ("limits.requests", config.limits.requests.to_string()),
+        ("limits.exempt", list(&config.limits.exempt)),
         ("backend.connect", time(config.backend.connect)),
         ("backend.handshake", time(config.backend.handshake)),
         ("backend.response", time(config.backend.response)),
@@ -117,6 +124,11 @@ fn text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+fn list<T: ToString>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(|item| text(&item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
 fn time(time: Duration) -> String {
     text(&show_duration(time))
 }
@@ -134,6 +146,7 @@ mod tests {
     /// Keys that mean nothing, or something that no single value says, as long as they are not set.
     const WITHOUT_DEFAULT: &[&str] = &[
         "memory",
+        "hosts",
         "allowed_origins",
         "trusted_proxies",
         "listen",

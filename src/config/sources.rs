@@ -1,13 +1,19 @@
 //! Where a configuration comes from: a file or standard input, the environment, flags. Later ones stand before earlier ones.
 //!
 //! Enters: their names and values. Leaves: the configuration with the origin of each value. Must not touch: the environment of
-//! the process, which the caller hands over.
+//! the process, which the caller hands over; the files that a configuration names.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
+use super::errors::SpannedError;
 use super::layers::Overlay;
 use super::reader::nearest;
 use super::{Config, ConfigErrors, Loaded, parse};
+
+/// A longer file is not read: it is not a configuration.
+const FILE_MAX: u64 = 1 << 20;
 
 /// What the names of variables begin with.
 const PREFIX: &str = "UNDERPASS_";
@@ -95,7 +101,7 @@ impl Sources {
     pub fn load(&self) -> Result<Loaded, ConfigErrors> {
         let name = self.name();
         let bytes = match (&self.file, &self.text) {
-            (Some(file), _) => super::read_file(file, &name)?,
+            (Some(file), _) => read_file(file, &name)?,
             (None, Some(text)) => text.clone(),
             (None, None) => Vec::new(),
         };
@@ -120,9 +126,37 @@ fn misspelled(name: &str, keys: &[(String, String)]) -> Option<String> {
 }
 
 impl Config {
+    /// Reads a file. The files that it names (certificates, keys) are not opened.
+    ///
+    /// # Errors
+    /// All errors in it at once; also when it cannot be read.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigErrors> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        Self::parse(read_file(path, &name)?, &name)
+    }
+
     /// The variable of the environment for each key that has one, as (key, variable).
     #[must_use]
     pub fn variables() -> Vec<(String, String)> {
         parse::single_keys().into_iter().map(|(key, _)| (key.clone(), variable(&key))).collect()
     }
+}
+
+fn read_file(path: &Path, name: &str) -> Result<Vec<u8>, ConfigErrors> {
+    read(path).map_err(|error| {
+        let what = format!("cannot be read: {error}");
+        let hint = "name another, begin one from config.example.toml, or do without: \
+                    underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
+        ConfigErrors::new(name, "", vec![SpannedError { span: None, what, hint: hint.to_owned() }])
+    })
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB, so no configuration"));
+    }
+    Ok(bytes)
 }

@@ -9,7 +9,10 @@ use super::injection::Injection;
 use super::pages::{Page, PageError};
 use super::rewriting::Rewriting;
 use super::target::is_under;
+use crate::config::pattern::matches;
 use crate::config::{self, Config};
+use crate::listener::dialling::DialQueue;
+use crate::metrics::Metrics;
 use crate::upstream::dial::Dialer;
 use crate::upstream::own::OwnListeners;
 use crate::upstream::proxy::Proxy;
@@ -32,6 +35,8 @@ pub(super) struct Backend {
     pub(super) name: Arc<str>,
     pub(super) dialer: Arc<Dialer>,
     pub(super) proxy: Proxy,
+    /// Those who want it dialled.
+    pub(super) queue: Arc<DialQueue>,
     /// How its pages get the script.
     pub(super) injection: Option<Injection>,
     /// What is written anew on its way there.
@@ -54,7 +59,7 @@ pub(super) struct Backends(Vec<(config::Route, Arc<Backend>)>);
 
 impl Backends {
     /// Prepares every backend, for a process that listens at `own`.
-    pub(super) fn new(config: &Config, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
+    pub(super) fn new(config: &Config, metrics: &Arc<Metrics>, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
         let mut routes = Vec::new();
         for route in &config.routes {
             let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?.avoiding(Arc::clone(own)));
@@ -64,19 +69,26 @@ impl Backends {
             let upgrades = route.upgrades.clone();
             let page = route.error_page.as_ref().map(Page::read).transpose()?;
             let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
-            routes
-                .push((route.clone(), Arc::new(Backend { name, dialer, proxy, injection, rewriting, page, upgrades })));
+            let queue = Arc::new(DialQueue::new(&config.backend, Arc::clone(metrics)));
+            let backend = Backend { name, dialer, proxy, queue, injection, rewriting, page, upgrades };
+            routes.push((route.clone(), Arc::new(backend)));
         }
-        routes.sort_by_key(|(route, _)| (route.host.is_none(), std::cmp::Reverse(route.path.len())));
+        let vague = |host: Option<&String>| host.map_or(2, |host| u8::from(host.contains('*')));
+        routes.sort_by_key(|(route, _)| (vague(route.host.as_ref()), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))
     }
 
-    /// The backend for a host (as the client wrote it, with a port perhaps) and a path.
+    /// The backend for a host (in lower case, with a port perhaps) and a path.
     pub(super) fn find(&self, host: &str, path: &str) -> Option<&Arc<Backend>> {
-        let host = super::origin::split_port(host).0.trim_end_matches('.');
+        let host = bare(host);
         let fits = |route: &config::Route| {
-            route.host.as_ref().is_none_or(|named| named.eq_ignore_ascii_case(host)) && is_under(path, &route.path)
+            route.host.as_ref().is_none_or(|named| matches(named, host)) && is_under(path, &route.path)
         };
         self.0.iter().find(|(route, _)| fits(route)).map(|(_, backend)| backend)
     }
+}
+
+/// A host without its port and without the dot that makes it absolute.
+pub(super) fn bare(host: &str) -> &str {
+    super::origin::split_port(host).0.trim_end_matches('.')
 }

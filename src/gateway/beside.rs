@@ -12,16 +12,19 @@ use super::endpoints::Call;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
 use super::rewriting::Rewriting;
-use super::{BoxRequest, Gateway, Live, forwarded};
+use super::{BoxRequest, Gateway, Live, forwarded, patience};
 use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, Duplex};
 use crate::http::incoming::IncomingBody;
+use crate::http::timely::Timely;
 use crate::lifecycle::drain::leave_after;
 use crate::lifecycle::{Phase, What};
+use crate::limits::Limited;
+use crate::listener::dialling::DialTurn;
 use crate::listener::peer::Peer;
 use crate::terms::Direction;
 use crate::transport::tunnel::{SpliceOptions, splice};
-use crate::upstream::dial::{DialError, Dialer, Upgraded};
+use crate::upstream::dial::{DialError, Upgraded};
 use crate::upstream::headers::{end_to_end, other_handshake, request_host, tunnel_handshake};
 use crate::upstream::private::PrivateConnections;
 use crate::upstream::proxy::Repeated;
@@ -40,7 +43,8 @@ pub(super) async fn proxy(
     let rewriting = backend.rewriting.as_ref();
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
     let _counted = gateway.metrics.proxying();
-    let response = backend.proxy.forward(*request, &forwarded(gateway, peer, rewriting), private).await;
+    let timely = request.map(|body| Timely::new(body, patience(&live.config.client)));
+    let response = backend.proxy.forward(timely, &forwarded(gateway, peer, rewriting), private).await;
     gateway.metrics.proxied(response.as_ref().ok().map(|response| response.status().as_u16()));
     let mut response = response?;
     lead_back(response.headers_mut(), written, peer);
@@ -68,11 +72,14 @@ pub(super) async fn tunnel(
     let path = request.uri().path();
     let (dialer, rewriting, _) = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
+    let _handshaking = gateway.limits.handshake(peer.client).map_err(limited)?;
     let (mut head, _) = request.into_parts();
+    let turn = head.extensions.remove::<DialTurn>().map(|turn| turn.take());
     let mut handshake = tunnel_handshake(&head, &forwarded(gateway, peer, rewriting));
     // How it was written.
     handshake.extensions = std::mem::take(&mut head.extensions);
-    let mut response = tunnel_to(dialer, gateway, live, handshake, private).await.map_err(from_dial)?;
+    let upgraded = dialer.upgrade_in_turn(handshake, private, turn).await;
+    let mut response = tunnel_of(upgraded, gateway, live).map_err(from_dial)?;
     lead_back(response.headers_mut(), written, peer);
     Ok(response)
 }
@@ -92,10 +99,12 @@ pub(super) async fn switch(
     let backend = live.backends.find(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let rewriting = backend.rewriting.as_ref();
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
+    let _handshaking = gateway.limits.handshake(peer.client).map_err(limited)?;
     let (mut head, _) = request.into_parts();
+    let turn = head.extensions.remove::<DialTurn>().map(|turn| turn.take());
     let mut handshake = other_handshake(&head, &forwarded(gateway, peer, rewriting), protocol);
     handshake.extensions = std::mem::take(&mut head.extensions);
-    let switched = backend.dialer.upgrade_to(protocol.to_str().unwrap_or_default(), handshake).await;
+    let switched = backend.dialer.upgrade_to(protocol.to_str().unwrap_or_default(), handshake, turn).await;
     let options = Options { frames: false, ..options(live) };
     let mut response = passed(gateway, switched, options, protocol).map_err(from_dial)?;
     lead_back(response.headers_mut(), written, peer);
@@ -144,16 +153,18 @@ fn write_anew<'a>(
     Ok(Some((rewriting, rewriting.host().cloned().unwrap_or(host))))
 }
 
-/// Passes a finished handshake, and what follows it.
-pub(super) async fn tunnel_to(
-    dialer: &Dialer,
+/// Passes what the backend answered to a handshake, and what follows it.
+pub(super) fn tunnel_of(
+    upgraded: Result<Upgraded, DialError>,
     gateway: &Arc<Gateway>,
     live: &Live,
-    handshake: http::request::Parts,
-    private: Option<&PrivateConnections>,
 ) -> Result<Response<Body>, DialError> {
     let protocol = HeaderValue::from_static("websocket");
-    passed(gateway, dialer.upgrade(handshake, private).await, options(live), &protocol)
+    passed(gateway, upgraded, options(live), &protocol)
+}
+
+fn limited(Limited { limit, after }: Limited) -> Refusal {
+    Refusal::limited(limit, after)
 }
 
 fn passed(

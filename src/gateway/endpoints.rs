@@ -16,7 +16,7 @@ use super::error::{Refusal, refuse};
 use super::origin::{self, Verdict};
 use super::route::{Endpoint, Verb};
 use super::target::relative;
-use super::{BoxRequest, Gateway, Live, protect};
+use super::{BoxRequest, Gateway, Live, patience, protect};
 use crate::client;
 use crate::codec::batch::Form;
 use crate::codec::progress;
@@ -198,7 +198,13 @@ impl Call<'_> {
     pub(super) async fn poll_many(&self, request: BoxRequest, query: &Query<'_>) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?.map(str::to_owned);
         let wait = query.wait()?.unwrap_or(self.live.session.wait).min(self.live.session.wait_max);
-        let body = send::read_body(request.into_body(), POLL_BODY, self.live.config.client.body).await?;
+        let body = send::read_body(
+            request.into_body(),
+            POLL_BODY,
+            patience(&self.live.config.client),
+            self.gateway.registry.budget(),
+        )
+        .await?;
         let mut members = Vec::new();
         for (token, after) in PollRequest::decode(&body)?.sessions {
             let part = match self.poll_one(&token, after, wait, query) {
@@ -243,7 +249,7 @@ impl Call<'_> {
         let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::to_str).transpose();
         let content_type = content_type.map_err(|_| Fault::BadRequest("`Content-Type` is not readable text".into()))?;
         let form = Form::from_request(content_type, query.text("as"))?;
-        let (sending, patience) = (send::Sending { form, seq, after }, self.live.config.client.body);
+        let (sending, patience) = (send::Sending { form, seq, after }, patience(&self.live.config.client));
         send::send(session, sending, request.into_body(), patience).await
     }
 
@@ -258,7 +264,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn small_body(&self, body: IncomingBody) -> Result<Bytes, Fault> {
-        send::read_body(body, SMALL_BODY, self.live.config.client.body).await
+        send::read_body(body, SMALL_BODY, patience(&self.live.config.client), self.gateway.registry.budget()).await
     }
 
     /// Where the endpoints of a session are, relative to what was requested.

@@ -13,9 +13,11 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::http::body::{Body, response};
+use crate::http::timely::TooSlow;
 use crate::registry::OpenError;
-use crate::terms::ErrorCode;
+use crate::terms::{ErrorCode, Limit};
 use crate::transport::Fault;
+use crate::transport::fault::limited;
 use crate::upstream::dial::DialError;
 use crate::upstream::headers::acted_on;
 use crate::upstream::proxy::ProxyError;
@@ -61,6 +63,25 @@ impl Refusal {
         Self::new(ErrorCode::OriginRefused, StatusCode::FORBIDDEN, message)
     }
 
+    /// The standard's status for it (RFC 9110 section 15.5.20).
+    pub(super) fn host_refused(host: &str) -> Self {
+        let shown: String = host.chars().take(100).collect();
+        let message = format!("the host `{shown}` is not served here: `hosts` in the configuration has those that are");
+        Self::new(ErrorCode::HostRefused, StatusCode::MISDIRECTED_REQUEST, message)
+    }
+
+    pub(super) fn limited(limit: Limit, after: Duration) -> Self {
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        Self::new(ErrorCode::RateLimited, StatusCode::TOO_MANY_REQUESTS, limited(limit))
+            .with(RETRY_AFTER, seconds.max(1).into())
+    }
+
+    pub(super) fn not_traced() -> Self {
+        let message = "TRACE is not passed on: its answer would show a script the credentials of the request";
+        let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        Self::new(ErrorCode::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED, message).with(ALLOW, allow)
+    }
+
     pub(super) fn disguised(prefix: &str) -> Self {
         Self::bad_request(format!("the path leads to `{prefix}` only when decoded or normalised: write it plainly"))
     }
@@ -100,7 +121,7 @@ impl Refusal {
 
     /// True when trying again later may help: what a bare `EventSource` is told with a 200 (PROTOCOL 3.2).
     pub(super) fn is_passing(&self) -> bool {
-        self.status.is_server_error()
+        self.status.is_server_error() || self.code == ErrorCode::RateLimited
     }
 
     /// Echoes a request's nonce.
@@ -164,10 +185,20 @@ impl From<ProxyError> for Refusal {
             ProxyError::Timeout { .. } => {
                 Self::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, TOO_SLOW).logged(error.to_string())
             }
+            ProxyError::Body { ref source } if too_slow(source).is_some() => {
+                let slow = too_slow(source).map(ToString::to_string).unwrap_or_default();
+                Self::new(ErrorCode::BadRequest, StatusCode::REQUEST_TIMEOUT, slow)
+                    .with(CONNECTION, HeaderValue::from_static("close"))
+            }
             ProxyError::Connect | ProxyError::Body { .. } => Self::bad_request(error.to_string()),
             ProxyError::Dropped { .. } | ProxyError::Switched { .. } => unreachable_backend(error.to_string()),
         }
     }
+}
+
+/// Why a body failed, if it did not come in time.
+fn too_slow(error: &hyper::Error) -> Option<&TooSlow> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// The refusal for a fault. Reads the start of a refusing backend's body, which is why it waits.
@@ -185,6 +216,7 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::TooLarge { limit, .. } => {
             plain(ErrorCode::TooLarge, StatusCode::PAYLOAD_TOO_LARGE).field("limit", limit)
         }
+        Fault::Limited { limit, after } => Refusal::limited(limit, after),
         Fault::UpgradeLost => plain(ErrorCode::UpgradeLost, StatusCode::UPGRADE_REQUIRED)
             .with(UPGRADE, HeaderValue::from_static("websocket"))
             .with(CONNECTION, HeaderValue::from_static("Upgrade")),

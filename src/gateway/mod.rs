@@ -30,16 +30,20 @@ use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 
 pub use self::backends::BackendError;
-use self::backends::Backends;
+use self::backends::{Backends, bare};
 use self::endpoints::Call;
 pub use self::error::Refusal;
 use self::error::refuse;
 use self::rewriting::Rewriting;
 use self::route::Purpose;
+use crate::config::pattern::matches;
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
+use crate::http::timely::Patience;
 use crate::lifecycle::Lifecycle;
+use crate::limits::{Limited, Limits};
+use crate::listener::dialling::DialQueue;
 use crate::listener::guard::Traffic;
 use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
@@ -66,6 +70,7 @@ pub struct Gateway {
     live: ArcSwap<Live>,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    limits: Arc<Limits>,
     lifecycle: Lifecycle,
     own: Arc<OwnListeners>,
     /// The fields about clients' certificates, where any listener asks for one. Those of the start, as listeners are.
@@ -84,14 +89,30 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn new(config: Arc<Config>, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
+    fn new(config: Arc<Config>, metrics: &Arc<Metrics>, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
         Ok(Self {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
-            backends: Backends::new(&config, own)?,
+            backends: Backends::new(&config, metrics, own)?,
             selftest: config.selftest.then(|| selftest::conversation(&config)),
             config,
         })
+    }
+
+    /// Whether a host (in lower case, with a port perhaps) is one of those that are served.
+    fn serves(&self, host: &str) -> bool {
+        let hosts = &self.config.hosts;
+        hosts.is_empty() || hosts.iter().any(|named| matches(named, bare(host)))
+    }
+
+    /// Where those wait who want the same backend dialled; nobody does for the self-test.
+    fn dial_queue(&self, host: &str, path: &str) -> Option<Arc<DialQueue>> {
+        let backend = self.backends.find(host, path).filter(|_| !self.is_selftest(path))?;
+        Some(Arc::clone(&backend.queue))
+    }
+
+    fn is_selftest(&self, path: &str) -> bool {
+        self.selftest.as_ref().is_some_and(|(talk, _)| talk == path)
     }
 
     /// Who is dialled for a WebSocket at this path of this host, what is written anew for that, and the route's name.
@@ -114,14 +135,14 @@ impl Gateway {
     pub fn new(
         config: Arc<Config>,
         registry: Arc<Registry>,
-        metrics: Arc<Metrics>,
+        (metrics, limits): (Arc<Metrics>, Arc<Limits>),
         lifecycle: Lifecycle,
         own: OwnListeners,
     ) -> Result<Self, BackendError> {
         let own = Arc::new(own);
         let identity = identity_fields(&config);
-        let live = ArcSwap::from_pointee(Live::new(config, &own)?);
-        Ok(Self { live, registry, metrics, lifecycle, own, identity, tunnels: AtomicU64::new(0) })
+        let live = ArcSwap::from_pointee(Live::new(config, &metrics, &own)?);
+        Ok(Self { live, registry, metrics, limits, lifecycle, own, identity, tunnels: AtomicU64::new(0) })
     }
 
     /// Takes another configuration into force, for requests from now on.
@@ -129,7 +150,9 @@ impl Gateway {
     /// # Errors
     /// When a file of a backend cannot be used; the old configuration stays in force.
     pub fn reload(&self, config: Arc<Config>) -> Result<(), BackendError> {
-        self.live.store(Arc::new(Live::new(config, &self.own)?));
+        let live = Live::new(Arc::clone(&config), &self.metrics, &self.own)?;
+        self.limits.reload(&config);
+        self.live.store(Arc::new(live));
         Ok(())
     }
 
@@ -137,7 +160,11 @@ impl Gateway {
     fn decide<B>(&self, request: &Request<B>, conn: &ConnInfo) -> Routed {
         let live = self.live.load_full();
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
-        let mut purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
+        let mut purpose = if live.serves(&peer.host) {
+            Purpose::of(request, &live.config.prefix, live.selftest.is_some())
+        } else {
+            Purpose::Misdirected
+        };
         if purpose == Purpose::Proxied
             && let Some(protocol) = asked_upgrade(request.headers(), request.version())
             && let Some(backend) = live.backends.find(&peer.host, request.uri().path())
@@ -157,12 +184,17 @@ impl Gateway {
     /// Responds to a request that was routed.
     async fn respond(self: &Arc<Self>, routed: &Routed, request: BoxRequest) -> Result<Response<Body>, Refusal> {
         let Routed { live, peer, purpose, connection } = routed;
+        if let Err(Limited { limit, after }) = self.limits.request(peer.client) {
+            return Err(Refusal::limited(limit, after));
+        }
         let private = connection.as_ref().and_then(|connection| connection.companion());
         let call = Call { gateway: self, live, peer };
         // What takes long or is rare is boxed: each future on the way of every message has room for its largest branch,
         // and is moved and allocated with it.
         match purpose {
             Purpose::Faulty(what) => Err(Refusal::bad_request(*what).closing()),
+            Purpose::Misdirected => Err(Refusal::host_refused(&peer.host)),
+            Purpose::Untraceable => Err(Refusal::not_traced()),
             Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),
             Purpose::Endpoint(endpoint) => call.respond(request, endpoint).await,
             Purpose::Tunnel => Box::pin(beside::tunnel(&call, request, private)).await,
@@ -195,6 +227,11 @@ fn identity_fields(config: &Config) -> Option<[HeaderName; 2]> {
     let name = |text: &String| HeaderName::from_bytes(text.as_bytes()).ok();
     let names = name(subject).zip(name(fingerprint)).filter(|_| config.listeners.iter().any(asks));
     names.map(|(subject, fingerprint)| [subject, fingerprint])
+}
+
+/// How long the body of a client's request is waited for.
+fn patience(client: &config::Client) -> Patience {
+    Patience { piece: client.body, rate: client.body_rate }
 }
 
 /// What the backend is told of the client.
@@ -241,6 +278,11 @@ impl Route for Router {
     fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
         let routed = self.0.decide(request, conn);
         let latency = routed.purpose.latency();
+        if latency == Latency::UntilDialled
+            && let Some(queue) = routed.live.dial_queue(&routed.peer.host, request.uri().path())
+        {
+            request.extensions_mut().insert(queue);
+        }
         request.extensions_mut().insert(routed);
         latency
     }

@@ -12,11 +12,13 @@ use super::endpoints::{Call, JSON, LAST_EVENT_ID, no_content};
 use super::error::{Refusal, refuse};
 use super::rewriting::Rewriting;
 use super::target::{self, Ours, Target};
-use super::{BoxRequest, forwarded, origin};
+use super::{BoxRequest, forwarded, origin, patience};
 use crate::codec::request::{OpenRequest, check_nonce, check_protocol_list};
 use crate::codec::sse::parse_id;
 use crate::http::as_written::AsWritten;
 use crate::http::body::{Body, response};
+use crate::limits::Limited;
+use crate::listener::dialling::DialTurn;
 use crate::registry::{LiveSession, OpenError, Opened, Opening};
 use crate::session::Attach;
 use crate::terms::{Resume, Transport};
@@ -34,7 +36,9 @@ impl Call<'_> {
     pub(super) async fn open(&self, request: BoxRequest) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
         let (target, ours) = target::split(&head);
-        let body = send::read_body(body, OPEN_BODY, self.live.config.client.body).await?;
+        self.gateway.registry.check_memory()?;
+        let body = send::read_body(body, OPEN_BODY, patience(&self.live.config.client), self.gateway.registry.budget())
+            .await?;
         let mut asked = OpenRequest::decode(&body)?;
         if let Some(nonce) = ours.nonce {
             check_nonce(&nonce)?;
@@ -106,6 +110,11 @@ impl Call<'_> {
         let Target { uri: target, written } = target.ok_or_else(bad)?;
         let unrouted = || Fault::BadRequest(format!("no route leads to `{}` at this host", target.path()));
         let (dialer, rewriting, route) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
+        let limited = |Limited { limit, after }| Fault::Limited { limit, after };
+        let limits = &self.gateway.limits;
+        limits.open(self.peer.client).map_err(limited)?;
+        let place = limits.session(self.peer.client).map_err(limited)?;
+        let handshaking = limits.handshake(self.peer.client).map_err(limited)?;
         let rewritten = rewriting.map(|rewriting| rewriting.target(&target)).transpose();
         let target = rewritten.map_err(|what| Fault::BadRequest(what.into()))?.unwrap_or(target);
         let host = rewriting.and_then(Rewriting::host).cloned().or_else(|| headers::host(head));
@@ -140,6 +149,9 @@ impl Call<'_> {
             policy: Arc::clone(&self.live.session),
             backend: Arc::clone(&self.live.backend),
             dialer: Arc::clone(dialer),
+            place,
+            handshaking,
+            turn: head.extensions.get::<DialTurn>().map(|turn| Box::new(turn.take()) as Box<dyn Send + Sync>),
         };
         let mut opened = self.gateway.registry.open(opening).await;
         if let Some(rewriting) = rewriting {

@@ -11,6 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::Origins;
+use crate::config::pattern::matches;
 use crate::listener::peer::Peer;
 
 /// What a browser says of the page that a request is from (Fetch Metadata).
@@ -38,7 +39,7 @@ pub(super) fn judge(origins: &Origins, headers: &HeaderMap, host: &str) -> Verdi
     let Some(value) = origin else { return without_origin(origins, headers) };
     let text = value.to_str().unwrap_or_default();
     let lower = text.to_ascii_lowercase();
-    if origins.allowed.contains(&lower) {
+    if origins.allowed.iter().any(|named| matches(named, &lower)) {
         return Verdict::Allowed(value.clone());
     }
     if is_own(&lower, host) {
@@ -72,7 +73,7 @@ pub(super) fn judge_opening_get(origins: &Origins, headers: &HeaderMap, host: &s
 /// GET to their own site, but never out of a WebSocket's handshake.
 pub(super) fn page(headers: &HeaderMap, peer: &Peer) -> Option<HeaderValue> {
     let own = || format!("{}://{}", peer.proto, peer.host);
-    let site = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "same-origin");
+    let site = says_site(headers, &["same-origin"]);
     let origin = referer(headers, &peer.host).map(str::to_owned).or_else(|| site.then(own))?;
     HeaderValue::try_from(origin).ok()
 }
@@ -91,11 +92,19 @@ fn without_origin(origins: &Origins, headers: &HeaderMap) -> Verdict {
         return Verdict::Refused("the request has no `Origin`, which `require_origin` asks for".into());
     }
     // A browser leaves `Origin` out of some GETs; it tells then whose page it was.
-    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
-    if matches!(site, Some(b"cross-site" | b"same-site")) {
+    if says_site(headers, &["cross-site", "same-site"]) {
         return Verdict::Refused("the request comes from another site's page, without an `Origin`".into());
     }
     Verdict::Own
+}
+
+/// Whether one of these words is what a browser says of the page. It writes them in lower case; nobody gains by another.
+fn says_site(headers: &HeaderMap, words: &[&str]) -> bool {
+    let is = |value: &HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        words.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    headers.get_all(SEC_FETCH_SITE).iter().any(is)
 }
 
 fn is_own(origin: &str, host: &str) -> bool {
@@ -195,6 +204,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wildcard_among_origins_is_one_label() {
+        let origins = Origins { allowed: vec!["https://*.app.example".into()], ..Origins::default() };
+        let judged = |origin: &'static str| {
+            let headers = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+            judge(&origins, &headers, "a.example")
+        };
+        assert!(
+            matches!(judged("https://Team.app.example"), Verdict::Allowed(origin) if origin == "https://Team.app.example")
+        );
+        for origin in
+            ["https://app.example", "https://a.b.app.example", "http://a.app.example", "https://evilapp.example"]
+        {
+            assert!(matches!(judged(origin), Verdict::Refused(_)), "{origin}");
+        }
+    }
+
+    #[test]
     fn a_get_that_opens_with_credentials_says_where_it_is_from() {
         let get = |fields: &[(&'static str, &'static str)], trusting: bool| {
             let origins = Origins { trust_unnamed: trusting, ..Origins::default() };
@@ -232,8 +258,10 @@ mod tests {
     fn a_missing_origin_passes_unless_required_or_told_to_be_foreign() {
         let (mut headers, mut origins) = (HeaderMap::new(), Origins::default());
         assert_eq!(judge(&origins, &headers, "a"), Verdict::Own);
-        headers.insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
-        assert!(matches!(judge(&origins, &headers, "a"), Verdict::Refused(_)));
+        for foreign in ["cross-site", "Cross-Site", "same-site", "SAME-SITE"] {
+            headers.insert("sec-fetch-site", HeaderValue::from_static(foreign));
+            assert!(matches!(judge(&origins, &headers, "a"), Verdict::Refused(_)), "{foreign}");
+        }
         headers.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
         assert_eq!(judge(&origins, &headers, "a"), Verdict::Own);
         origins.require = true;

@@ -17,6 +17,10 @@ use crate::upstream::headers::{lost_upgrade, wants_upgrade};
 pub(super) enum Purpose {
     /// Two servers could read it differently. It is refused, and the connection is closed.
     Faulty(&'static str),
+    /// It is for a host that is not served here.
+    Misdirected,
+    /// A TRACE for a backend, which would answer with the request's own credentials.
+    Untraceable,
     /// Its path would be under the prefix if it were decoded or normalised once more. It is refused, because boxes and
     /// backends disagree on such paths.
     Disguised,
@@ -119,6 +123,7 @@ impl Purpose {
             }
             _ if is_disguised(path, prefix) => Self::Disguised,
             _ if let Some(mark) = mark => Self::Endpoint(Endpoint::marked(mark)),
+            _ if request.method() == Method::TRACE => Self::Untraceable,
             _ if request.method() != Method::GET => Self::Proxied,
             _ if wants_upgrade(request.headers(), request.version()) => Self::Tunnel,
             _ if lost_upgrade(request.headers(), request.version()) => Self::LostUpgrade,
@@ -133,7 +138,8 @@ impl Purpose {
             | Self::Tunnel
             | Self::Switch(_) => Latency::UntilDialled,
             Self::Endpoint(Endpoint::Session { verb: Verb::Attach(_), .. }) => Latency::UntilMessage,
-            Self::Endpoint(_) | Self::Faulty(_) | Self::Disguised | Self::LostUpgrade | Self::Proxied => Latency::Short,
+            Self::Endpoint(_) | Self::LostUpgrade | Self::Proxied => Latency::Short,
+            Self::Faulty(_) | Self::Misdirected | Self::Untraceable | Self::Disguised => Latency::Short,
         }
     }
 }

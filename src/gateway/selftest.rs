@@ -68,9 +68,8 @@ impl Call<'_> {
         };
         let (head, _): (request::Parts, _) = request.into_parts();
         let handshake = tunnel_handshake(&head, &forwarded(self.gateway, self.peer, None));
-        beside::tunnel_to(dialer, self.gateway, self.live, handshake, None)
-            .await
-            .map_err(|error| Fault::Open(error.into()))
+        let upgraded = dialer.upgrade(handshake, None).await;
+        beside::tunnel_of(upgraded, self.gateway, self.live).map_err(|error| Fault::Open(error.into()))
     }
 }
 

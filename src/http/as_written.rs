@@ -7,26 +7,8 @@
 //! Names are alike in any case (RFC 9110 section 5.1), but programs on small devices search for `Sec-WebSocket-Accept` as the
 //! RFC prints it. So a name leaves as it came. What came in the usual case, as nearly all do, is not kept anywhere.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Uri;
-
-/// Names whose usual case is not just a capital at the beginning of each word.
-const SPECIAL: [&str; 14] = [
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Accept",
-    "Sec-WebSocket-Version",
-    "Sec-WebSocket-Protocol",
-    "Sec-WebSocket-Extensions",
-    "ETag",
-    "WWW-Authenticate",
-    "TE",
-    "DNT",
-    "NEL",
-    "Sec-GPC",
-    "SourceMap",
-    "X-XSS-Protection",
-    "X-UA-Compatible",
-];
 
 /// What programs write into a target although RFC 3986 has it encoded there, and [`Uri`] refuses.
 const REFUSED: [(char, &str); 4] = [('"', "%22"), ('<', "%3C"), ('>', "%3E"), ('`', "%60")];
@@ -100,36 +82,55 @@ pub(crate) fn stand_in(target: &Bytes) -> Option<Uri> {
     Uri::from_maybe_shared(Bytes::from(replaced)).ok()
 }
 
-/// Appends a name: as it was written, or else in the usual case.
-pub(crate) fn put_name(out: &mut impl Extend<u8>, name: &str, written: Option<&AsWritten>) {
+/// Appends a name in lower case: as it was written, or else in the usual case.
+pub(crate) fn put_name(out: &mut BytesMut, name: &str, written: Option<&AsWritten>) {
     if let Some(name) = written.and_then(|written| written.name(name)) {
-        return out.extend(name.iter().copied());
+        return out.extend_from_slice(name);
     }
-    match special(name.as_bytes()) {
-        Some(special) => out.extend(special.bytes()),
-        None => out.extend(capitalised(name.as_bytes())),
+    if let Some(special) = special(name.as_bytes()) {
+        return out.extend_from_slice(special.as_bytes());
     }
-}
-
-fn is_usual(name: &[u8]) -> bool {
-    match special(name) {
-        Some(special) => special.as_bytes() == name,
-        None => capitalised(name).eq(name.iter().copied()),
-    }
-}
-
-fn special(name: &[u8]) -> Option<&'static str> {
-    SPECIAL.into_iter().find(|special| special.as_bytes().eq_ignore_ascii_case(name))
-}
-
-/// The bytes of a name with a capital at the beginning of each word.
-fn capitalised(name: &[u8]) -> impl Iterator<Item = u8> {
+    let start = out.len();
+    out.extend_from_slice(name.as_bytes());
     let mut begins = true;
-    name.iter().map(move |byte| {
-        let byte = if begins { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() };
-        begins = byte == b'-';
-        byte
+    for byte in &mut out[start..] {
+        if std::mem::replace(&mut begins, *byte == b'-') {
+            byte.make_ascii_uppercase();
+        }
+    }
+}
+
+/// Whether a name has a capital at the beginning of each word and nowhere else, or its own usual case.
+fn is_usual(name: &[u8]) -> bool {
+    if let Some(special) = special(name) {
+        return special.as_bytes() == name;
+    }
+    let mut begins = true;
+    name.iter().all(|byte| {
+        let is_first = std::mem::replace(&mut begins, *byte == b'-');
+        if is_first { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() }
     })
+}
+
+/// The usual case of names for which it is another one; found by their length first, since each name of each head is
+/// looked up.
+fn special(name: &[u8]) -> Option<&'static str> {
+    let alike: &[&'static str] = match name.len() {
+        2 => &["TE"],
+        3 => &["DNT", "NEL"],
+        4 => &["ETag"],
+        7 => &["Sec-GPC"],
+        9 => &["SourceMap"],
+        15 => &["X-UA-Compatible"],
+        16 => &["WWW-Authenticate", "X-XSS-Protection"],
+        17 => &["Sec-WebSocket-Key"],
+        20 => &["Sec-WebSocket-Accept"],
+        21 => &["Sec-WebSocket-Version"],
+        22 => &["Sec-WebSocket-Protocol"],
+        24 => &["Sec-WebSocket-Extensions"],
+        _ => &[],
+    };
+    alike.iter().find(|special| special.as_bytes().eq_ignore_ascii_case(name)).copied()
 }
 
 #[cfg(test)]
@@ -137,9 +138,9 @@ mod tests {
     use super::*;
 
     fn put(name: &str, written: Option<&AsWritten>) -> String {
-        let mut out = Vec::new();
+        let mut out = BytesMut::new();
         put_name(&mut out, name, written);
-        String::from_utf8(out).expect("ASCII")
+        String::from_utf8(out.into()).expect("ASCII")
     }
 
     #[test]

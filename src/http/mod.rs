@@ -15,7 +15,7 @@
 //! | `write_head` | heads to bytes, and the framing of bodies |
 //! | `write_response` | a response on a bare socket, to its end |
 //! | `as_written` | how a head was written, where its meaning does not say |
-//! | `incoming` | a body that a peer sends |
+//! | `incoming`, `timely` | a body that a peer sends; how fast a client's must come |
 //! | `body`, `source`, `rewriting` | the body of a response: known, pulled, relayed, changed on its way |
 //! | `replay` | a stream with bytes put back in front of it |
 //! | `block` | the buffer of each thread that sockets are read into |
@@ -30,5 +30,6 @@ pub mod read_response;
 pub mod replay;
 pub mod rewriting;
 pub mod source;
+pub mod timely;
 pub mod write_head;
 pub mod write_response;

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode, Uri, response};
@@ -14,6 +14,8 @@ use hyper::ext::ReasonPhrase;
 
 use super::as_written::{AsWritten, put_name};
 
+/// About the length of a request's head, in bytes.
+const USUAL_REQUEST_HEAD: usize = 512;
 /// Room for the line that begins a chunk, in bytes: its size in eight digits, and CRLF.
 pub(crate) const CHUNK_SIZE_LINE: usize = 10;
 
@@ -143,8 +145,8 @@ fn hex_digits(size: usize) -> usize {
 
 /// The head of a request, with names and target [as they were written](AsWritten).
 #[must_use]
-pub fn request_head<B>(request: &Request<B>) -> Vec<u8> {
-    let mut text = Vec::with_capacity(512);
+pub fn request_head<B>(request: &Request<B>) -> Bytes {
+    let mut text = BytesMut::with_capacity(USUAL_REQUEST_HEAD);
     let written = request.extensions().get::<AsWritten>();
     let target = origin_form(request.uri());
     let target = written.and_then(AsWritten::target).map_or(target.as_str().as_bytes(), |target| &target[..]);
@@ -158,7 +160,7 @@ pub fn request_head<B>(request: &Request<B>) -> Vec<u8> {
         }
     }
     text.extend_from_slice(b"\r\n");
-    text
+    text.freeze()
 }
 
 /// The target in origin form (RFC 9112 section 3.2.1): path and query as they were received. An absolute target without a
@@ -189,6 +191,6 @@ mod tests {
         let expected = "GET /chat?room=%20&a HTTP/1.1\r\nHost: app.example\r\n\
                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX--Odd-: A b\r\nCookie: \u{e9}\r\n\r\n";
         let text = request_head(&request.body(()).expect("a request"));
-        assert_eq!(String::from_utf8(text).expect("text"), expected);
+        assert_eq!(text, expected);
     }
 }

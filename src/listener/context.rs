@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::dialling::DialQueue;
+use super::idle::Idleness;
 use super::peer::ConnInfo;
 use crate::config::Client;
 use crate::lifecycle::Lifecycle;
@@ -17,6 +17,7 @@ pub(super) struct ConnContext<H> {
     pub(super) info: ConnInfo,
     /// Its bounds.
     pub(super) client: Arc<Client>,
-    pub(super) dials: Arc<DialQueue>,
     pub(super) lifecycle: Lifecycle,
+    /// Whether it is idle.
+    pub(super) idleness: Arc<Idleness>,
 }

@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::idle::Place;
 use crate::lifecycle::Guard;
+use crate::limits::Held;
 use crate::metrics::Counted;
 
 /// Bytes a connection has carried, as they are on the wire (under TLS this counts its records), and what a room above keeps
@@ -34,6 +36,10 @@ pub struct Traffic {
 pub struct ConnPermits {
     /// The place among the connections that are allowed at once.
     pub permit: OwnedSemaphorePermit,
+    /// The place among all, where those that have nothing to do are found.
+    pub place: Place,
+    /// The place among those that its peer may have.
+    pub held: Option<Held>,
     /// Tells the drain that the connection is alive.
     pub guard: Guard,
     /// The connection among those that are counted.
@@ -168,6 +174,7 @@ mod tests {
 
     use super::*;
     use crate::lifecycle::{Lifecycle, What};
+    use crate::listener::idle::Connections;
     use crate::metrics::Metrics;
 
     const LIMIT: Duration = Duration::from_secs(30);
@@ -225,6 +232,8 @@ mod tests {
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(1)));
         let permits_held = ConnPermits {
             permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
+            place: Arc::<Connections>::default().enter().0,
+            held: None,
             guard: lifecycle.guard(What::Connection),
             counted: Metrics::default().connection(),
         };

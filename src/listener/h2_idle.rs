@@ -1,7 +1,7 @@
-//! Which HTTP/2 connection is idle: hyper has no limit on that, and pings keep such a connection alive for ever.
+//! Which of hyper's connections is idle: over HTTP/2 it has no limit on that, and pings keep such a connection alive for ever.
 //!
 //! Enters: requests on their way to the service. Leaves: the same requests, and the moment at which none has been open
-//! for a given time. Must not touch: requests and responses.
+//! for a given time. Must not touch: what requests and responses say; bodies go on in pieces.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,16 +9,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep_until};
 
+use super::h2_window::note;
+use super::idle::Idleness;
+
+/// Over HTTP/2 hyper takes a piece of a body when the window has room for its first byte, and keeps it until there is room for all. So
+/// much is a piece at most, in bytes.
+const PIECE: usize = 16 * 1024;
+
 /// The exchanges of one connection.
 #[derive(Debug)]
 pub(super) struct Exchanges {
     state: Mutex<State>,
+    /// Of the connection: idle while none is open, once there was one.
+    idleness: Arc<Idleness>,
 }
 
 #[derive(Debug)]
@@ -54,6 +64,8 @@ pin_project! {
     pub(super) struct CountedBody<B> {
         #[pin]
         inner: B,
+        // What the body gave and was too much for one piece.
+        rest: Bytes,
         exchange: Option<Exchange>,
     }
 }
@@ -61,8 +73,8 @@ pin_project! {
 // === impl Exchanges ===
 
 impl Exchanges {
-    pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }) }
+    pub(super) fn new(idleness: Arc<Idleness>) -> Self {
+        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }), idleness }
     }
 
     /// Returns once no exchange has been open for `limit`. Cancel-safe.
@@ -85,7 +97,11 @@ impl Exchanges {
 
     /// One more is open until this is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> Exchange {
-        self.lock().open += 1;
+        let mut state = self.lock();
+        state.open += 1;
+        // If it is to end, its task is on its way to do so.
+        let _ = self.idleness.finish();
+        drop(state);
         Exchange { exchanges: Arc::clone(self) }
     }
 
@@ -100,6 +116,9 @@ impl Drop for Exchange {
         let mut state = self.exchanges.lock();
         state.open -= 1;
         state.quiet_since = Instant::now();
+        if state.open == 0 {
+            self.exchanges.idleness.begin();
+        }
     }
 }
 
@@ -135,24 +154,44 @@ where
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
         let exchange = this.exchange.take();
-        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, exchange })))
+        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, rest: Bytes::new(), exchange })))
     }
 }
 
-impl<B: Body> Body for CountedBody<B> {
-    type Data = B::Data;
+impl<B: Body<Data = Bytes>> Body for CountedBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        if this.rest.is_empty() {
+            let polled = this.inner.poll_frame(cx);
+            let Poll::Ready(Some(Ok(frame))) = polled else {
+                note(false);
+                return polled;
+            };
+            match frame.into_data() {
+                Ok(data) => *this.rest = data,
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        }
+        let most = if note(true) { PIECE } else { usize::MAX };
+        let piece = this.rest.split_to(this.rest.len().min(most));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let (inner, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
     }
 }
 
@@ -163,7 +202,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn idleness_begins_with_the_end_of_the_last_exchange() {
         let start = Instant::now();
-        let exchanges = Arc::new(Exchanges::new());
+        let exchanges = Arc::new(Exchanges::new(Arc::default()));
         let (first, second) = (exchanges.begin(), exchanges.begin());
         let others = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(5)).await;
@@ -179,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_without_any_exchange_becomes_idle() {
         let start = Instant::now();
-        Exchanges::new().idle(Duration::from_secs(75)).await;
+        Exchanges::new(Arc::default()).idle(Duration::from_secs(75)).await;
         assert_eq!(start.elapsed(), Duration::from_secs(75));
     }
 }

@@ -32,8 +32,9 @@ pub enum Latency {
     Short,
     /// Until a message arrives, or for as long as the session lives.
     UntilMessage,
-    /// Until a backend was dialled, which comes before anything else. A bounded number dials at once (see
-    /// [`DialQueue`](super::dialling::DialQueue)); the others wait without the memory that dialling takes.
+    /// Until a backend was dialled, which comes before anything else. Where the request has a
+    /// [`DialQueue`](super::dialling::DialQueue) in its extensions, it waits there for its turn, without the memory that
+    /// dialling takes.
     UntilDialled,
 }
 

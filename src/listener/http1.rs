@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::context::ConnContext;
-use super::dialling::{DialPermit, DialQueue};
+use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::hyper_server::{TakenRequest, serve_until_taken};
@@ -76,14 +76,13 @@ struct Queued<IO> {
     io: Replay<IO>,
     /// A request that is not in `io` any more, because hyper has read it.
     taken: Option<TakenRequest>,
-    turn: Pin<Box<dyn Future<Output = DialPermit> + Send>>,
+    turn: Pin<Box<dyn Future<Output = DialTurn> + Send>>,
 }
 
 /// A request whose response is waited for.
 struct Exchange<IO> {
     io: Replay<IO>,
     response: ResponseFuture,
-    _permit: Option<DialPermit>,
     version: Version,
     keep_alive: bool,
 }
@@ -103,9 +102,14 @@ where
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
         match &mut self.step {
             Step::Reading(io) => match if io.is_fresh() { io.poll_ahead(cx) } else { Poll::Ready(true) } {
+                // Another has its place: what has come at the last moment is as good as not come.
+                Poll::Ready(true) if !self.context.idleness.finish() => Poll::Ready(Ok(Step::Over)),
                 Poll::Ready(true) => Poll::Ready(Ok(self.parse())),
                 Poll::Ready(false) => Poll::Ready(Ok(Step::Over)),
+                Poll::Pending if self.context.idleness.is_ended() => Poll::Ready(Ok(Step::Over)),
                 Poll::Pending => {
+                    self.context.idleness.introduce(cx);
+                    self.context.idleness.begin();
                     let idle = self.idle.get_or_insert_with(|| Idle::new(&self.context.lifecycle, self.deadline));
                     idle.poll(cx, self.deadline).map_ok(|()| Step::Over)
                 }
@@ -127,13 +131,15 @@ where
             Step::Hyper(serving) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
-                    Some((io, taken)) if taken.latency == Latency::UntilDialled => self.queue(io, Some(taken)),
-                    Some((io, taken)) => self.respond(io, *taken.request, None),
+                    Some((io, taken)) => match queue_of(&taken.request, taken.latency) {
+                        Some(queue) => Self::queue(io, Some(taken), queue),
+                        None => self.respond(io, *taken.request, None),
+                    },
                     None => Step::Over,
                 }))
             }
             Step::Queued(queued) => match queued.turn.as_mut().poll(cx) {
-                Poll::Ready(permit) => Poll::Ready(Ok(self.dial(permit))),
+                Poll::Ready(turn) => Poll::Ready(Ok(self.dial(turn))),
                 Poll::Pending => {
                     while ready!(queued.io.poll_ahead(cx)) {}
                     Poll::Ready(Ok(Step::Over))
@@ -174,8 +180,8 @@ where
         step
     }
 
-    /// Reads and routes a request, which may have its permit to dial already.
-    fn read(&self, mut io: Replay<IO>, permit: Option<DialPermit>) -> Step<IO> {
+    /// Reads and routes a request, which may have its turn to dial already.
+    fn read(&self, mut io: Replay<IO>, mut turn: Option<DialTurn>) -> Step<IO> {
         let (mut request, end) = match read_request(io.ahead(), &self.context.client) {
             ReadRequest::Whole(request, end) => (request, end),
             ReadRequest::Partial if !io.is_full() => {
@@ -189,13 +195,15 @@ where
                 (malformed(what), end)
             }
         };
-        let dials = self.context.handler.route(&mut request, &self.context.info) == Latency::UntilDialled;
-        let permit = if dials { permit.or_else(|| self.context.dials.try_acquire()) } else { None };
-        if dials && permit.is_none() {
-            return self.queue(io, None);
+        let latency = self.context.handler.route(&mut request, &self.context.info);
+        if let Some(queue) = queue_of(&request, latency) {
+            turn = turn.or_else(|| queue.try_acquire());
+            if turn.is_none() {
+                return Self::queue(io, None, queue);
+            }
         }
         io.skip(end);
-        self.respond(io, request, permit)
+        self.respond(io, request, turn)
     }
 
     fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head) -> Step<IO> {
@@ -206,26 +214,29 @@ where
         Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)))
     }
 
-    fn queue(&self, io: Replay<IO>, taken: Option<TakenRequest>) -> Step<IO> {
-        let turn = Box::pin(DialQueue::acquire(Arc::clone(&self.context.dials)));
+    fn queue(io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
+        let turn = Box::pin(queue.acquire());
         Step::Queued(Queued { io, taken, turn })
     }
 
     /// It is a queued request's turn to dial.
-    fn dial(&mut self, permit: DialPermit) -> Step<IO> {
+    fn dial(&mut self, turn: DialTurn) -> Step<IO> {
         let Step::Queued(Queued { io, taken, .. }) = std::mem::replace(&mut self.step, Step::Over) else {
             return Step::Over;
         };
         match taken {
-            Some(taken) => self.respond(io, *taken.request, Some(permit)),
-            None => self.read(io, Some(permit)),
+            Some(taken) => self.respond(io, *taken.request, Some(turn)),
+            None => self.read(io, Some(turn)),
         }
     }
 
-    fn respond(&self, io: Replay<IO>, request: Request<IncomingBody>, permit: Option<DialPermit>) -> Step<IO> {
+    fn respond(&self, io: Replay<IO>, mut request: Request<IncomingBody>, turn: Option<DialTurn>) -> Step<IO> {
+        if let Some(turn) = turn {
+            request.extensions_mut().insert(turn);
+        }
         let (version, keep_alive) = (request.version(), keeps_alive(&request));
         let response = self.context.handler.respond(request);
-        Step::Responding(Exchange { io, response, _permit: permit, version, keep_alive })
+        Step::Responding(Exchange { io, response, version, keep_alive })
     }
 
     fn write(&mut self, response: Response<Body>) -> Step<IO> {
@@ -326,6 +337,12 @@ fn malformed(what: &'static str) -> Request<IncomingBody> {
     let mut request = Request::new(IncomingBody::Buffered(Bytes::new()));
     request.extensions_mut().insert(Malformed(what));
     request
+}
+
+/// Where a request waits for its turn, if it is one for which a backend is dialled.
+fn queue_of(request: &Request<IncomingBody>, latency: Latency) -> Option<Arc<DialQueue>> {
+    let queue = request.extensions().get::<Arc<DialQueue>>().filter(|_| latency == Latency::UntilDialled);
+    queue.map(Arc::clone)
 }
 
 fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {

@@ -16,7 +16,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::rt::Timer;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
@@ -24,8 +24,11 @@ use super::context::ConnContext;
 use super::extended_connect::{self, Asked};
 use super::guard::Traffic;
 use super::h2_idle::{Counting, Exchanges};
+use super::h2_preface::Beginning;
+use super::h2_window::Streams;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::header_deadline::HeaderTimer;
+use super::idle::Idleness;
 use crate::config::Client;
 use crate::http::as_written::NamesKeptByHyper;
 use crate::http::body::Body;
@@ -82,6 +85,9 @@ where
         exchanges: None,
     };
     let timer = HeaderTimer::new(&context.client, Arc::clone(&context.info.bytes));
+    let idleness = Arc::clone(&context.idleness);
+    // Between two requests the connection stays hyper's.
+    let service = Counting::new(service, Arc::new(Exchanges::new(Arc::clone(&idleness))));
     let mut conn = http1_settings(&context.client, timer).serve_connection(TokioIo::new(io), service);
     let mut drain = pin!(context.lifecycle.reached(Phase::Draining));
     let mut close = pin!(context.lifecycle.reached(Phase::Closing));
@@ -102,6 +108,10 @@ where
             Pin::new(&mut conn).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
+        idleness.introduce(cx);
+        if idleness.is_ended() {
+            return Poll::Ready(Ok(None));
+        }
         close.as_mut().poll(cx).map(|()| Ok(None))
     })
     .await?;
@@ -109,6 +119,9 @@ where
         let parts = conn.into_parts();
         let mut io = parts.io.into_inner();
         io.put_back(&parts.read_buf);
+        // hyper's exchange is over, the request's is not.
+        drop(parts.service);
+        let _ = context.idleness.finish();
         (io, taken)
     }))
 }
@@ -235,24 +248,43 @@ where
 {
     let (client, lifecycle) = (Arc::clone(&context.client), context.lifecycle.clone());
     let traffic = Arc::clone(&context.info.bytes);
-    let exchanges = Arc::new(Exchanges::new());
+    let idleness = Arc::clone(&context.idleness);
+    let exchanges = Arc::new(Exchanges::new(Arc::clone(&idleness)));
+    idleness.begin();
+    let streams = Streams::default();
     let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
     let service = Counting::new(service, Arc::clone(&exchanges));
-    let mut conn = pin!(http2_settings(&client).serve_connection(TokioIo::new(io), service));
+    let (io, begun) = Beginning::new(io);
+    let mut conn = pin!(http2_settings(&client, streams.clone()).serve_connection(TokioIo::new(io), service));
+    let mut watch = pin!(streams.watch(client.write, &traffic));
     tokio::select! {
         ended = conn.as_mut() => return Ok(ended?),
-        () = stays_silent(&traffic, client.handshake) => return Err("no first byte after the TLS handshake".into()),
+        () = begun.late(client.handshake) => return Err("no HTTP/2 preface and settings in time".into()),
+        () = watch.as_mut() => {}
         () = exchanges.idle(client.idle) => conn.as_mut().graceful_shutdown(),
+        () = ended(&idleness) => return Ok(()),
         () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         ended = conn => Ok(ended?),
+        () = watch => Ok(()),
+        // What is left then is a goodbye that is not answered, or the end of a response that finds no window.
+        () = leave(&exchanges, client.write, &traffic) => Ok(()),
         () = lifecycle.reached(Phase::Closing) => Ok(()),
     }
 }
 
-fn http2_settings(client: &Client) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+/// Returns when no exchange has been open for `limit` from now on, and the socket takes what is written.
+async fn leave(exchanges: &Exchanges, limit: Duration, traffic: &Traffic) {
+    sleep(limit).await;
+    exchanges.idle(limit).await;
+    while traffic.is_blocked() {
+        sleep(limit / 4).await;
+    }
+}
+
+fn http2_settings(client: &Client, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(client.streams)
@@ -270,11 +302,11 @@ fn http2_settings(client: &Client) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Returns when nothing at all was read within `limit`, otherwise never.
-async fn stays_silent(traffic: &Traffic, limit: Duration) {
-    let before = traffic.read();
-    sleep(limit).await;
-    if traffic.read() != before {
-        std::future::pending().await
-    }
+/// Returns when others need the place of this connection, which is idle.
+async fn ended(idleness: &Idleness) {
+    poll_fn(|cx| {
+        idleness.introduce(cx);
+        if idleness.is_ended() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

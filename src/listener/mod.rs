@@ -13,29 +13,33 @@ mod extended_connect;
 pub mod framing;
 pub mod guard;
 mod h2_idle;
+mod h2_preface;
+mod h2_window;
 pub mod handler;
 mod header_deadline;
 mod http1;
 pub mod hyper_server;
+pub mod idle;
 pub mod peer;
 mod proxy_protocol;
 mod socket;
 pub mod tls;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use self::complaints::Complaints;
 use self::conn::Layers;
 use self::context::ConnContext;
-use self::dialling::DialQueue;
 use self::guard::{ConnPermits, Traffic};
 use self::handler::Handler;
+use self::idle::{Connections, Idleness};
 use self::peer::{ConnInfo, PeerAddr};
 use self::proxy_protocol::Introductions;
 use self::socket::Socket;
@@ -43,10 +47,14 @@ use self::tls::TlsSource;
 use crate::config::{Client, Trusted};
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Lifecycle, Phase, What};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
+
+/// Most idle connections that end at once to make room, arbitrary: to find them all are looked through.
+const MOST_ENDED: usize = 64;
 
 /// What all listeners share.
 #[derive(Clone)]
@@ -57,10 +65,12 @@ pub struct ListenerContext<H> {
     pub client: Arc<Client>,
     /// Bounds the connections of all listeners together.
     pub connections: Arc<Semaphore>,
-    /// Bounds the requests that dial a backend.
-    pub dials: Arc<DialQueue>,
     /// Who may introduce others by the PROXY protocol; follows the configuration.
     pub trusted: Arc<ArcSwap<Trusted>>,
+    /// All connections, of which idle ones make room for new ones.
+    pub all: Arc<Connections>,
+    /// Bounds what one client may take.
+    pub limits: Arc<Limits>,
     /// When to stop.
     pub lifecycle: Lifecycle,
     /// What is counted.
@@ -78,7 +88,8 @@ pub struct Spoken {
 
 /// Serves the connections of one listener, until [`Phase::Draining`]; then the listener is closed. The connections live on
 /// in their own tasks: idle ones end at once, busy ones with their exchange, all of them at [`Phase::Closing`]. When there
-/// is no permit left, the next connection waits accepted, and those behind it in the kernel's queue.
+/// is no permit left, the connections that have been idle for longest end; until there is one, the next connection waits
+/// accepted, and those behind it in the kernel's queue.
 pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: ListenerContext<H>) {
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
@@ -90,24 +101,24 @@ pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: Li
         tls: spoken.tls.map(|tls| (tls, Arc::clone(&context.metrics))),
     };
     loop {
-        let (socket, peer, permits) = tokio::select! {
+        let (socket, peer, permits, idleness) = tokio::select! {
             biased;
             () = context.lifecycle.reached(Phase::Draining) => return,
             next = next(&bound, &context, &complaints) => next,
         };
         let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: Arc::new(Traffic::default()) };
-        conn::drive(context.conn(info), socket, permits, layers.clone());
+        conn::drive(context.conn(info, idleness), socket, permits, layers.clone());
     }
 }
 
 impl<H: Handler> ListenerContext<H> {
-    fn conn(&self, info: ConnInfo) -> ConnContext<H> {
+    fn conn(&self, info: ConnInfo, idleness: Arc<Idleness>) -> ConnContext<H> {
         ConnContext {
             handler: self.handler.clone(),
             info,
             client: Arc::clone(&self.client),
-            dials: Arc::clone(&self.dials),
             lifecycle: self.lifecycle.clone(),
+            idleness,
         }
     }
 }
@@ -117,24 +128,48 @@ async fn next<H>(
     bound: &BoundListener,
     context: &ListenerContext<H>,
     complaints: &Complaints,
-) -> (Socket, PeerAddr, ConnPermits) {
+) -> (Socket, PeerAddr, ConnPermits, Arc<Idleness>) {
     loop {
         match socket::accept(bound).await {
             Ok((socket, peer)) => {
+                // Counted and logged there. There is no answer: nothing was asked yet.
+                let Ok(held) = context.limits.connection(peer.ip()) else { continue };
                 // The permit comes last. An idle listener that kept one ready would keep it from the others: the kernel
                 // gives each its own share of the connections, and those of a full share would wait beside a free permit.
-                let Ok(permit) = Arc::clone(&context.connections).acquire_owned().await else {
-                    // Nobody closes the semaphore; if somebody did, no connection is allowed.
-                    return std::future::pending().await;
+                let permit = match Arc::clone(&context.connections).try_acquire_owned() {
+                    Ok(permit) => permit,
+                    Err(_) => place_of_another(context, complaints).await,
                 };
                 let guard = context.lifecycle.guard(What::Connection);
-                return (socket, peer, ConnPermits { permit, guard, counted: context.metrics.connection() });
+                let (place, idleness) = context.all.enter();
+                let counted = context.metrics.connection();
+                return (socket, peer, ConnPermits { permit, place, held, guard, counted }, idleness);
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
                 complain(complaints, &error);
                 sleep(REST).await;
             }
+        }
+    }
+}
+
+/// Waits for a place while there is none: those that have been idle for longest make room.
+async fn place_of_another<H>(context: &ListenerContext<H>, complaints: &Complaints) -> OwnedSemaphorePermit {
+    let most = context.client.connections;
+    context.metrics.connections_full();
+    let mut acquire = pin!(Arc::clone(&context.connections).acquire_owned());
+    loop {
+        let ended = context.all.end_longest_idle((most / 256).clamp(1, MOST_ENDED));
+        if let Some(swallowed) = complaints.due() {
+            let what = "all connections are taken: idle ones end, others wait; `client.connections` may be too low";
+            tracing::warn!(most, ended, swallowed, "{what}");
+        }
+        match timeout(REST, acquire.as_mut()).await {
+            Ok(Ok(permit)) => return permit,
+            // Nobody closes the semaphore; if somebody did, no connection is allowed.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who the client is: the socket's other end, or, when that is a trusted proxy, whom it speaks for. Pure.
 //!
 //! Enters: what is known of the connection, a request's headers, and whom the operator trusts. Leaves: a [`Peer`]. Must
-//! not touch: the network; what a client may do is never decided by its address.
+//! not touch: the network; what a client may do is never decided by its address, only how much of it.
 //!
 //! The field `Forwarded` (RFC 7239) is not read: proxies that set it set the `X-Forwarded-` fields as well, and two
 //! sources for one fact can disagree.

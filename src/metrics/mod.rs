@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::reading::Recent;
 pub use self::reading::{Reading, RecentChange};
 use self::series::{Delays, Series};
-use crate::terms::{Direction, Ending, ErrorCode, Resume, Transport};
+use crate::terms::{Direction, Ending, ErrorCode, Limit, Resume, Transport};
 
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
@@ -60,6 +60,8 @@ pub struct Metrics {
     unintroduced: Series<Counter>,
     dial_waits: Counter,
     dial_waits_active: Gauge,
+    connections_full: Counter,
+    limited: Series<Counter>,
     reloads: Series<Counter>,
     recent: Recent,
 }
@@ -109,6 +111,8 @@ impl Default for Metrics {
             unintroduced: Series::by("reason", UNINTRODUCED),
             dial_waits: Counter::default(),
             dial_waits_active: Gauge::default(),
+            connections_full: Counter::default(),
+            limited: Series::by("limit", Limit::WORDS.iter().copied()),
             reloads: Series::by("result", ["applied", "refused"]),
             recent: Recent::default(),
         }
@@ -229,6 +233,16 @@ impl Metrics {
         Counted::one(&self.dial_waits_active)
     }
 
+    /// A connection was accepted and has to wait, because there are as many as there may be.
+    pub fn connections_full(&self) {
+        self.connections_full.inc();
+    }
+
+    /// A client was refused, because it has or does as much of this as one may.
+    pub fn limited(&self, limit: Limit) {
+        self.limited[limit as usize].inc();
+    }
+
     /// The configuration was read again, and taken or refused.
     pub fn reloaded(&self, applied: bool) {
         self.reloads[usize::from(!applied)].inc();
@@ -273,6 +287,9 @@ impl Metrics {
         of.register("proxied_requests_active", "Plain HTTP requests in flight", self.proxied_active.clone());
         of.register("connections_accepted", "Connections of clients accepted", self.connections.clone());
         of.register("connections_active", "Connections of clients that are open", self.connections_active.clone());
+        let help = "Connections of clients that had to wait because there were as many as there may be";
+        of.register("connections_full", help, self.connections_full.clone());
+        of.register("limited", "Refusals because one client has or does as much as one may", self.limited.clone());
         of.register("tls_handshake_failures", "TLS handshakes of clients that failed", self.handshake_failures.clone());
         let help = "Connections closed because they had no PROXY header that counts, by reason";
         of.register("proxy_header_failures", help, self.unintroduced.clone());

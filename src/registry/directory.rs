@@ -2,14 +2,15 @@
 //!
 //! Enters: new sessions, ends, presented tokens. Leaves: what is known of them. Must not touch: the state of a session.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::ended::EndedSessions;
+pub(super) use super::ended::Memory;
 use super::live_session::LiveSession;
-use super::token::{Token, id_of};
+use super::token::id_of;
 use crate::session::Close;
 
 /// What is known of a presented token.
@@ -23,59 +24,54 @@ pub enum Found {
 }
 
 /// All live sessions of this process by id, and how the ended ones ended.
-#[derive(Default)]
 pub(super) struct Directory {
+    /// The first part of every token here.
+    node: Box<str>,
+    memory: Memory,
+    epoch: Instant,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
     live: HashMap<Box<str>, Arc<LiveSession>>,
-    ended: HashMap<Box<str>, Tombstone>,
-    /// Ids of ended sessions, oldest first.
-    order: VecDeque<Box<str>>,
-}
-
-struct Tombstone {
-    token: Token,
-    close: Close,
-    since: Instant,
-}
-
-/// How long and how many ended sessions are remembered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Memory {
-    pub(super) age: Duration,
-    pub(super) count: usize,
+    ended: EndedSessions,
 }
 
 impl Directory {
+    /// An empty one of this node, which remembers so much of ended sessions.
+    pub(super) fn new(node: &str, memory: Memory) -> Self {
+        Self { node: node.into(), memory, epoch: Instant::now(), inner: Mutex::default() }
+    }
+
     pub(super) fn insert(&self, session: &Arc<LiveSession>) {
         self.lock().live.insert(session.id().into(), Arc::clone(session));
     }
 
     /// Compares the secret in constant time; an unknown id and a wrong secret give the same answer.
-    pub(super) fn find(&self, presented: &str, memory: Memory) -> Found {
+    pub(super) fn find(&self, presented: &str) -> Found {
         let Some(id) = id_of(presented) else { return Found::Unknown };
         let inner = self.lock();
         if let Some(session) = inner.live.get(id) {
             return if session.token().is(presented) { Found::Here(Arc::clone(session)) } else { Found::Unknown };
         }
-        match inner.ended.get(id) {
-            Some(end) if end.token.is(presented) && end.since.elapsed() < memory.age => Found::Ended(end.close.clone()),
+        let ours = presented.strip_prefix(&*self.node).is_some_and(|rest| rest.starts_with('-'));
+        match inner.ended.find(presented, self.epoch.elapsed(), self.memory) {
+            Some(close) if ours => Found::Ended(close),
             _ => Found::Unknown,
         }
     }
 
     /// Removes a finished session and remembers how it ended.
-    pub(super) fn retire(&self, session: &LiveSession, close: Close, memory: Memory) {
+    pub(super) fn retire(&self, session: &LiveSession, close: Close) {
         let mut inner = self.lock();
         inner.live.remove(session.id());
-        inner
-            .ended
-            .insert(session.id().into(), Tombstone { token: session.token().clone(), close, since: Instant::now() });
-        inner.order.push_back(session.id().into());
-        inner.sweep(memory);
+        inner.ended.remember(session.token().as_str(), close, self.epoch.elapsed(), self.memory);
+    }
+
+    /// Forgets ended sessions whose time is over.
+    pub(super) fn sweep(&self) {
+        self.lock().ended.sweep(self.epoch.elapsed(), self.memory);
     }
 
     pub(super) fn all(&self) -> Vec<Arc<LiveSession>> {
@@ -93,18 +89,5 @@ impl Directory {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is a single insert or remove, so a panic leaves nothing half done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn sweep(&mut self, memory: Memory) {
-        while let Some(id) = self.order.front() {
-            let old = self.ended.get(id).is_none_or(|end| end.since.elapsed() >= memory.age);
-            if !old && self.order.len() <= memory.count {
-                return;
-            }
-            self.ended.remove(id);
-            self.order.pop_front();
-        }
     }
 }

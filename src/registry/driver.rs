@@ -18,6 +18,7 @@ use super::live_session::LiveSession;
 use super::memory::Intake;
 use crate::config;
 use crate::lifecycle::{Guard, What};
+use crate::limits::Held;
 use crate::session::Close;
 use crate::terms::Ending;
 use crate::upstream::socket::{Socket, SocketEvent};
@@ -37,6 +38,8 @@ pub(super) struct Driver<S> {
     registry: Arc<Registry>,
     /// One of the `session.max` seats, for as long as the session exists.
     _seat: OwnedSemaphorePermit,
+    /// Its place among the sessions of its client, likewise.
+    _place: Option<Held>,
     socket: Option<Socket<S>>,
     paused: bool,
     /// The socket was given a message that it has not written yet.
@@ -66,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         session: Arc<LiveSession>,
         socket: Socket<S>,
         backend: Arc<config::Backend>,
-        seat: OwnedSemaphorePermit,
+        (seat, place): (OwnedSemaphorePermit, Option<Held>),
     ) -> Self {
         let now = Instant::now();
         let guard = registry.lifecycle.guard(What::Session);
@@ -74,6 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             session,
             registry,
             _seat: seat,
+            _place: place,
             socket: Some(socket),
             paused: false,
             sending: false,

@@ -6,20 +6,20 @@
 //! The rule: the mutex is never held across an await, and no task is woken while it is held.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, timeout_at};
+use tokio::time::{Instant, Sleep};
 
 use super::owner::{Change, Owner};
 use super::token::Token;
 use crate::budget::{Account, Budget, Part};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Pushed, Session};
+use crate::session::{Action, AttachError, Close, Counts, Message, Moment, Session};
 use crate::terms::{Ending, Transport};
 
 /// One live session. Its token is a secret and stays out of every `Debug` and log line.
@@ -38,6 +38,8 @@ pub struct LiveSession {
     pub(super) room: Notify,
     /// Who opened it, for the operator.
     pub(super) owner: Owner,
+    /// What the pushes hold that wait for room, in bytes.
+    pub(super) crowd: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -133,7 +135,20 @@ impl LiveSession {
         metrics.session_opened();
         let (leave, room, abandoned) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(false));
         let (account, state) = (Account::new(budget), Mutex::new(state));
-        Self { token, protocol, policy, epoch, metrics, leave, account, abandoned, room, owner, state }
+        Self {
+            token,
+            protocol,
+            policy,
+            epoch,
+            metrics,
+            leave,
+            account,
+            abandoned,
+            room,
+            crowd: AtomicUsize::new(0),
+            owner,
+            state,
+        }
     }
 
     /// The public name of the session, for logs.
@@ -168,32 +183,6 @@ impl LiveSession {
         let Some(from) = from.filter(|from| *from != to) else { return };
         self.metrics.changed(from, to);
         tracing::info!(session = self.id(), from = from.as_str(), to = to.as_str(), cause, "session changed transport");
-    }
-
-    /// Takes messages up, waiting a bounded time for room. Cancel-safe: what was accepted stays accepted.
-    pub async fn push(&self, first: Option<u64>, batch: &[Message]) -> Pushed {
-        let pushed = self.act(|state, now| state.session.push(now, first, batch));
-        let Pushed::Busy { taken, .. } = pushed else { return pushed };
-        Box::pin(self.push_rest(first.map(|first| first + taken as u64), &batch[taken..])).await
-    }
-
-    /// Pushes what found no room at once.
-    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message]) -> Pushed {
-        let deadline = Instant::now() + self.policy.busy;
-        let mut held = self.account.part();
-        loop {
-            held.set(batch.iter().map(Message::cost).sum());
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            let pushed = self.act(|state, now| state.session.push(now, first, batch));
-            let Pushed::Busy { taken, .. } = pushed else { return pushed };
-            batch = &batch[taken..];
-            first = first.map(|first| first + taken as u64);
-            if timeout_at(deadline, room).await.is_err() {
-                return pushed;
-            }
-        }
     }
 
     /// Acknowledges everything down up to `cursor`.

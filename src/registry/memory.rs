@@ -46,6 +46,11 @@ impl LiveSession {
         false
     }
 
+    /// What is only kept for a client that may come back, in bytes.
+    pub(super) fn replay(&self) -> usize {
+        self.lock().session.replay()
+    }
+
     /// Gives back what is only kept for a client that may come back.
     pub(super) fn drop_replay(&self) {
         self.act(|state, _| state.session.drop_replay());

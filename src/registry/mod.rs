@@ -4,10 +4,12 @@
 
 mod directory;
 mod driver;
+mod ended;
 mod live_session;
 mod memory;
 mod nonces;
 mod owner;
+mod push;
 mod reader;
 pub mod roster;
 mod token;
@@ -33,6 +35,7 @@ use crate::budget::{Budget, Level};
 use crate::config;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
+use crate::limits::Held;
 use crate::metrics::Metrics;
 use crate::session::{Close, Limits, Moment, Session};
 use crate::terms::Ending;
@@ -43,6 +46,11 @@ use crate::upstream::socket::Socket;
 /// How long an abandoned session gets to let go of its buffers before another one is chosen.
 const SETTLING: Duration = Duration::from_millis(5);
 
+/// How often it is looked for what need not be remembered any more.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long all replay windows are let alone after they were let go of: it takes a look at every session.
+const REST: Duration = Duration::from_secs(1);
+
 /// All sessions of this process.
 pub struct Registry {
     node: String,
@@ -50,7 +58,6 @@ pub struct Registry {
     /// A seat for each session, live or ended and kept for its client.
     seats: Arc<Semaphore>,
     max: usize,
-    memory: Memory,
     directory: Directory,
     nonces: Nonces,
     places: Places,
@@ -77,6 +84,12 @@ pub struct Opening {
     /// The deadlines and pings of the backend.
     pub backend: Arc<config::Backend>,
     pub dialer: Arc<Dialer>,
+    /// The session among those of its client.
+    pub place: Option<Held>,
+    /// The handshake among those of its client.
+    pub handshaking: Option<Held>,
+    /// Others wait until this is dropped, which is when the backend is connected.
+    pub turn: Option<Box<dyn Send + Sync>>,
 }
 
 /// A session that was opened.
@@ -123,8 +136,7 @@ impl Registry {
             epoch: Instant::now(),
             seats: Arc::new(Semaphore::new(session.max)),
             max: session.max,
-            memory: Memory { age: session.ended, count: session.ended_max },
-            directory: Directory::default(),
+            directory: Directory::new(node, Memory { age: session.ended, count: session.ended_max }),
             nonces: Nonces::default(),
             places: Places::default(),
             metrics,
@@ -133,10 +145,22 @@ impl Registry {
         }
     }
 
+    /// The memory that all payloads may take.
+    #[must_use]
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// # Errors
+    /// [`OpenError::OutOfMemory`] while memory is short: no session is opened then, and nothing is read for one.
+    pub fn check_memory(&self) -> Result<(), OpenError> {
+        if self.budget.level() == Level::Free { Ok(()) } else { Err(OpenError::OutOfMemory) }
+    }
+
     /// What is known of a presented token.
     #[must_use]
     pub fn find(&self, token: &str) -> Found {
-        self.directory.find(token, self.memory)
+        self.directory.find(token)
     }
 
     /// Opens a session: dials the backend, then spawns the task that drives the session until it is finished.
@@ -175,15 +199,14 @@ impl Registry {
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
-        if self.budget.level() != Level::Free {
-            return Err(OpenError::OutOfMemory);
-        }
+        self.check_memory()?;
         let full = |_| OpenError::Full { max: self.max };
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let place = self.places.find(opening.route, opening.handshake.uri.path());
         let owner = Owner::new(opening.client, place, self.epoch);
-        let upgraded = opening.dialer.upgrade(opening.handshake, None).await?;
+        let upgraded = opening.dialer.upgrade_in_turn(opening.handshake, None, opening.turn).await?;
+        drop(opening.handshaking);
         if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
             return Err(DialError::BadHandshake { address: Arc::clone(opening.dialer.address()), what }.into());
         }
@@ -203,19 +226,34 @@ impl Registry {
             "session opened"
         );
         self.directory.insert(&live);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, seat));
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, (seat, opening.place)));
         Ok(Opened { session: live, fields })
     }
 
     /// Removes a finished session and remembers how it ended.
     fn retire(&self, live: &LiveSession, close: Close) {
-        self.directory.retire(live, close, self.memory);
+        self.directory.retire(live, close);
     }
 
-    /// Ends the session that holds most memory whenever it runs out or one has waited for too long. Never returns.
+    /// Forgets what is remembered of sessions once its time is over. Never returns.
+    pub async fn forget_in_time(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.directory.sweep();
+            self.nonces.sweep();
+        }
+    }
+
+    /// Gives back what is only kept for clients that may come back whenever memory is short, and ends the session that holds
+    /// most whenever it runs out or one has waited for too long. Never returns.
     pub async fn keep_budget(&self) {
+        let mut rest = Instant::now();
         loop {
             self.budget.alarmed().await;
+            if self.budget.level() != Level::Free && rest <= Instant::now() {
+                self.drop_replays();
+                rest = Instant::now() + REST;
+            }
             while self.budget.is_exceeded() {
                 // One that holds less than its share is no cause of it, and may not be the one to pay.
                 if let Some(greediest) = self.directory.greediest(self.budget.share()) {
@@ -223,6 +261,19 @@ impl Registry {
                 }
                 tokio::time::sleep(SETTLING).await;
             }
+        }
+    }
+
+    /// Lets go of replay windows, the largest first, until memory is free again.
+    fn drop_replays(&self) {
+        let kept = self.directory.all().into_iter().map(|live| (live.replay(), live));
+        let mut kept: Vec<_> = kept.filter(|(replay, _)| *replay > 0).collect();
+        kept.sort_unstable_by_key(|(replay, _)| std::cmp::Reverse(*replay));
+        for (_, live) in kept {
+            if self.budget.level() == Level::Free {
+                return;
+            }
+            live.drop_replay();
         }
     }
 
@@ -262,10 +313,18 @@ fn not_offered(head: &http::response::Parts, offered: &[String]) -> Option<&'sta
     (!known).then_some("its subprotocol was not offered")
 }
 
+/// How long a message that was written may be asked for again. A client that was cut off comes back within its grace or not at
+/// all; what it lacks then was written after it was cut off, or before and still on its way: in the buffers of the kernel and
+/// of boxes, which hold what a slow client takes in half a grace (`client.write` is as long by default).
+fn replay_age(grace: Duration) -> Duration {
+    grace + grace / 2
+}
+
 fn limits(policy: &config::Session) -> Limits {
     Limits {
         buffer: policy.buffer,
         replay: policy.replay,
+        replay_age: replay_age(policy.grace),
         reorder_window: policy.held,
         queue: policy.queue,
         grace: policy.grace,

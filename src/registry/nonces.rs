@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
@@ -36,6 +36,8 @@ pub(super) struct Nonces {
 #[derive(Default)]
 struct Inner {
     slots: HashMap<Box<str>, Entry>,
+    /// How long the last one is to be remembered.
+    age: Duration,
     /// Oldest first.
     order: VecDeque<Box<str>>,
 }
@@ -62,10 +64,22 @@ impl Nonces {
         Purpose(self.hashes.hash_one((handshake.uri.to_string(), fields)))
     }
 
+    /// Forgets the nonces whose time is over, and with them what they opened.
+    pub(super) fn sweep(&self) {
+        let mut inner = self.lock();
+        let age = inner.age;
+        inner.sweep(age);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is a single insert or remove, so a panic leaves nothing half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The slot of this nonce, for at most `age`; at most `count` are remembered.
     pub(super) fn slot(&self, nonce: &str, purpose: Purpose, age: Duration, count: usize) -> Result<Slot, NonceError> {
-        // Every change is a single insert or remove, so a panic leaves nothing half done.
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
+        inner.age = age;
         inner.sweep(age);
         if let Some(entry) = inner.slots.get(nonce) {
             return if entry.purpose == purpose { Ok(Arc::clone(&entry.slot)) } else { Err(NonceError::Reused) };
@@ -89,6 +103,9 @@ impl Inner {
             }
             self.slots.remove(nonce);
             self.order.pop_front();
+        }
+        if self.slots.is_empty() {
+            (self.slots, self.order) = (HashMap::new(), VecDeque::new());
         }
     }
 }

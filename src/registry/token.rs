@@ -57,6 +57,20 @@ impl fmt::Debug for Token {
     }
 }
 
+/// The random bytes of an id.
+pub(super) type Id = [u8; ID_BYTES];
+/// The random bytes that only who has the token knows.
+pub(super) type Secret = [u8; SECRET_BYTES];
+
+/// The node, the id and the secret of a text that has the form of a token.
+pub(super) fn parts_of(presented: &str) -> Option<(&str, Id, Secret)> {
+    let (node, random) = presented.split_once('-')?;
+    let mut bytes = [0; ID_BYTES + SECRET_BYTES];
+    let length = URL_SAFE_NO_PAD.decode_slice(random, &mut bytes).ok()?;
+    let (id, secret) = bytes.split_at(ID_BYTES);
+    (length == bytes.len()).then_some((node, id.try_into().ok()?, secret.try_into().ok()?))
+}
+
 /// The id in a text that has the form of a token.
 pub(super) fn id_of(presented: &str) -> Option<&str> {
     let (_, random) = presented.split_once('-')?;
@@ -77,9 +91,17 @@ mod tests {
     }
 
     #[test]
+    fn a_token_has_parts_and_one_spelling() {
+        let token = Token::random("n1").expect("randomness");
+        let (node, id, secret) = parts_of(token.as_str()).expect("a token");
+        assert_eq!((node, URL_SAFE_NO_PAD.encode(id)), ("n1", token.id().to_owned()));
+        assert!(token.is(&format!("n1-{}{}", token.id(), URL_SAFE_NO_PAD.encode(secret))));
+    }
+
+    #[test]
     fn a_text_that_is_no_token_has_no_id() {
         for text in ["", "n1", "n1-", "n1-short", "-", &format!("n1-{}", "é".repeat(22))] {
-            assert_eq!(id_of(text), None, "{text}");
+            assert_eq!((id_of(text), parts_of(text)), (None, None), "{text}");
         }
     }
 }

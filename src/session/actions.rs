@@ -28,6 +28,7 @@ impl Session {
         if self.keep_deadline().is_some_and(|deadline| deadline <= now) {
             self.settle();
         }
+        self.expire_replay(now);
     }
 
     /// The next thing that the caller must do; `None` when there is none.
@@ -54,7 +55,9 @@ impl Session {
             Upstream::Closing { until, .. } => Some(until),
             _ => None,
         };
-        [closing, self.pause_deadline(), self.grace_deadline(), self.keep_deadline()].into_iter().flatten().min()
+        let deadlines =
+            [closing, self.pause_deadline(), self.grace_deadline(), self.keep_deadline(), self.replay_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn pause_deadline(&self) -> Option<Moment> {

@@ -1,6 +1,6 @@
 //! Down: numbers the backend's messages and keeps them until the client has them.
 //!
-//! Enters: messages, cursors. Leaves: batches behind a cursor. Must not touch: attachments, time.
+//! Enters: messages, cursors, what the time is. Leaves: batches behind a cursor. Must not touch: attachments, a clock.
 //!
 //! ```text
 //!  gone │ kept: acknowledged but not read yet · read (or lost on the way) · unread
@@ -9,9 +9,11 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::give_back;
 use super::types::{Message, Moment};
 
 /// The kept messages and the four cursors over them.
@@ -32,11 +34,11 @@ pub(super) struct Downlink {
     acked: u64,
 }
 
-/// A message and when it came from the backend.
+/// A message, and when it came from the backend or, once a reader was given it, when that was last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     message: Message,
-    arrived: Moment,
+    since: Moment,
 }
 
 /// What [`Downlink::pull`] gave to the reader.
@@ -59,7 +61,7 @@ impl Downlink {
     pub(super) fn push(&mut self, now: Moment, message: Message) {
         self.kept_cost += message.cost();
         self.unread_cost += message.cost();
-        self.kept.push_back(Kept { message, arrived: now });
+        self.kept.push_back(Kept { message, since: now });
     }
 
     /// Number of the last message that came.
@@ -101,12 +103,12 @@ impl Downlink {
     }
 
     /// Gives the next messages to the reader: payloads up to `budget` bytes together, but at least one message.
-    pub(super) fn pull(&mut self, budget: usize, mut each: impl FnMut(u64, &Message)) -> Option<Batch> {
+    pub(super) fn pull(&mut self, now: Moment, budget: usize, mut each: impl FnMut(u64, &Message)) -> Option<Batch> {
         let start = self.index(self.read);
-        let arrived = self.kept.get(start)?.arrived;
+        let arrived = self.kept.get(start)?.since;
         let first = self.read + 1;
         let (mut number, mut bytes, mut cost) = (self.read, 0, 0);
-        for kept in self.kept.range(start..) {
+        for kept in self.kept.range_mut(start..) {
             let size = kept.message.payload().len();
             if bytes + size > budget && number >= first {
                 break;
@@ -114,6 +116,7 @@ impl Downlink {
             number += 1;
             bytes += size;
             cost += kept.cost();
+            kept.since = now;
             each(number, &kept.message);
         }
         let fresh = first > self.sent;
@@ -153,6 +156,21 @@ impl Downlink {
         while self.base < self.read && self.kept_cost - self.unread_cost > window && self.drop_front() {}
     }
 
+    /// Frees what was read `age` ago or earlier.
+    pub(super) fn trim_older(&mut self, now: Moment, age: Duration) {
+        while self.oldest_read().is_some_and(|read| read.after(age) <= now) && self.drop_front() {}
+    }
+
+    /// When the oldest message was read that is still kept after that.
+    pub(super) fn oldest_read(&self) -> Option<Moment> {
+        self.kept.front().filter(|_| self.base < self.read).map(|kept| kept.since)
+    }
+
+    /// Keeps no more room than the messages need.
+    pub(super) fn shrink(&mut self) {
+        self.kept.shrink_to_fit();
+    }
+
     /// Drops everything that is kept. A reader that was not given all of it is told what it lost.
     pub(super) fn clear(&mut self) {
         self.base = self.last();
@@ -168,9 +186,7 @@ impl Downlink {
         if unread {
             self.unread_cost -= kept.cost();
         }
-        if self.kept.is_empty() {
-            self.kept = VecDeque::new();
-        }
+        give_back(&mut self.kept);
         true
     }
 

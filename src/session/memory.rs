@@ -1,9 +1,26 @@
 //! What a session holds in memory, and how it is given back when the process is short of it.
 //!
-//! Enters: the state. Leaves: sizes. Must not touch: budgets; when memory is short is decided elsewhere.
+//! Enters: the state and its queues. Leaves: sizes, and room that is not needed. Must not touch: budgets; when memory is short is decided elsewhere.
+
+use std::collections::VecDeque;
 
 use super::types::{Close, Moment};
 use super::{Session, Upstream};
+
+/// In so many steps what was written within `replay_age` is let go of, while the session writes nothing; arbitrary.
+const REPLAY_STEPS: u32 = 4;
+/// A queue keeps room for so many items whatever is in it; below that nothing is saved.
+const ROOM: usize = 32;
+
+/// Gives back the room that a queue once needed: all of it when it is empty, half of it when three quarters are not used. So
+/// an item is moved less than once for each that was taken out.
+pub(super) fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() {
+        *queue = VecDeque::new();
+    } else if queue.capacity() > ROOM && queue.len() <= queue.capacity() / 4 {
+        queue.shrink_to(queue.capacity() / 2);
+    }
+}
 
 impl Session {
     /// What the session keeps for the client and for the backend, by [`super::Message::cost`], in bytes.
@@ -16,6 +33,29 @@ impl Session {
     pub fn drop_replay(&mut self) {
         if !self.acknowledging {
             self.down.trim(0);
+            self.down.shrink();
+        }
+    }
+
+    /// What is only kept for a client that does not acknowledge and may come back, in bytes.
+    #[must_use]
+    pub fn replay(&self) -> usize {
+        if self.acknowledging { 0 } else { self.down.kept_cost() - self.down.unread_cost() }
+    }
+
+    /// When written messages are let go of next, because no client that may still come back can lack them. Later than the
+    /// first of them is due, so that there is a step for many messages and not one for each.
+    pub(super) fn replay_deadline(&self) -> Option<Moment> {
+        let age = self.limits.replay_age;
+        let oldest = if self.acknowledging { None } else { self.down.oldest_read() };
+        oldest.map(|read| read.after(age + age / REPLAY_STEPS))
+    }
+
+    /// Lets go of written messages that are old enough.
+    pub(super) fn expire_replay(&mut self, now: Moment) {
+        if self.replay_deadline().is_some_and(|deadline| deadline <= now) {
+            self.down.trim_older(now, self.limits.replay_age);
+            self.down.shrink();
         }
     }
 
@@ -45,6 +85,7 @@ mod tests {
         let limits = Limits {
             buffer: 1 << 20,
             replay: 1 << 20,
+            replay_age: 8 * second,
             reorder_window: 9,
             queue: 1 << 20,
             grace: second,
@@ -108,5 +149,44 @@ mod tests {
             assert_eq!(session.held(), if acknowledging { unread + 4 + Message::OVERHEAD } else { unread });
             assert_eq!(session.check(), Ok(()));
         }
+    }
+
+    #[test]
+    fn what_was_written_long_ago_is_let_go_of_in_steps() {
+        let mut session = session(false);
+        let reader = attach(&mut session, None, false);
+        let second = |seconds| NOW.after(Duration::from_secs(seconds));
+        let write = |session: &mut Session, now| {
+            session.upstream_message(now, Message::text("a"));
+            assert!(matches!(session.pull(now, reader, 9, |_, _| {}), Pulled::Batch { .. }));
+        };
+        (0..3).for_each(|seconds| write(&mut session, second(seconds)));
+        let cost = 1 + Message::OVERHEAD;
+        // Kept for 8 s; the deadline is 2 s later, and takes with it what is old enough by then.
+        assert_eq!((session.replay(), session.replay_deadline()), (3 * cost, Some(second(10))));
+        session.expire_replay(second(9));
+        assert_eq!(session.replay(), 3 * cost, "before the deadline nobody looks");
+        session.expire_replay(second(10));
+        assert_eq!((session.replay(), session.replay_deadline()), (0, None));
+
+        (20..23).for_each(|seconds| write(&mut session, second(seconds)));
+        write(&mut session, second(29));
+        assert_eq!(session.replay(), 2 * cost, "a write lets go of what is old enough, without a deadline");
+        session.ack(second(29), 5).expect("a cursor");
+        assert_eq!(session.replay_deadline(), None, "what is not acknowledged is kept whatever its age");
+        assert_eq!((session.replay(), session.held()), (0, 2 * cost));
+    }
+
+    #[test]
+    fn a_queue_gives_its_room_back() {
+        let mut queue: VecDeque<u64> = (0..1000).collect();
+        while queue.len() > 1 {
+            queue.pop_front();
+            give_back(&mut queue);
+            assert!(queue.capacity() <= ROOM.max(8 * queue.len()), "{} of {}", queue.len(), queue.capacity());
+        }
+        queue.clear();
+        give_back(&mut queue);
+        assert_eq!(queue.capacity(), 0);
     }
 }

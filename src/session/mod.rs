@@ -175,7 +175,7 @@ impl Session {
         if let Some((from, to)) = self.down.skip_lost() {
             return Pulled::Lost { from, to };
         }
-        if let Some(Batch { first, count, bytes, arrived }) = self.down.pull(budget, each) {
+        if let Some(Batch { first, count, bytes, arrived }) = self.down.pull(now, budget, each) {
             self.wrote(now, attachment);
             self.keep_ended(now);
             self.settle_read(now);
@@ -338,6 +338,7 @@ impl Session {
             self.down.release(true);
         } else {
             self.down.trim(self.limits.replay);
+            self.down.trim_older(now, self.limits.replay_age);
         }
         self.update_pause(now, !self.acknowledging);
     }

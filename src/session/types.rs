@@ -130,6 +130,9 @@ pub struct Limits {
     pub buffer: usize,
     /// How much a bare session keeps of written messages, for a client that comes back.
     pub replay: usize,
+    /// How long after it was written a bare session keeps a message at least, if there is room; a quarter longer at most. Zero
+    /// keeps none.
+    pub replay_age: Duration,
     /// How many numbers ahead of the expected one an up message may be; it is kept until the gap is filled.
     pub reorder_window: u64,
     /// How much may wait for the backend, early messages included.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::give_back;
 use super::types::Message;
 
 /// The queue towards the backend, and the messages that wait until a gap before them is filled.
@@ -129,9 +130,7 @@ impl Uplink {
         let message = self.ready.pop_front()?;
         self.ready_cost -= message.cost();
         self.given += 1;
-        if self.ready.is_empty() {
-            self.ready = VecDeque::new();
-        }
+        give_back(&mut self.ready);
         Some(message)
     }
 

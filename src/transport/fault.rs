@@ -3,9 +3,12 @@
 //! Enters: refusals of the core, the registry, the codecs. Leaves: one enum, which the gateway turns into a status.
 //! Must not touch: statuses.
 
+use std::time::Duration;
+
 use crate::codec::DecodeError;
 use crate::registry::OpenError;
 use crate::session::{AttachError, Close, Message};
+use crate::terms::Limit;
 
 /// Why a request was refused. The messages say what happened, to what, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +59,23 @@ pub enum Fault {
         "this WebSocket handshake lost its `Upgrade` or `Connection` header on the way: a proxy between does not let WebSockets pass, use sse, stream or poll"
     )]
     UpgradeLost,
+    /// The client has, or does, as much as one may.
+    #[error("{}", limited(*.limit))]
+    Limited {
+        /// Of what.
+        limit: Limit,
+        /// When to try again.
+        after: Duration,
+    },
     #[error(transparent)]
     Open(#[from] OpenError),
+}
+
+/// What a client is told that has, or does, as much as one may.
+#[must_use]
+pub fn limited(limit: Limit) -> String {
+    let limit = limit.as_str();
+    format!("too many {limit} from your address: try again later; the operator can raise `limits.{limit}`")
 }
 
 impl From<AttachError> for Fault {

@@ -32,9 +32,12 @@ impl<'a> Query<'a> {
     /// # Errors
     /// When it is anything else.
     pub fn number(&self, name: &str) -> Result<Option<u64>, Fault> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        let wrong = || Fault::BadRequest(format!("`{name}={}` is no number: it must be digits only", shown(text)));
-        parse_number(text).map(Some).ok_or_else(wrong)
+        let Some((_, text)) = self.pairs.iter().find(|(key, _)| key == name) else { return Ok(None) };
+        let what = "is no number: it must be plain digits, without leading zeros";
+        let wrong = || Fault::BadRequest(format!("`{name}={}` {what}", shown(text)));
+        // What had to be decoded was not written plainly: another reader could take it for something else.
+        let plain = matches!(text, Cow::Borrowed(_)).then(|| parse_number(text)).flatten();
+        plain.map(Some).ok_or_else(wrong)
     }
 
     /// The number of an up message: counted from 1.

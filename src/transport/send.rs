@@ -3,18 +3,21 @@
 //! Enters: a session and a request's body. Leaves: the progress of the session as JSON. Must not touch: how bodies are
 //! encoded.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::fault::Fault;
+use crate::budget::{Budget, Claim};
 use crate::codec::batch::Form;
 use crate::codec::progress;
 use crate::http::incoming::IncomingBody;
+use crate::http::timely::{Pace, Patience, TooSlow};
 use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
@@ -36,9 +39,10 @@ pub async fn send(
     session: &LiveSession,
     sending: Sending,
     body: IncomingBody,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<BytesMut, Fault> {
     let (limit, message) = (session.policy().body, session.policy().message);
+    // What was decoded is counted before anything else is waited for: it may be many times its body.
     let (messages, waited) = match body {
         // It came with the head, so it is short, and counted where its messages go.
         IncomingBody::Buffered(whole) if whole.len() <= limit => (sending.form.decode(whole, message)?, false),
@@ -48,10 +52,10 @@ pub async fn send(
         session.ack(after)?;
     }
     let waits = !waited && !messages.is_empty() && session.account().room() == 0;
-    if waits && !Box::pin(session.wait_for_memory()).await {
+    if waits && !Box::pin(wait(session, &messages)).await {
         return Err(busy(session));
     }
-    match session.push(sending.seq, &messages).await {
+    match session.push(sending.seq, &messages, limit).await {
         Pushed::Accepted { .. } => {
             count(session, &messages);
             Ok(progress(session))
@@ -62,13 +66,20 @@ pub async fn send(
     }
 }
 
+/// Waits until the session may take more memory, a bounded time; what waits for it is counted.
+async fn wait(session: &LiveSession, messages: &[Message]) -> bool {
+    let mut held = session.account().part();
+    held.set(messages.iter().map(Message::cost).sum());
+    session.wait_for_memory().await
+}
+
 /// Reads the messages of a body that comes in pieces, and counts it meanwhile. While memory is short and the session holds
 /// its share of it, the body has to wait.
 async fn receive(
     session: &LiveSession,
     sending: &Sending,
     body: IncomingBody,
-    patience: Duration,
+    patience: Patience,
 ) -> Result<Vec<Message>, Fault> {
     let (limit, message) = (session.policy().body, session.policy().message);
     if session.account().room() == 0 {
@@ -113,22 +124,28 @@ pub fn closed(close: &Close) -> BytesMut {
     json!({ "close": close }).to_string().as_bytes().into()
 }
 
-/// Reads a whole body of at most `limit` bytes, each piece within `patience`.
+/// Reads a whole body of at most `limit` bytes, each piece within `patience`; what has come of it counts for `budget`.
 ///
 /// # Errors
 /// [`Fault::TooLarge`], or [`Fault::BadRequest`] when it stalls or breaks off.
-pub async fn read_body(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+pub async fn read_body(
+    body: IncomingBody,
+    limit: usize,
+    patience: Patience,
+    budget: &Arc<Budget>,
+) -> Result<Bytes, Fault> {
     match body {
         IncomingBody::Buffered(whole) if whole.len() <= limit => Ok(whole),
         // Boxed, so that the future of a short message, which is the usual case, does not have room for this wait.
-        body => Box::pin(read_pieces(body, limit, patience)).await,
+        body => Box::pin(read_pieces(body, limit, patience, budget.claim())).await,
     }
 }
 
-async fn read_pieces(body: IncomingBody, limit: usize, patience: Duration) -> Result<Bytes, Fault> {
+async fn read_pieces(body: IncomingBody, limit: usize, patience: Patience, mut claim: Claim) -> Result<Bytes, Fault> {
     let mut pieces = Pieces::new(body, limit, patience)?;
     while !pieces.ended {
         pieces.read().await?;
+        claim.set(pieces.whole.capacity());
     }
     Ok(pieces.whole.freeze())
 }
@@ -140,15 +157,16 @@ const TRUSTED: usize = 1024 * 1024;
 struct Pieces {
     body: IncomingBody,
     limit: usize,
-    patience: Duration,
+    patience: Patience,
+    pace: Pace,
     whole: BytesMut,
     ended: bool,
 }
 
 impl Pieces {
-    fn new(body: IncomingBody, limit: usize, patience: Duration) -> Result<Self, Fault> {
+    fn new(body: IncomingBody, limit: usize, patience: Patience) -> Result<Self, Fault> {
         let announced = body.size_hint().lower();
-        let pieces = Self { body, limit, patience, whole: BytesMut::new(), ended: false };
+        let pieces = Self { body, limit, patience, pace: Pace::default(), whole: BytesMut::new(), ended: false };
         if announced > limit as u64 { Err(pieces.too_large()) } else { Ok(pieces) }
     }
 
@@ -158,11 +176,14 @@ impl Pieces {
 
     /// Reads one piece.
     async fn read(&mut self) -> Result<(), Fault> {
-        let Some(frame) = next_frame(&mut self.body, self.patience).await? else {
+        let begin = Instant::now();
+        let Some(frame) = next_frame(&mut self.body, self.patience.piece).await? else {
             self.ended = true;
             return Ok(());
         };
         let Ok(data) = frame.into_data() else { return Ok(()) };
+        let slow = |slow: TooSlow| Fault::BadRequest(slow.to_string());
+        self.pace.note(data.len(), begin.elapsed(), self.patience).map_err(slow)?;
         if self.whole.len() + data.len() > self.limit {
             return Err(self.too_large());
         }
@@ -179,7 +200,7 @@ impl Pieces {
 }
 
 async fn next_frame(body: &mut IncomingBody, patience: Duration) -> Result<Option<http_body::Frame<Bytes>>, Fault> {
-    let stalled = |_| Fault::BadRequest(format!("the body stalled: nothing came for {} s", patience.as_secs()));
+    let stalled = |_| Fault::BadRequest(TooSlow::Stalled(patience).to_string());
     let broken = |error| Fault::BadRequest(format!("the body broke off: {error}; nothing of it was accepted"));
     timeout(patience, body.frame()).await.map_err(stalled)?.transpose().map_err(broken)
 }

@@ -202,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         session.metrics().up(1, message.payload().len() as u64);
         self.pushing = Some(Box::pin(async move {
             loop {
-                match session.push(Some(number), std::slice::from_ref(&message)).await {
+                match session.push(Some(number), std::slice::from_ref(&message), usize::MAX).await {
                     Pushed::Busy { .. } => {}
                     pushed => return pushed,
                 }

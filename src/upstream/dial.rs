@@ -112,14 +112,14 @@ pub enum DialError {
         /// How long it was waited.
         after: Duration,
     },
-    /// Too many handshakes are under way already, and none of them ended in time.
+    /// Too many connections are being opened already, and none of them was open in time.
     #[error(
-        "{most} handshakes with the backend at {address} are under way and none ended within {after:?}; the backend is slow to accept, or the bound is too low"
+        "{most} connections to the backend at {address} are being opened and none was open within {after:?}; the backend is slow to accept, or the bound is too low"
     )]
     Crowded {
         /// Where to.
         address: Arc<str>,
-        /// How many may be under way.
+        /// How many may be opened at once.
         most: usize,
         /// How long it was waited.
         after: Duration,
@@ -252,10 +252,23 @@ impl Dialer {
         head: request::Parts,
         private: Option<&PrivateConnections>,
     ) -> Result<Upgraded, DialError> {
+        self.upgrade_in_turn(head, private, ()).await
+    }
+
+    /// [`Self::upgrade`], for which others wait: `turn` is dropped as soon as it is connected. How long a backend thinks of
+    /// its answer is no reason to let others wait.
+    ///
+    /// # Errors
+    /// Those of [`Self::upgrade`].
+    pub async fn upgrade_in_turn<T>(
+        &self,
+        head: request::Parts,
+        private: Option<&PrivateConnections>,
+        turn: T,
+    ) -> Result<Upgraded, DialError> {
         if let Some(talk) = self.inside {
             return self.connect_inside(talk, &head);
         }
-        let _under_way = self.acquire_dial().await?;
         let kept = match private {
             Some(private) => private.take(&self.address).await,
             None => None,
@@ -263,8 +276,12 @@ impl Dialer {
         let is_login = kept.is_some() || login::speaks(&head.headers);
         let connection = match kept {
             Some(connection) => connection,
-            None => Connection::new(self.connect().await?),
+            None => {
+                let _under_way = self.acquire_dial().await?;
+                Connection::new(self.connect().await?)
+            }
         };
+        drop(turn);
         let since = connection.since;
         match timeout(self.handshake, handshake::perform(connection.carrier, head, self.limits)).await {
             Ok(Ok(upgraded)) => Ok(upgraded),
@@ -282,13 +299,16 @@ impl Dialer {
         }
     }
 
-    /// A connection that speaks `protocol`: connects, sends `head` as it is, which asks for that, and verifies the answer.
+    /// A connection that speaks `protocol`: connects, sends `head` as it is, which asks for that, and verifies the answer. As
+    /// for `turn`, see [`Self::upgrade_in_turn`].
     ///
     /// # Errors
     /// Any [`DialError`]; [`DialError::Refused`] carries the backend's whole answer.
-    pub async fn upgrade_to(&self, protocol: &str, head: request::Parts) -> Result<Upgraded, DialError> {
-        let _under_way = self.acquire_dial().await?;
-        let io = self.connect().await?;
+    pub async fn upgrade_to<T>(&self, protocol: &str, head: request::Parts, turn: T) -> Result<Upgraded, DialError> {
+        let io = {
+            let _turns = (turn, self.acquire_dial().await?);
+            self.connect().await?
+        };
         match timeout(self.handshake, handshake::perform_other(io, head, self.limits, protocol)).await {
             Ok(Ok(upgraded)) => Ok(upgraded),
             Ok(Err(failure)) => Err(self.failed(failure)),

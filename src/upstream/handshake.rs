@@ -72,7 +72,7 @@ pub(super) async fn perform(
         // The case of its names is in hyper's own extension.
         Carrier::Bare(io) if request.extensions().get::<NamesKeptByHyper>().is_some() => Replay::new(io),
         Carrier::Bare(io) => {
-            let text = request_head(&request).into();
+            let text = request_head(&request);
             match exchange(io, text, |seen| read_switching(seen, expected.as_deref())).await {
                 Ok((io, (head, unread))) => return Ok(Upgraded { io, unread, head }),
                 Err(replay) => replay,
@@ -151,7 +151,7 @@ async fn switched_by_hyper(
     mut request: Request<Outgoing>,
 ) -> Result<Response<Incoming>, HandshakeFailure> {
     let is_hypers = request.extensions().get::<NamesKeptByHyper>().is_some();
-    sender.record.begin(if is_hypers { Vec::new() } else { request_head(&request) });
+    sender.record.begin(if is_hypers { Bytes::new() } else { request_head(&request) });
     if let Some(target) = request.extensions().get::<AsWritten>().and_then(AsWritten::target).and_then(stand_in) {
         *request.uri_mut() = target;
     }

@@ -40,16 +40,37 @@ const HOP_BY_HOP: [&str; 9] = [
     "proxy",
 ];
 
-/// Fields in which a client, or a proxy in front of it, says who the client is. With them go all `X-Forwarded-…`.
-const ABOUT_THE_CLIENT: [&str; 7] = [
+/// Fields in which a client, or a proxy in front of it, says who the client is or what it asked for: those that servers,
+/// frameworks and their middleware read. With them go all whose names begin or end as below.
+const ABOUT_THE_CLIENT: [&str; 21] = [
     "forwarded",
+    "x-forwarded",
+    "forwarded-for-ip",
+    "x-forward-for",
     "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "fastly-client-ip",
+    "x-host",
+    "x-original-host",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-proto",
+    "x-rewrite-url",
+    "x-http-host-override",
+    "x-envoy-external-address",
+    "x-envoy-original-path",
+    "x-envoy-peer-metadata",
+    "x-appengine-user-ip",
+    "x-azure-socketip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "x-nf-client-connection-ip",
+    "x-vercel-proxied-for",
 ];
+/// `X-Forwarded-For`, `-Host`, `-Proto`, `-Port`, `-Prefix`, `-Server` and whatever comes to be.
+const BEGINS_ABOUT_THE_CLIENT: &str = "x-forwarded-";
+/// `Client-IP`, `X-Client-IP`, `True-Client-IP`, `Fly-Client-IP`, `Fastly-Client-IP`, `X-Cluster-Client-IP`,
+/// `X-Azure-ClientIP`, `CF-Connecting-IP`, `X-Original-Forwarded-For`, `X-Remote-Addr`, `X-Originating-IP` …
+const ENDS_ABOUT_THE_CLIENT: [&str; 7] =
+    ["client-ip", "clientip", "connecting-ip", "forwarded-for", "remote-addr", "remote-ip", "originating-ip"];
 
 /// What `Connection` cannot remove, besides the fields about the client and the `Sec-` family.
 const PROTECTED: [HeaderName; 11] = [
@@ -293,7 +314,9 @@ fn take_out(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 }
 
 fn is_about_client(name: &str) -> bool {
-    name.starts_with("x-forwarded-") || ABOUT_THE_CLIENT.contains(&name)
+    name.starts_with(BEGINS_ABOUT_THE_CLIENT)
+        || ABOUT_THE_CLIENT.contains(&name)
+        || ENDS_ABOUT_THE_CLIENT.iter().any(|end| name.ends_with(end))
 }
 
 fn is_protected(name: &str) -> bool {

@@ -63,9 +63,9 @@ pub(crate) struct HyperStream {
 impl Record {
     /// Begins an exchange: the next head that hyper writes is replaced by this one of the same length. An empty one leaves
     /// hyper's.
-    pub(crate) fn begin(&self, head: impl Into<Bytes>) {
+    pub(crate) fn begin(&self, head: Bytes) {
         let response = ResponseHead::Coming(BytesMut::new());
-        *self.lock() = State { head: head.into(), response, ..State::default() };
+        *self.lock() = State { head, response, ..State::default() };
     }
 
     /// Whether a byte has come since the exchange began.
@@ -219,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn the_head_is_ours_and_what_follows_it_is_hypers() {
         let (mut near, record, mut far) = connected();
-        record.begin(&b"GET /\"b HTTP/1.1\r\nX-ApiKey: 1\r\n\r\n"[..]);
+        record.begin(Bytes::from_static(b"GET /\"b HTTP/1.1\r\nX-ApiKey: 1\r\n\r\n"));
         near.write_all(b"GET /_b HTTP/1.1\r\nX-Apikey: 1\r\n\r\nbody").await.expect("it is the same");
         near.write_all(b"GET /c HTTP/1.1\r\nX-Apikey: 1\r\n\r\n").await.expect("nothing is recorded");
         drop(near);
@@ -233,7 +233,7 @@ mod tests {
     async fn another_head_is_refused_and_nothing_of_it_reaches_the_backend() {
         for other in ["GET / HTTP/1.1\r\nA: 2\r\n\r\n", "GET / HTTP/1.1\r\n", "POST / HTTP/1.1\r\nA: 1\r\n\r\n"] {
             let (mut near, record, mut far) = connected();
-            record.begin(&b"GET / HTTP/1.1\r\nA: 1\r\n\r\n"[..]);
+            record.begin(Bytes::from_static(b"GET / HTTP/1.1\r\nA: 1\r\n\r\n"));
             let error = near.write_all(other.as_bytes()).await.expect_err("it differs");
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{other}");
             drop(near);

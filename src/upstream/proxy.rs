@@ -239,7 +239,7 @@ impl Proxy {
         let sender = match carrier {
             Carrier::Hyper(sender) => sender,
             Carrier::Bare(io) if is_short_exchange(&request) && !matches!(io, Io::Tls(_)) => {
-                let exchanged = timeout(self.response, exchange(io, request_head(&request).into(), read_short)).await;
+                let exchanged = timeout(self.response, exchange(io, request_head(&request), read_short)).await;
                 match exchanged.map_err(|_| self.too_late())? {
                     Ok((io, response)) => {
                         return Ok((
@@ -267,7 +267,7 @@ impl Proxy {
         pace: Option<&Pace>,
     ) -> Result<(Response<Incoming>, Sender), ExchangeError> {
         let is_hypers = request.extensions().get::<NamesKeptByHyper>().is_some();
-        sender.record.begin(if is_hypers { Vec::new() } else { request_head(&request) });
+        sender.record.begin(if is_hypers { Bytes::new() } else { request_head(&request) });
         let again = if is_kept { repeatable(&request) } else { None };
         let response = tokio::select! {
             biased;

@@ -9,6 +9,7 @@
 //! | `echo` | sends, waits for the echo, sends again | a window, by round trip |
 //! | `connect` | opens, takes the first message, goes away | until the backend saw the last one go |
 //! | `small`, `big` | plain GETs | all requests |
+//! | `behind` | opens, reads a whole flood, and stays | the memory afterwards |
 //! | `slow` | opens, and does not read | the memory afterwards, and what the backend could send |
 //!
 //! Enters: options. Leaves: numbers. Must not touch: which numbers are good.
@@ -35,6 +36,7 @@ pub async fn run(options: Options) -> Result<String> {
     match options.mode.as_str() {
         "idle" => holds::idle(&options).await,
         "storm" => holds::storm(&options).await,
+        "behind" => holds::behind(&options).await,
         "slow" => holds::slow(&options).await,
         "tick" => flows::tick(&options).await,
         "flood" => flows::flood(&options).await,

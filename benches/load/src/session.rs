@@ -28,6 +28,8 @@ pub enum Kind {
     Ws,
     /// underpass, one-request SSE.
     Sse,
+    /// underpass, opened by POST and read as SSE, acknowledging: what the browser client does.
+    SseAck,
     /// underpass, one-request SSE as streams of an HTTP/2 connection.
     SseH2,
     /// underpass, opened by POST and read as an octet stream.
@@ -50,6 +52,7 @@ impl Kind {
         Ok(match name {
             "ws" => Self::Ws,
             "sse" => Self::Sse,
+            "sse-ack" => Self::SseAck,
             "sse-h2" => Self::SseH2,
             "stream" => Self::Stream,
             "poll" => Self::Poll,
@@ -110,7 +113,7 @@ impl Site {
             Kind::Ws => self.open_ws(path).await,
             Kind::Sse => self.open_sse(path).await,
             Kind::SseH2 => self.open_h2(path).await,
-            Kind::Stream | Kind::Poll | Kind::Carried => self.open_token(path).await,
+            Kind::SseAck | Kind::Stream | Kind::Poll | Kind::Carried => self.open_token(path).await,
             Kind::SockjsEvents | Kind::SockjsPoll => self.open_sockjs(path).await,
             Kind::EnginePoll => self.open_engine(path).await,
         }
@@ -159,6 +162,10 @@ impl Site {
         // Relative to the path, which is one below the root.
         let url = format!("/{}", url.trim_start_matches("../"));
         let down = match self.kind {
+            Kind::SseAck => {
+                let head = conn.ask(&get(&format!("{url}/sse?after=0")), 200).await?;
+                Down::events(Body::One(Box::new(conn), head.length))
+            }
             Kind::Stream => {
                 let head = conn.ask(&get(&format!("{url}/stream?after=0")), 200).await?;
                 Down::Octets { body: Body::One(Box::new(conn), head.length), pending: Default::default() }
@@ -235,10 +242,12 @@ pub struct Session {
     up: Up,
     /// Messages received.
     received: u64,
-    /// Bytes received since the last acknowledgement.
+    /// Bytes received since the last acknowledgement, and 64 for each message.
     bytes: usize,
 }
 
+/// What counts beside the payload of each message (PROTOCOL 5.6), in bytes.
+const BESIDE: usize = 64;
 /// After so many bytes a client acknowledges: the sidecar's default.
 const ACK_BYTES: usize = 64 * 1024;
 
@@ -250,7 +259,7 @@ impl Session {
             .down
             .receive(&self.site, &mut |message| {
                 count += 1;
-                bytes += message.len();
+                bytes += message.len() + BESIDE;
                 each(message);
             })
             .await?;
@@ -282,7 +291,8 @@ impl Session {
         match &mut self.up {
             Up::Same => self.down.send(text).await,
             Up::Underpass { url: known, conn, seq } => {
-                let url = url.as_deref().unwrap_or(known);
+                // One-request SSE says it in its first event only.
+                let url = if known.is_empty() { url.as_deref().unwrap_or_default() } else { known };
                 let request = post(&format!("{url}/send?seq={seq}&after={}", self.received), "text/plain", text);
                 *seq += 1;
                 second(&self.site, conn).await?.fetch(&request, 200).await.map(drop)
@@ -302,9 +312,9 @@ impl Session {
     }
 
     /// Says what has come, where that is not said by reading on.
-    async fn acknowledge(&mut self) -> Result<()> {
+    pub async fn acknowledge(&mut self) -> Result<()> {
         match (&mut self.up, &self.down) {
-            (Up::Underpass { url, conn, .. }, Down::Octets { .. }) => {
+            (Up::Underpass { url, conn, .. }, Down::Octets { .. } | Down::Events { .. }) if !url.is_empty() => {
                 let request = post(&format!("{url}/ack?after={}", self.received), "text/plain", b"");
                 second(&self.site, conn).await?.fetch(&request, 200).await.map(drop)
             }

@@ -105,6 +105,30 @@ fn a_stranger_is_not_believed_and_a_trusted_proxy_is() {
 }
 
 #[test]
+fn whatever_a_stranger_calls_its_address_or_its_target_does_not_cross() {
+    let claims = "Client-IP, X-Client-IP, True-Client-IP, Fly-Client-IP, Fastly-Client-IP, X-Cluster-Client-IP, \
+                  X-Azure-ClientIP, X-Azure-SocketIP, CF-Connecting-IP, CF-Connecting-IPv6, CF-Pseudo-IPv4, \
+                  DO-Connecting-IP, X-Sucuri-ClientIP, X-NF-Client-Connection-IP, X-Vercel-Proxied-For, \
+                  X-Vercel-Forwarded-For, X-Original-Forwarded-For, X-Forwarded, Forwarded-For, X-Forward-For, \
+                  Forwarded-For-IP, X-Envoy-External-Address, X-Envoy-Original-Path, X-Appengine-User-IP, \
+                  X-Appengine-Remote-Addr, X-Originating-IP, X-Remote-IP, X-Remote-Addr, Remote-Addr, X-Host, \
+                  X-Original-Host, X-Original-URL, X-Original-URI, X-Rewrite-URL, X-HTTP-Host-Override, X-Real-IP";
+    for name in claims.split(", ").map(|name| name.trim().to_lowercase()) {
+        for alias in [name.clone(), name.replace('-', "_")] {
+            let mut headers = map(&[(&alias, "6.6.6.6"), ("connection", &name)]);
+            outgoing(&mut headers, &forwarded(false), None);
+            assert!(!headers.contains_key(&alias), "{alias}");
+        }
+        let mut headers = map(&[(&name, "6.6.6.6"), ("connection", &name)]);
+        outgoing(&mut headers, &forwarded(true), None);
+        assert_eq!(headers[&name], "6.6.6.6", "of a trusted proxy it stays");
+    }
+    let mut others = map(&[("x-client-ipad", "1"), ("x-original-filename", "1"), ("x-hostname", "1"), ("x-ip", "1")]);
+    set_forwarded(&mut others, &forwarded(false));
+    assert_eq!(others.len(), 4 + 3);
+}
+
+#[test]
 fn a_value_that_cannot_be_a_field_never_falls_back_to_the_clients() {
     let mut headers = map(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-host", "evil")]);
     let broken = Forwarded { chain: "a\r\nb".into(), host: "", ..forwarded(true) };

@@ -74,7 +74,7 @@ pub(crate) fn server_settings(
     hyper_server::http1_settings(&limits.client(), timer)
 }
 
-pub(crate) fn write_request<B>(request: &Request<B>) -> Vec<u8> {
+pub(crate) fn write_request<B>(request: &Request<B>) -> Bytes {
     write_head::request_head(request)
 }
 

@@ -38,6 +38,11 @@ const NO_NUMBERS: &[&str] = &[
     "%0d%0a",
     "..",
     "%3Cb%3E",
+    "01",
+    "00",
+    "0000000000000002",
+    "%31",
+    "1%30",
 ];
 
 #[tokio::test]
@@ -68,7 +73,7 @@ async fn cursors_beyond_what_was_sent() {
     house.lives_on().await;
     for verb in ["sse", "stream", "poll", "send", "ack"] {
         let method = if matches!(verb, "send" | "ack") { "POST" } else { "GET" };
-        for number in ["2", "9007199254740991", "0000000000000002"] {
+        for number in ["2", "9007199254740991"] {
             let path = house.url(&format!("{verb}?after={number}"));
             house.refuses((method, &path), &[], b"", (400, "bad_cursor", "`after`")).await;
         }

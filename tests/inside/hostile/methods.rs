@@ -109,10 +109,15 @@ async fn paths_that_are_nothing_are_not_found_and_reach_nobody() {
     house.lives_on().await;
 }
 
-/// `TRACE` would echo cookies and tokens to scripts.
+/// `TRACE` would echo cookies and tokens to scripts: ours does not, and a backend, which might, is not asked.
 #[tokio::test]
 async fn nothing_echoes_a_request() {
     let house = House::open("").await;
+    for path in ["/", "/page?x=1"] {
+        let answer = raw::ask(house.site.at, "TRACE", path, &[("Cookie", "planted=secret")], b"").await;
+        assert_eq!((answer.status, answer.refused().as_str()), (405, "method_not_allowed"), "{path}");
+        assert!(!answer.header("allow").expect("Allow").contains("TRACE"));
+    }
     for path in [house.url("poll"), "/_underpass/info".into(), "/_underpass/x".into()] {
         let answer = raw::ask(house.site.at, "TRACE", &path, &[("Cookie", "planted=secret")], b"").await;
         assert!(!String::from_utf8_lossy(&answer.body).contains("planted"), "{answer:?}");

@@ -14,6 +14,7 @@ pub(crate) mod raw;
 pub(crate) mod recorder;
 mod secrets;
 mod slow;
+mod slow_bodies;
 mod targets;
 mod upgrades;
 mod ws;

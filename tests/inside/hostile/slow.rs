@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
 
 use super::house::{House, no_panics};
-use super::raw::{self, Wire, request};
+use super::raw::{self, request};
 use crate::support::site::soon;
 
 /// How long it takes the sidecar to end this connection, which sends `pieces` one by one and then nothing.
@@ -149,12 +149,11 @@ async fn many_silent_connections_do_not_stop_an_honest_client() {
 async fn connections_beyond_the_cap_wait_for_a_place() {
     let mut house = House::open("workers = 1\n[client]\nconnections = 8\n").await;
     let info = request("GET", "/_underpass/info", &[], b"");
-    let mut held: Vec<Wire> = Vec::new();
+    // Busy, each: those that are idle would make room.
+    let mut held = Vec::new();
     for _ in 0..8 {
-        let mut wire = house.wire().await;
-        wire.write(&info).await;
-        assert_eq!(wire.answer(false).await.expect("a place").status, 200);
-        held.push(wire);
+        // Both ends: a connection lives as long as either.
+        held.push((house.site.websocket("/chat", &[]).await, house.backend.accept().await));
     }
     let mut ninth = house.wire().await;
     ninth.write(&info).await;

@@ -44,6 +44,34 @@ impl Stage {
     }
 }
 
+/// DNS rebinding: a page of `evil.example`, whose name leads to us all of a sudden, is of our own origin.
+#[tokio::test]
+async fn a_host_that_is_not_served_reaches_nothing() {
+    let mut stage = Stage::new().await;
+    stage.site =
+        Site::start(stage.backend.at, "hosts = [\"localhost\", \"127.0.0.1\", \"[::1]\", \"*.good.example\"]\n");
+    for host in
+        ["evil.example", "good.example", "a.b.good.example", "localhost.evil.example", "127.0.0.1.evil", "[::2]"]
+    {
+        for host in [host.to_owned(), format!("{host}:8080")] {
+            let origin = format!("http://{host}");
+            for (status, targets) in stage.target("/chat", &[("Host", &host), ("Origin", &origin)]).await {
+                assert_eq!((status, targets.len()), (421, 0), "{host}");
+            }
+            let (status, _) = stage.throw(&request("GET", "/_underpass/info", &[("Host", &host)], b"")).await;
+            assert_eq!(status, 421, "{host}");
+        }
+    }
+    let (status, _) = stage.throw(b"GET /_underpass/info HTTP/1.0\r\n\r\n").await;
+    assert_eq!(status, 421, "no host at all");
+    // What a stranger says of another host changes nothing.
+    let forwarded = [("Host", "evil.example"), ("X-Forwarded-Host", "localhost")];
+    assert_eq!(stage.throw(&request("GET", "/", &forwarded, b"")).await.0, 421);
+    for host in ["localhost", "LOCALHOST:1", "localhost.", "127.0.0.1:8080", "[::1]:8080", "a.good.example"] {
+        assert_eq!(stage.throw(&request("GET", "/", &[("Host", host)], b"")).await.0, 200, "{host}");
+    }
+}
+
 #[tokio::test]
 async fn paths_that_look_like_other_places_arrive_as_sent() {
     let stage = Stage::new().await;

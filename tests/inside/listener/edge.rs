@@ -14,11 +14,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tower::service_fn;
-use underpass::config::{Address, Backend, Client};
+use underpass::config::{Address, Backend, Client, Config};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
+use underpass::limits::Limits;
 use underpass::listener::dialling::DialQueue;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::peer::ConnInfo;
@@ -37,6 +38,7 @@ pub(crate) fn client() -> Client {
         handshake: FOREVER,
         header: FOREVER,
         body: FOREVER,
+        body_rate: 0,
         write: FOREVER,
         idle: FOREVER,
         streams: 128,
@@ -51,11 +53,12 @@ type Responder = Arc<dyn Fn(Request<IncomingBody>) -> ResponseFuture + Send + Sy
 
 /// Says of every request how long its response may take, and lets the test see by which connection it came.
 #[derive(Clone)]
-struct Router(Latency);
+struct Router(Latency, Arc<DialQueue>);
 
 impl Route for Router {
     fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency {
         request.extensions_mut().insert(conn.clone());
+        request.extensions_mut().insert(Arc::clone(&self.1));
         if request.headers().contains_key("upgrade") { Latency::UntilDialled } else { self.0 }
     }
 }
@@ -107,12 +110,14 @@ impl Edge {
         let respond: Responder = Arc::new(move |request| Box::pin(handler(request)));
         let service = service_fn(move |request| respond(request).map(Ok::<_, Infallible>));
         let metrics = Arc::default();
+        let queue = Arc::new(DialQueue::new(&Backend::default(), Arc::clone(&metrics)));
         let context = ListenerContext {
-            handler: Stack { router: Router(latency), service },
+            handler: Stack { router: Router(latency, queue), service },
             client: Arc::new(client),
             connections: Arc::clone(&permits),
-            dials: Arc::new(DialQueue::new(&Backend::default(), Arc::clone(&metrics))),
             trusted: Arc::default(),
+            all: Arc::default(),
+            limits: Arc::new(Limits::new(&Config::default(), Arc::clone(&metrics))),
             lifecycle: lifecycle.clone(),
             metrics,
         };

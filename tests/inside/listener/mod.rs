@@ -125,15 +125,49 @@ async fn headers_are_bounded_in_bytes_and_fields() {
 
 #[tokio::test]
 async fn connections_above_the_bound_wait_for_a_place() {
-    let edge = Edge::tcp(Client { connections: 1, ..client() }, None, ok);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let door = Arc::clone(&gate);
+    let gated = move |request| {
+        let door = Arc::clone(&door);
+        async move {
+            door.acquire().await.expect("never closed").forget();
+            ok(request).await
+        }
+    };
+    let edge = Edge::tcp(Client { connections: 1, ..client() }, None, gated);
     let mut first = edge.connect().await;
     first.write_all(GET).await.expect("the other end reads");
-    one_ok(&mut first).await;
     let mut second = edge.connect().await;
     second.write_all(GET).await.expect("the other end reads");
-    assert!(timeout(SHORT, second.readable()).await.is_err(), "served without a place");
-    drop(first);
+    assert!(timeout(2 * SHORT, second.readable()).await.is_err(), "served without a place");
+    // The first has its answer, and nothing to do any more: it makes room.
+    gate.add_permits(2);
+    one_ok(&mut first).await;
     one_ok(&mut second).await;
+    assert_eq!(rest(&mut first).await, "");
+}
+
+#[tokio::test]
+async fn the_connection_that_is_idle_for_longest_makes_room() {
+    let edge = Edge::tcp(Client { connections: 3, idle: FOREVER * 10, ..client() }, None, ok);
+    // With `TE` a request is left to hyper, and so is its connection from then on.
+    let mut by_hyper = edge.connect().await;
+    by_hyper.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").await.expect("the other end reads");
+    one_ok(&mut by_hyper).await;
+    let (mut silent, mut last) = (edge.connect().await, edge.connect().await);
+    last.write_all(GET).await.expect("the other end reads");
+    one_ok(&mut last).await;
+    let mut kept = Vec::new();
+    for gone in [&mut by_hyper, &mut silent] {
+        let mut new = edge.connect().await;
+        new.write_all(GET).await.expect("the other end reads");
+        one_ok(&mut new).await;
+        assert_eq!(rest(gone).await, "");
+        // Idle as well, but younger than those that are left.
+        kept.push(new);
+    }
+    last.write_all(GET).await.expect("the other end reads");
+    one_ok(&mut last).await;
 }
 
 // === who is there ===

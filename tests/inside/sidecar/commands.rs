@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::binary::{output, underpass};
 use crate::support::site::{Backend, soon};
 
-const SOUND: &str = "listen = \"127.0.0.1:0\"\nupstream = \"ws://127.0.0.1:9000\"\n";
+const SOUND: &str = "listen = \"127.0.0.1:0\"\nhosts = [\"localhost\"]\nupstream = \"ws://127.0.0.1:9000\"\n";
 
 /// `check -` of a text, with these variables: exit code, standard output and standard error.
 async fn check(text: &str, args: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {

@@ -164,6 +164,34 @@ async fn a_page_without_our_script_is_a_warning_once_for_each_route() {
 }
 
 #[tokio::test]
+async fn a_stranger_makes_neither_many_warnings_nor_long_lines() {
+    let scratch = Scratch::new("floods");
+    let config = scratch.file(
+        "site.toml",
+        &format!(
+            "listen = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n[drain]\npre = \"0s\"\nspread = \"0s\"\n\
+             timeout = \"2s\"\n[[route]]\nupstream = \"ws://{}\"\n[[route]]\npath = \"/gone\"\nupstream = \"ws://{}\"\n",
+            Backend::echo().await,
+            nowhere().await
+        ),
+    );
+    let mut running = Running::start(&config);
+    let site = Site::elsewhere(address(&running.says("listening").await), None);
+    for _ in 0..60 {
+        assert_eq!(site.post("/gone?underpass=open", "").await.status, 502);
+    }
+    site.open(&format!("/{}", "long".repeat(3000))).await;
+    running.signal("-TERM");
+    assert_eq!(running.exits().await, 0);
+    let said = |what: &str| running.lines.iter().filter(|line| line.contains(what)).count();
+    // More only where a machine is so slow that it takes ten seconds.
+    let (shown, held) = (said("\"request refused\""), said("request refused (backend_unreachable): … and "));
+    assert!((20..60).contains(&shown) && held >= 1, "{:#?}", running.lines);
+    let longest = running.lines.iter().map(String::len).max().expect("lines");
+    assert!(said("longlong") == 1 && longest < 1000, "{longest} bytes");
+}
+
+#[tokio::test]
 async fn run_takes_flags_instead_of_a_file() {
     let upstream = format!("ws://{}", Backend::echo().await);
     let mut child = underpass()
@@ -189,7 +217,10 @@ async fn check_tells_good_from_bad() {
     let good = scratch.file("good.toml", "listen = \"127.0.0.1:0\"\nupstream = \"ws://127.0.0.1:9\"\n");
     let (code, out, err) = output(&["check", good.to_str().expect("UTF-8")]).await;
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.contains("is fine"), "{out}");
+    assert!(out.contains("is fine") && out.contains("warning: a listener is on loopback and any host"), "{out}");
+    let named = "hosts = [\"localhost\"]\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://127.0.0.1:9\"\n";
+    let (code, out, _) = output(&["check", scratch.file("named.toml", named).to_str().expect("UTF-8")]).await;
+    assert!(code == 0 && !out.contains("warning"), "{out}");
     let bad = scratch.file("bad.toml", "listen = 7\nupstrem = \"ws://127.0.0.1:9\"\n");
     let (code, out, err) = output(&["check", bad.to_str().expect("UTF-8")]).await;
     assert_eq!((code, out.as_str()), (1, ""));

@@ -12,6 +12,7 @@ use crate::binary::Running;
 use crate::support::plain::Line;
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, BackendSocket, Opened, Site, soon};
+use crate::support::streaming::Streaming;
 
 const MIB: usize = 1024 * 1024;
 const ENDED: &str = "underpass_sessions_ended_total{reason=\"out_of_memory\"}";
@@ -168,6 +169,141 @@ host: x
     let flooding = tokio::spawn(flood(socket, 64));
     assert_eq!(soon("the end", flooding).await.expect("no panic"), Some((1013, "server is out of memory".to_owned())));
     site.counts(HELD, 0.0).await;
+}
+
+/// A client that never acknowledges, and has read so many bytes in one message.
+async fn bare(site: &Site, backend: &mut Backend, bytes: usize) -> (Streaming, BackendSocket) {
+    let mut stream = site.stream("/?underpass=sse", &[]).await;
+    let mut socket = backend.accept().await;
+    socket.send_binary(&vec![5; bytes]).await;
+    while stream.told().await.event != "binary" {}
+    (stream, socket)
+}
+
+#[tokio::test]
+async fn what_a_client_may_come_back_for_goes_first_when_memory_is_short() {
+    const WINDOW: usize = MIB * 3 / 4;
+    let mut backend = Backend::start().await;
+    let site = Site::start(
+        backend.at,
+        "memory = \"8MiB\"\nadmin = \"127.0.0.1:0\"\n[session]\nbuffer = \"2MiB\"\nreplay = \"1MiB\"\n",
+    );
+    let mut bare_ones = Vec::new();
+    for _ in 0..8 {
+        bare_ones.push(bare(&site, &mut backend, WINDOW).await);
+    }
+    let all = site.metric(HELD).await;
+    assert!(all >= (8 * WINDOW) as f64, "{all} bytes are held");
+    // One that holds less than its share makes it too much; nobody else does anything.
+    let small = site.open("/").await;
+    let mut socket = backend.accept().await;
+    socket.send_binary(&vec![6; 600 * 1024]).await;
+    let less = async {
+        while site.metric(HELD).await >= all {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("a window that is given back", less).await;
+    let poll = site.get(&format!("{}/poll?after=0&as=frames", small.url)).await;
+    assert!(poll.body.len() > 600 * 1024, "what was not read is kept");
+    assert_eq!(site.metric(ENDED).await, 0.0);
+    assert!(site.metric(HELD).await > (6 * WINDOW) as f64, "the others keep theirs");
+}
+
+#[tokio::test]
+async fn what_was_written_long_ago_is_not_kept_for_a_client_that_does_not_acknowledge() {
+    let mut backend = Backend::start().await;
+    let more = "admin = \"127.0.0.1:0\"\n[session]\ngrace = \"2s\"\nheartbeat = \"300ms\"\n";
+    let site = Site::start(backend.at, more);
+    let (mut stream, mut socket) = bare(&site, &mut backend, 200 * 1024).await;
+    assert!(site.metric(HELD).await >= (200 * 1024) as f64);
+    site.counts(HELD, 0.0).await;
+    // The session is alive and well: its client is there.
+    socket.send("still here").await;
+    assert_eq!(stream.told().await.data, "still here");
+}
+
+/// A body of 3 bytes for each message becomes 64 bytes for each.
+#[tokio::test]
+async fn messages_of_bodies_that_wait_are_counted_and_a_crowd_of_them_is_refused_at_once() {
+    const COUNT: usize = 65_536;
+    let mut backend = Backend::start().await;
+    let more = "memory = \"256MiB\"\nadmin = \"127.0.0.1:0\"\n[session]\nbusy = \"3s\"\nmessage = \"7MiB\"\nbody = \"10MiB\"\n";
+    let site = Site::start(backend.at, more);
+    let opened = site.open("/").await;
+    let _never_read = backend.accept().await;
+    // What the kernel takes, one message on its way, and one in the queue.
+    let mut next = 1;
+    let large = vec![1; 7 * MIB];
+    loop {
+        let path = format!("{}/send?seq={next}&as=binary", opened.url);
+        let sent = site.request(Method::POST, &path, &[], large.clone()).await;
+        next = sent.json()["next"].as_u64().expect("a number");
+        if sent.status == 503 {
+            break;
+        }
+    }
+    let base = site.metric(HELD).await;
+    let body = format!("{{\"messages\":[{}\"\"]}}", "\"\",".repeat(COUNT - 1));
+    let path = format!("{}/send?seq={next}", opened.url);
+    let two = futures_util::future::join(site.post(&path, body.clone()), site.post(&path, body.clone()));
+    let third = async {
+        let both = base + (2 * COUNT * 64) as f64;
+        while site.metric(HELD).await < both {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let begin = Instant::now();
+        let crowded = site.post(&path, body.clone()).await;
+        assert!(begin.elapsed() < Duration::from_secs(2), "it waited for {:?}", begin.elapsed());
+        crowded
+    };
+    let ((one, two), three) = soon("three answers", futures_util::future::join(two, third)).await;
+    for answer in [one, two, three] {
+        assert_eq!((answer.status.as_u16(), answer.error().as_str()), (503, "busy"));
+        assert_eq!(answer.json()["next"], next);
+    }
+    site.counts(HELD, base).await;
+}
+
+/// What the allocator keeps for itself, in bytes, beside pages of code that were not read before; generous.
+const KEPT: f64 = 16.0 * MIB as f64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_flood_took_goes_back_to_the_system_when_all_is_read() {
+    const COUNT: usize = 48;
+    const RESIDENT: &str = "process_resident_memory_bytes";
+    let mut backend = Backend::start().await;
+    let scratch = Scratch::new("back");
+    let config = format!(
+        "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nupstream = \"ws://{}\"\nlog.format = \"json\"\n",
+        backend.at
+    );
+    let mut running = Running::start(&scratch.file("underpass.toml", &config));
+    let site = running.site_with_admin().await;
+    let mut sessions = Vec::new();
+    for _ in 0..COUNT {
+        sessions.push((site.open("/").await, backend.accept().await));
+    }
+    let base = site.metric(RESIDENT).await;
+    for (_, socket) in &mut sessions {
+        socket.send_binary(&vec![7; 2 * MIB]).await;
+    }
+    for (opened, _) in &sessions {
+        let poll = site.get(&format!("{}/poll?after=0&as=frames", opened.url)).await;
+        assert!(poll.body.len() > 2 * MIB);
+    }
+    let most = site.metric(RESIDENT).await;
+    assert!(most > base + (COUNT * MIB) as f64, "{most} bytes are taken, {base} at the beginning: this proves nothing");
+    for (opened, _) in &sessions {
+        site.post(&format!("{}/ack?after=1", opened.url), "").await.json();
+    }
+    site.counts(HELD, 0.0).await;
+    let returned = async {
+        while site.metric(RESIDENT).await > base + KEPT {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    soon("memory that goes back", returned).await;
 }
 
 /// Two hundred sessions, of which ten talk: the others' backends flood them, and their clients take nothing.

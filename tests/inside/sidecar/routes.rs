@@ -47,6 +47,29 @@ async fn the_longest_path_of_the_named_host_decides() {
 }
 
 #[tokio::test]
+async fn a_wildcard_is_one_label_and_comes_between_names_and_any_host() {
+    let mut backends = Vec::new();
+    for name in ["any", "wild", "named"] {
+        let body = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{name}", name.len());
+        backends.push(canned(body).await);
+    }
+    let route =
+        |host: &str, index: usize| format!("[[route]]\nhost = \"{host}\"\nupstream = \"ws://{}\"\n", backends[index].0);
+    let site = Site::start(backends[0].0, &[route("*.Rooms.example", 1), route("a.rooms.example", 2)].concat());
+    for (host, expected) in [
+        ("a.rooms.example:8080", "named"),
+        ("B.rooms.example.", "wild"),
+        ("rooms.example", "any"),
+        ("c.b.rooms.example", "any"),
+        ("evilrooms.example", "any"),
+    ] {
+        let mut client = Line::to(site.at).await;
+        client.say(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(client.answer().await.1, expected, "{host}");
+    }
+}
+
+#[tokio::test]
 async fn sessions_follow_the_routes_as_well() {
     let (mut here, mut there) = (Backend::start().await, Backend::start().await);
     let site = Site::start(here.at, &format!("[[route]]\npath = \"/rooms\"\nupstream = \"ws://{}\"\n", there.at));

@@ -59,6 +59,7 @@ impl Chance {
         Limits {
             buffer: self.between(150, 2500) as usize,
             replay: self.between(100, 1500) as usize,
+            replay_age: Duration::from_secs(self.between(1, 20)),
             reorder_window: self.between(1, 8),
             queue: self.between(150, 1200) as usize,
             grace: Duration::from_secs(self.between(10, 60)),

@@ -23,6 +23,12 @@ pub(crate) struct Model {
     pub(crate) slack: usize,
     /// All messages down, and when they came.
     pub(crate) messages: Vec<(Message, Moment)>,
+    /// How often a message was let go of for its age.
+    pub(crate) aged: u64,
+    /// Memory ran short just now.
+    pub(crate) short: bool,
+    /// When each of them was last given to a reader.
+    written: Vec<Option<Moment>>,
     /// `sums[n]`: what the messages 1 to n cost together.
     sums: Vec<usize>,
     biggest: usize,
@@ -56,6 +62,9 @@ impl Model {
             limits,
             slack,
             messages: Vec::new(),
+            written: Vec::new(),
+            aged: 0,
+            short: false,
             sums: vec![0],
             biggest: 0,
             base: 0,
@@ -98,6 +107,15 @@ impl Model {
         self.biggest = self.biggest.max(message.cost());
         self.sums.push(self.sums[self.messages.len()] + message.cost());
         self.messages.push((message, now));
+        self.written.push(None);
+    }
+
+    /// A reader was given so many messages behind what it had read.
+    pub(crate) fn give(&mut self, now: Moment, count: u64) {
+        let read = self.read as usize;
+        self.written[read..read + count as usize].fill(Some(now));
+        self.read += count;
+        self.sent = self.sent.max(self.read);
     }
 
     /// What the messages `from` + 1 to `to` cost.
@@ -232,6 +250,18 @@ impl Model {
         brought
     }
 
+    fn replay_deadline(&self) -> Option<Moment> {
+        let oldest = self.written.get(self.base as usize).filter(|_| !self.acknowledging && self.base < self.read)?;
+        let age = self.limits.replay_age;
+        Some(oldest.expect("it was read").after(age + age / 4))
+    }
+
+    /// Whether a written message is so old that it need not be kept.
+    fn is_old(&self, number: u64, now: Moment) -> bool {
+        let written = self.written[number as usize - 1];
+        written.is_some_and(|written| written.after(self.limits.replay_age) <= now)
+    }
+
     fn pause_deadline(&self) -> Option<Moment> {
         Some(self.paused?.after(self.limits.pause)).filter(|_| self.upstream == Upstream::Open)
     }
@@ -251,13 +281,13 @@ impl Model {
             Upstream::Closing(until) => Some(until),
             _ => None,
         };
-        let all = [closing, self.pause_deadline(), self.grace_deadline(), self.keep_deadline()];
+        let all = [closing, self.pause_deadline(), self.grace_deadline(), self.keep_deadline(), self.replay_deadline()];
         all.into_iter().flatten().min().filter(|_| !self.finished)
     }
 
     // === the invariants, after every call and its actions ===
 
-    pub(crate) fn verify(&mut self, session: &Session) {
+    pub(crate) fn verify(&mut self, now: Moment, session: &Session) {
         session.check().unwrap_or_else(|what| panic!("the session's own check: {what}"));
         let counts = session.counts();
         assert_eq!((counts.sent, counts.acked, counts.down), (self.sent, self.acked, self.last()), "down cursors");
@@ -266,7 +296,7 @@ impl Model {
             assert!(session.is_upstream_gone(), "the upstream is not given up");
         }
         assert_eq!((counts.next, counts.up), (self.next(), self.given as u64), "up cursors");
-        self.verify_kept(counts.kept);
+        self.verify_kept(now, counts.kept);
         self.verify_pause(counts.kept);
         // One early batch when nothing waits, and the message that fills its gap, whatever their size.
         let room = self.limits.queue.max(self.biggest_batch) + self.biggest_up;
@@ -277,7 +307,7 @@ impl Model {
     }
 
     /// What is kept is a tail of what came: nothing unacknowledged is let go of, and nothing is kept for too long.
-    fn verify_kept(&mut self, kept: usize) {
+    fn verify_kept(&mut self, now: Moment, kept: usize) {
         let gone = self.sums[self.messages.len()].checked_sub(kept).expect("more is kept than came");
         let base = self.sums.binary_search(&gone).expect("what is kept is not a tail of what came") as u64;
         if self.settled && !self.acknowledging {
@@ -288,11 +318,17 @@ impl Model {
             assert_eq!(base, self.base.max(free.min(self.last())), "let go of up to; acknowledged {}", self.acked);
         } else {
             assert!(base >= self.base && base <= self.sent, "base {base}");
-            let needless = base > self.base && self.cost(base - 1, self.read) <= self.limits.replay;
-            assert!(!needless, "message {base} was let go of within the replay window");
+            let inside = base > self.base && self.cost(base - 1, self.read) <= self.limits.replay;
+            let old = inside && self.is_old(base, now);
+            self.aged += u64::from(old);
+            assert!(!inside || old || self.short, "message {base} was let go of within the replay window");
+            assert!(
+                !self.short || base >= self.read.min(self.last()),
+                "what was read is kept although memory is short"
+            );
             assert!(self.cost(base, self.sent) <= self.limits.replay, "more than the replay window is kept");
         }
-        self.base = base;
+        (self.base, self.short) = (base, false);
         if self.current.is_none() {
             self.read = self.read.max(base);
         }

@@ -68,6 +68,9 @@ impl Run {
             _ => {}
         }
         self.end_by_chance();
+        if self.world.chance.one_in(200) {
+            self.world.memory_is_short();
+        }
         self.pass_time();
     }
 
@@ -219,7 +222,7 @@ impl Run {
     /// Nobody says anything any more: by its deadlines alone the session comes to its end.
     fn silence(&mut self) {
         self.client.vanish(&mut self.world);
-        for _ in 0..8 {
+        for _ in 0..64 {
             let Some(deadline) = self.world.next_deadline() else { break };
             let late = Duration::from_micros(self.world.chance.pick(&[0, 0, 1, 3_000_000]));
             self.world.now = self.world.now.max(deadline).after(late);

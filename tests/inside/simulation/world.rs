@@ -203,8 +203,7 @@ impl World {
         if first <= self.model.sent {
             self.cover("replayed");
         }
-        self.model.read += messages.len() as u64;
-        self.model.sent = self.model.sent.max(self.model.read);
+        self.model.give(self.now, messages.len() as u64);
         if !self.model.acknowledging {
             self.model.heard = self.now;
             self.model.progress(self.now);
@@ -305,6 +304,17 @@ impl World {
         self.settle();
     }
 
+    pub(crate) fn memory_is_short(&mut self) {
+        self.note(|| "memory is short".into());
+        if self.session.replay() > 0 {
+            self.cover("replay given back");
+        }
+        self.session.drop_replay();
+        self.model.short = !self.model.acknowledging;
+        assert_eq!(self.session.replay(), 0, "what is only kept for a client that may come back");
+        self.settle();
+    }
+
     pub(crate) fn expire(&mut self) {
         self.note(|| "expire".into());
         self.session.expire(self.now);
@@ -326,7 +336,11 @@ impl World {
             self.act(action);
         }
         self.verify_wakes();
-        self.model.verify(&self.session);
+        let aged = self.model.aged;
+        self.model.verify(self.now, &self.session);
+        if self.model.aged > aged {
+            self.cover("let go of for its age");
+        }
         if self.chance.one_in(32) {
             let text = serde_json::to_string(&self.session).expect("a session is data");
             let copy: Session = serde_json::from_str(&text).expect("what was written can be read");

@@ -24,14 +24,14 @@ const SHORT: Duration = Duration::from_millis(150);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// The files of a listener, and the only authority that its clients trust.
-struct Own {
+pub(super) struct Own {
     scratch: Scratch,
     files: TlsFiles,
     authority: Authority,
 }
 
 impl Own {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (scratch, authority) = (Scratch::new("listener"), Authority::new());
         Self { files: authority.issue("localhost").files(&scratch), scratch, authority }
     }
@@ -42,14 +42,14 @@ impl Own {
         self.files = self.authority.issue("localhost").files(&self.scratch);
     }
 
-    fn source(&self) -> Arc<TlsSource> {
+    pub(super) fn source(&self) -> Arc<TlsSource> {
         Arc::new(
             TlsSource::load(&ListenerTls { certificates: vec![self.files.clone()], clients: None })
                 .expect("sound files"),
         )
     }
 
-    async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn connect(&self, edge: &Edge, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         self.authority.connect(edge.connect().await, alpn).await
     }
 }
@@ -102,6 +102,22 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
     own.connect(&edge, &[]).await.expect("a TLS handshake");
     old.write_all(GET).await.expect("the other end reads");
     one_ok(&mut old).await;
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_makes_room() {
+    let own = Own::new();
+    let edge = Edge::tcp(Client { connections: 1, idle: FOREVER * 10, ..client() }, Some(own.source()), version);
+    let io = TokioIo::new(own.connect(&edge, &["h2"]).await.expect("a TLS handshake"));
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("an HTTP/2 connection");
+    let conn = tokio::spawn(conn);
+    let request = Request::get("https://localhost/").body(Empty::<Bytes>::new()).expect("sound parts");
+    let response = send.send_request(request).await.expect("an answer");
+    response.into_body().collect().await.expect("a whole answer");
+    let stream = timeout(FOREVER, own.connect(&edge, &["h2"])).await.expect("a place").expect("a TLS handshake");
+    assert_eq!(ask_http2(stream).await, "HTTP/2.0");
+    let _ = timeout(FOREVER, conn).await.expect("the idle one ends").expect("the task does not panic");
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! TLS on both sides of the sidecar: its listener, whole sessions, and backends. One maker of certificates for all.
 
 mod clients;
+mod conformance;
+mod frames;
 mod http2_websockets;
 mod listener;
 mod sessions;
 mod upstream;
+mod windows;
 
 use std::io;
 use std::sync::Arc;

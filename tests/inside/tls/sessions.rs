@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 
+use super::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, frame, request};
 use super::{Authority, Pair};
-use crate::support::plain::{Line, canned};
+use crate::support::plain::{self, Line, canned};
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site, resolved, soon};
 
@@ -190,4 +191,31 @@ async fn a_backend_behind_a_private_authority() {
     let site = Site::from_toml(&format!("{upstream}ca = \"{}\"\n", stranger.display()));
     let reply = site.post("/?underpass=open", "").await;
     assert_eq!((reply.status.as_u16(), reply.error().as_str()), (502, "backend_unreachable"));
+}
+
+#[tokio::test]
+async fn a_proxied_body_that_does_not_come_ends_its_stream_and_frees_the_backend() {
+    let (at, mut backend) = plain::played().await;
+    let (scratch, papers) = (Scratch::new("h2body"), Papers::new());
+    let site = papers.site(&scratch, &format!("client.body = \"300ms\"\nupstream = \"http://{at}\"\n"));
+    let mut frames = Frames::begin(papers.connect(site.at, "h2").await, &[]).await;
+    frames.say(&frame(HEADERS, END_HEADERS, 1, &request("POST", "/upload"))).await;
+    frames.say(&frame(DATA, 0, 1, b"the beginning")).await;
+    let mut upstream = plain::next(&mut backend).await;
+    let head = upstream.head().await;
+    assert!(head.to_lowercase().starts_with("post /upload "), "{head}");
+    soon("the end of the backend's connection", upstream.rest()).await;
+    while let Some(came) = frames.next_of(&[HEADERS, DATA, RST_STREAM]).await {
+        if came.kind == RST_STREAM || came.ends_stream() {
+            break;
+        }
+    }
+    // The connection goes on.
+    frames.say(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &request("GET", "/_underpass/info"))).await;
+    while let Some(came) = frames.next_of(&[DATA]).await {
+        if came.ends_stream() {
+            return assert_eq!(came.stream, 3);
+        }
+    }
+    panic!("the connection ended");
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, Full};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use underpass::config::{Backend, Upstream};
@@ -258,6 +259,28 @@ async fn a_request_on_a_connection_that_has_just_ended_is_made_again_if_it_is_sa
         }
         assert_eq!(asked.load(Ordering::Relaxed), if is_repeated { 3 } else { 2 }, "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_floods_interim_responses_is_cut_and_one_that_sends_some_is_not() {
+    let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+    let (upstream, _) = once(move |mut stream| async move {
+        read_head(&mut stream).await;
+        write(&mut stream, &(hint.repeat(50) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")).await;
+    })
+    .await;
+    let response = proxy(&upstream, &settings()).forward(get("/"), &forwarded(), None).await.expect("a response");
+    assert_eq!(response.status(), StatusCode::OK);
+
+    let (upstream, served) = once(move |mut stream| async move {
+        read_head(&mut stream).await;
+        while stream.write_all(hint.as_bytes()).await.is_ok() {}
+    })
+    .await;
+    let error = proxy(&upstream, &settings()).forward(get("/"), &forwarded(), None).await.expect_err("it is cut");
+    assert!(matches!(error, ProxyError::Dropped { .. }), "{error:?}");
+    assert!(format!("{:?}", error).contains("interim"), "{error:?}");
+    timeout(PATIENCE, served).await.expect("its connection is closed").expect("a calm backend");
 }
 
 #[tokio::test]

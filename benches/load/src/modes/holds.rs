@@ -2,7 +2,11 @@
 //!
 //! Enters: options. Leaves: bytes by session. Must not touch: messages; what comes is read and forgotten.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::{backend, open, settle};
 use crate::options::Options;
@@ -13,6 +17,9 @@ const GENTLY: usize = 16;
 
 /// How long memory is given to come to rest, in seconds: above all the probe of 400 ms must have passed.
 const REST: f64 = 1.5;
+
+/// A sign of life comes at least so often.
+const SIGN: Duration = Duration::from_secs(10);
 
 /// Memory by session, as the slope between a quarter and all of them.
 pub async fn idle(options: &Options) -> Result<String> {
@@ -64,6 +71,50 @@ pub async fn slow(options: &Options) -> Result<String> {
     drop(sessions);
     let each = |bytes: f64| bytes / options.count as f64 / 1024.0;
     Ok(format!(r#"{{"kib":{:.1},"taken_kib":{:.1}}}"#, each(after as f64 - before as f64), each(taken as f64)))
+}
+
+/// Memory of sessions that had a flood, read all of it, and stay: at its end, and `seconds` later.
+pub async fn behind(options: &Options) -> Result<String> {
+    let site = options.site()?;
+    let before = options.peer.rss()?;
+    let path = format!("/flood-{}-{}", options.messages, options.size);
+    let mut readers = JoinSet::new();
+    for mut session in open(&site, &path, options.count, GENTLY).await? {
+        let messages = options.messages;
+        readers.spawn(async move {
+            let mut came = 0;
+            while came < messages {
+                if !session.receive(&mut |_| came += 1).await? {
+                    bail!("the session ended after {came} messages");
+                }
+            }
+            session.acknowledge().await?;
+            anyhow::Ok(session)
+        });
+    }
+    let mut sessions = Vec::with_capacity(options.count);
+    while let Some(session) = readers.join_next().await {
+        sessions.push(session??);
+    }
+    let full = options.peer.rss()?;
+    for session in sessions {
+        tokio::spawn(stay(session));
+    }
+    settle(options.seconds).await;
+    let after = options.peer.rss()?;
+    let each = |bytes: u64| (bytes as f64 - before as f64) / options.count as f64 / 1024.0;
+    let alive = backend(options).await?.0;
+    Ok(format!(r#"{{"full_kib":{:.1},"kib":{:.1},"alive":{alive}}}"#, each(full), each(after)))
+}
+
+/// Reads, and gives a sign of life more often than each heartbeat.
+async fn stay(mut session: Session) {
+    loop {
+        let read = async { while session.receive(&mut |_| {}).await.is_ok_and(|more| more) {} };
+        if timeout(SIGN, read).await.is_ok() || session.acknowledge().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Reads and forgets, until the process ends.
