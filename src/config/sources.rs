@@ -120,9 +120,11 @@ fn overlay(key: &str, value: &str, origin: &str) -> Overlay {
 }
 
 fn misspelled(name: &str, keys: &[(String, String)]) -> Option<String> {
-    let lower: Vec<_> = keys.iter().map(|(known, _)| known.to_ascii_lowercase()).collect();
-    let near = nearest(name, lower.iter().map(String::as_str))?.to_ascii_uppercase();
-    Some(format!("{}: no key has this name; did you mean {near}?", name.escape_debug()))
+    // Without what they all begin with, which would make any two look alike.
+    let bare = |name: &str| name[PREFIX.len()..].to_ascii_lowercase();
+    let known: Vec<_> = keys.iter().map(|(known, _)| bare(known)).collect();
+    let near = nearest(&bare(name), known.iter().map(String::as_str))?.to_ascii_uppercase();
+    Some(format!("{}: no key has this name; did you mean {PREFIX}{near}?", name.escape_debug()))
 }
 
 impl Config {
