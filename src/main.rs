@@ -141,10 +141,21 @@ struct ProbeArgs {
     target: Option<String>,
 }
 
+/// What is missing when `run` is given nothing.
+const NO_BACKEND: &str = "nothing says where the backend is: name a configuration file, or\n    \
+                          underpass run --upstream ws://127.0.0.1:9000";
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => run_demo(&args),
-        Command::Run(args) => run(&args),
+        Command::Run(args) => match args.sources() {
+            Ok(sources) if sources.has_backend() => run(&args, sources),
+            Ok(_) => {
+                complain(NO_BACKEND);
+                return ExitCode::from(2);
+            }
+            Err(message) => Err(message),
+        },
         Command::Check(args) => return check(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "underpass", &mut std::io::stdout());
@@ -226,17 +237,11 @@ impl RunArgs {
         for (key, _) in [("inject", self.inject), ("selftest", self.selftest)].into_iter().filter(|(_, set)| *set) {
             sources = sources.with_flag(&format!("--{key}"), key, "true");
         }
-        if sources.has_backend() {
-            return Ok(sources);
-        }
-        Err("nothing says where the backend is: name a configuration file, or\n    \
-             underpass run --upstream ws://127.0.0.1:9000"
-            .to_owned())
+        Ok(sources)
     }
 }
 
-fn run(args: &RunArgs) -> Result<(), String> {
-    let sources = args.sources()?;
+fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
     let Loaded { config, settings } = sources.load().map_err(|errors| errors.to_string())?;
     let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
     for strange in sources.strange() {

@@ -76,7 +76,7 @@ async fn without_a_command_there_is_help_and_without_a_backend_advice() {
     let (code, _, help) = output(&[]).await;
     assert!(code == 2 && help.contains("Usage: underpass <COMMAND>") && help.contains("demo"), "{help}");
     let (code, _, error) = output(&["run", "--listen", "127.0.0.1:0"]).await;
-    assert!(code == 1 && error.contains("underpass run --upstream ws://127.0.0.1:9000"), "{error}");
+    assert!(code == 2 && error.contains("underpass run --upstream ws://127.0.0.1:9000"), "{error}");
 }
 
 #[tokio::test]
