@@ -87,7 +87,7 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
     }
     for route in &config.routes {
         crate::upstream::dial::Dialer::new(&route.upstream, &config.backend)?;
-        route.error_page.as_ref().map(check_page).transpose().map_err(BackendError::from)?;
+        route.error_page.as_deref().map(check_page).transpose().map_err(BackendError::from)?;
     }
     Ok(warnings)
 }

@@ -67,7 +67,7 @@ impl Backends {
             let injection = Injection::of(&route.path, route.script);
             let rewriting = Rewriting::of(route);
             let upgrades = route.upgrades.clone();
-            let page = route.error_page.as_ref().map(Page::read).transpose()?;
+            let page = route.error_page.as_deref().map(Page::read).transpose()?;
             let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
             let queue = Arc::new(DialQueue::new(&config.backend, Arc::clone(metrics)));
             let backend = Backend { name, dialer, proxy, queue, injection, rewriting, page, upgrades };

@@ -19,7 +19,7 @@ mod route;
 mod selftest;
 mod target;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,7 +61,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 ///
 /// # Errors
 /// When it cannot.
-pub fn check_page(file: &PathBuf) -> Result<(), pages::PageError> {
+pub fn check_page(file: &Path) -> Result<(), pages::PageError> {
     pages::Page::read(file).map(drop)
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
@@ -38,7 +38,7 @@ pub(super) enum Page {
 
 impl Page {
     /// Reads the page of a route.
-    pub(super) fn read(file: &PathBuf) -> Result<Self, PageError> {
+    pub(super) fn read(file: &Path) -> Result<Self, PageError> {
         read(file).map(Self::Own).map_err(|why| PageError { file: file.display().to_string(), why })
     }
 
@@ -112,7 +112,7 @@ mod tests {
             navigates(&method, &fields.iter().map(value).collect())
         };
         let html = (ACCEPT, "text/html,application/xhtml+xml,*/*;q=0.8");
-        assert!(asks(Method::GET, &[html.clone()]), "an older browser");
+        assert!(asks(Method::GET, std::slice::from_ref(&html)), "an older browser");
         assert!(asks(Method::GET, &[html.clone(), (SEC_FETCH_MODE, "navigate")]));
         assert!(asks(Method::POST, &[html.clone(), (SEC_FETCH_MODE, "navigate")]), "a form");
         assert!(!asks(Method::GET, &[html.clone(), (SEC_FETCH_MODE, "cors")]), "a library that loads parts of pages");
