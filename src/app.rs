@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,11 +14,11 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceBuilder;
 
 use crate::admin::exposition::Exposition;
-use crate::admin::{self, AdminListener, AdminState, Check};
+use crate::admin::{self, AdminListener, AdminState, Check, House};
 use crate::budget::{Budget, give_back};
-use crate::config::{Address, Config, ConfigErrors, Drain, Trusted};
+use crate::config::{Address, Config, ConfigErrors, Drain, Loaded, Setting, Sources, Trusted};
 use crate::gateway::layers::{WriteRefusals, catch_panic};
-use crate::gateway::{Gateway, GatewayService, Router};
+use crate::gateway::{BackendError, Gateway, GatewayService, Router, check_page};
 use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal, spread_for};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
 use crate::lifecycle::{Alive, Lifecycle, Phase, log, systemd};
@@ -49,6 +48,9 @@ pub enum StartError {
     /// The TLS files of an upstream.
     #[error(transparent)]
     UpstreamTls(#[from] UpstreamTlsError),
+    /// A file of a backend.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// The system.
     #[error("the system refused: {0}")]
     Io(#[from] std::io::Error),
@@ -68,6 +70,7 @@ pub struct App {
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
     certificates: Vec<Arc<TlsSource>>,
+    settings: Arc<ArcSwap<Vec<Setting>>>,
 }
 
 /// The memory budget that [`App::start`] would keep to, in bytes, and where it comes from, for people.
@@ -89,6 +92,7 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
     }
     for route in &config.routes {
         crate::upstream::dial::Dialer::new(&route.upstream, &config.backend)?;
+        route.error_page.as_deref().map(check_page).transpose().map_err(BackendError::from)?;
     }
     Ok(warnings)
 }
@@ -144,9 +148,10 @@ impl App {
             budget,
             lifecycle,
             certificates,
+            settings: Arc::default(),
         };
         app.serve(listening)?;
-        app.open_admin(admin);
+        app.open_admin(admin, &registry);
         app.watch_memory(&registry);
         app.follow_drain(registry);
         Ok(app)
@@ -158,19 +163,26 @@ impl App {
         &self.lifecycle
     }
 
-    /// Lives until a signal to stop, then drains; what was still alive in the end. `source` is the file to read again
-    /// on a reload.
-    pub async fn run(&self, signals: mpsc::Receiver<Signal>, source: Option<PathBuf>) -> Alive {
+    /// Tells the operator where each value of the configuration comes from.
+    #[must_use]
+    pub fn with_settings(self, settings: Vec<Setting>) -> Self {
+        self.settings.store(Arc::new(settings));
+        self
+    }
+
+    /// Lives until a signal to stop, then drains; what was still alive in the end. `sources` are read
+    /// again on a reload.
+    pub async fn run(&self, signals: mpsc::Receiver<Signal>, sources: Option<Sources>) -> Alive {
         systemd::ready();
         let drain = self.config.drain.clone();
         tokio::select! {
-            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(source.as_ref())) => alive,
+            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(sources.as_ref())) => alive,
             never = background(systemd::watchdog()) => never,
         }
     }
 
     /// Reads certificates and configuration again; a bad one leaves the old one in force.
-    fn reload(&self, source: Option<&PathBuf>) {
+    fn reload(&self, sources: Option<&Sources>) {
         let mut applied = true;
         for certificate in &self.certificates {
             match certificate.reload() {
@@ -181,23 +193,24 @@ impl App {
                 }
             }
         }
-        let Some(source) = source else { return self.metrics.reloaded(applied, SystemTime::now()) };
-        let reloaded = self.reload_config(source);
+        let Some(sources) = sources else { return self.metrics.reloaded(applied, SystemTime::now()) };
+        let reloaded = self.reload_config(sources);
         self.metrics.reloaded(applied && reloaded.is_ok(), SystemTime::now());
         match reloaded {
-            Ok(()) => tracing::info!(file = %source.display(), "configuration reloaded"),
+            Ok(()) => tracing::info!(file = sources.name(), "configuration reloaded"),
             Err(error) => tracing::error!(%error, "the old configuration stays in force"),
         }
     }
 
-    fn reload_config(&self, source: &PathBuf) -> Result<(), ReloadError> {
-        Config::load(source).map_err(ReloadError::from).and_then(|config| {
+    fn reload_config(&self, sources: &Sources) -> Result<(), ReloadError> {
+        sources.load().map_err(ReloadError::from).and_then(|Loaded { config, settings }| {
             for what in needs_restart(&self.config, &config) {
                 tracing::warn!(what, "this change takes effect at the next restart");
             }
             let config = Arc::new(config);
             self.gateway.reload(Arc::clone(&config))?;
             self.trusted.store(Arc::new(config.trusted.clone()));
+            self.settings.store(Arc::new(settings));
             Ok(())
         })
     }
@@ -230,7 +243,7 @@ impl App {
         Ok(())
     }
 
-    fn open_admin(&self, bound: Vec<BoundListener>) {
+    fn open_admin(&self, bound: Vec<BoundListener>, registry: &Arc<Registry>) {
         let lifecycle = self.lifecycle.clone();
         let phase = move || lifecycle.phase() as i64;
         let lifecycle = self.lifecycle.clone();
@@ -250,13 +263,32 @@ impl App {
         };
         let (version, log) = (env!("CARGO_PKG_VERSION"), log::lines_dropped);
         let exposition = Exposition::new(&self.metrics, version, phase, memory, expiries, log);
-        let state = Arc::new(AdminState { exposition, checks: vec![serving] });
+        let state = Arc::new(AdminState { exposition, checks: vec![serving], house: self.house(registry) });
         for listener in bound {
             let listener = match listener {
                 BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
                 BoundListener::Unix(listener) => AdminListener::Unix(listener),
             };
             tokio::spawn(admin::serve(listener, Arc::clone(&state)));
+        }
+    }
+
+    fn house(&self, registry: &Arc<Registry>) -> House {
+        let (certificates, settings) = (self.certificates.clone(), Arc::clone(&self.settings));
+        let expiries = move || {
+            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
+            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
+        };
+        House {
+            version: env!("CARGO_PKG_VERSION"),
+            started: SystemTime::now(),
+            registry: Arc::clone(registry),
+            metrics: Arc::clone(&self.metrics),
+            budget: Arc::clone(&self.budget),
+            lifecycle: self.lifecycle.clone(),
+            connections: self.config.client.connections,
+            settings: Box::new(move || settings.load_full()),
+            certificates: Box::new(expiries),
         }
     }
 
@@ -358,7 +390,7 @@ enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     #[error(transparent)]
-    Tls(#[from] UpstreamTlsError),
+    Backend(#[from] BackendError),
 }
 
 /// What was changed and cannot take effect while the process runs.

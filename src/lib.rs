@@ -40,11 +40,13 @@ pub mod admin;
 pub mod app;
 pub mod budget;
 pub mod certificate;
+pub mod check;
 pub mod client;
 #[warn(missing_docs)]
 pub mod codec;
 #[warn(missing_docs)]
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod gateway;
 pub mod http;

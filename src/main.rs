@@ -2,15 +2,18 @@
 //!
 //! Enters: arguments. Leaves: an exit code and messages to the user. Must not touch: anything but the library's public items.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde_json::json;
 use tokio::sync::mpsc;
 use underpass::app::{App, StartError, check_files, memory_budget};
-use underpass::config::{Address, Config, Log, LogFormat};
+use underpass::check::world;
+use underpass::config::{Address, Config, Loaded, Log, LogFormat, Sources};
+use underpass::control::{Format, Order};
 use underpass::demo;
 use underpass::lifecycle::drain::{Signal, signals};
 use underpass::lifecycle::log;
@@ -28,16 +31,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// underpass stands in front of a WebSocket server and serves its clients by Server-Sent Events, octet streams and long
 /// polls as well, each session over one WebSocket of its own to the backend; where WebSocket works it is passed
-/// through, and everything else is proxied. Without a command it runs the demo.
+/// through, and everything else is proxied.
 #[derive(Parser)]
 #[command(
     version,
+    arg_required_else_help = true,
     after_help = "Signals: SIGTERM drains and exits 0; SIGHUP reads the configuration again.\n\
-                                 Logs go to standard error; RUST_LOG overrides the configured level."
+                                 Logs go to standard error; RUST_LOG overrides the configured level.\n\
+                                 Each key of the configuration that is there once has a variable, as UNDERPASS_SESSION_GRACE=30s\n\
+                                 for session.grace. A flag stands before a variable, that before the file, and that before the default."
 )]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Subcommand)]
@@ -57,14 +63,27 @@ enum Command {
                             or the arguments are wrong, so nothing was tested. Ctrl-C ends it early with what is known."
     )]
     Probe(ProbeArgs),
-    /// Report all errors in a configuration, without starting anything
-    Check {
-        /// The TOML file
-        config: PathBuf,
+    #[command(flatten)]
+    Order(Order),
+    /// Report all errors in a configuration and what does not fit this machine, without starting anything
+    #[command(
+        after_help = "Exit codes: 0 it can be run (there may be warnings); 1 it cannot; 2 with --strict: it can, with warnings."
+    )]
+    Check(CheckArgs),
+    /// Print completions for a shell: underpass completions bash > /etc/bash_completion.d/underpass
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder, which must exist
+        folder: PathBuf,
     },
 }
 
-#[derive(Args, Default)]
+#[derive(Args)]
 struct DemoArgs {
     /// Where to listen [default: 127.0.0.1:8080, or a free port when that is taken]
     #[arg(long, value_name = "ADDRESS")]
@@ -73,15 +92,35 @@ struct DemoArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// The TOML file; config.example.toml documents every key
-    #[arg(required_unless_present = "upstream", conflicts_with_all = ["upstream", "listen"])]
+    /// The TOML file, or - for standard input; config.example.toml documents every key
     config: Option<PathBuf>,
-    /// The backend, without a file: ws://, wss://, http://, https:// or unix:/path
+    /// The backend: ws://, wss://, http://, https:// or unix:/path
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// Where to listen, without a file
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: String,
+    /// Where to listen [default without a file: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where to look at the process: address:port, unix:/path, or unix for /run/underpass/admin.sock
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// Write the browser client into the backend's pages
+    #[arg(long)]
+    inject: bool,
+    /// Serve the self-test under the prefix
+    #[arg(long)]
+    selftest: bool,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    /// The TOML file, or - for standard input
+    config: PathBuf,
+    /// End with 2 when there are warnings
+    #[arg(long)]
+    strict: bool,
+    /// How to report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 #[derive(Args)]
@@ -103,11 +142,30 @@ struct ProbeArgs {
     target: Option<String>,
 }
 
+/// What is missing when `run` is given nothing.
+const NO_BACKEND: &str = "nothing says where the backend is: name a configuration file, or\n    \
+                          underpass run --upstream ws://127.0.0.1:9000";
+
 fn main() -> ExitCode {
-    let done = match Cli::parse().command.unwrap_or(Command::Demo(DemoArgs::default())) {
+    let done = match Cli::parse().command {
         Command::Demo(args) => run_demo(&args),
-        Command::Run(args) => run(args),
-        Command::Check { config } => check(&config),
+        Command::Run(args) => match args.sources() {
+            Ok(sources) if sources.has_backend() => run(&args, sources),
+            Ok(_) => {
+                complain(NO_BACKEND);
+                return ExitCode::from(2);
+            }
+            Err(message) => Err(message),
+        },
+        Command::Check(args) => return check(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "underpass", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { folder } => {
+            clap_mangen::generate_to(Cli::command(), &folder).map_err(|error| format!("{}: {error}", folder.display()))
+        }
+        Command::Order(order) => give(&order),
         Command::Probe(args) => return run_probe(args),
     };
     match done {
@@ -119,41 +177,91 @@ fn main() -> ExitCode {
     }
 }
 
-fn check(path: &PathBuf) -> Result<(), String> {
-    let config = Config::load(path).map_err(|errors| errors.to_string())?;
-    let warnings = check_files(&config).map_err(|error| format!("{}: {error}", path.display()))?;
-    let (file, listeners, routes) = (path.display(), config.listeners.len(), config.routes.len());
-    let (bytes, source) = memory_budget(&config);
-    say(&format!(
-        "{file} is fine: {listeners} listener(s), {routes} route(s)\nmemory budget: {} MiB, {source}\n",
-        bytes >> 20
-    ));
-    for warning in config.warnings().into_iter().chain(warnings) {
-        say(&format!("warning: {warning}\n"));
-    }
-    Ok(())
+fn check(args: &CheckArgs) -> ExitCode {
+    let checked = sources(&args.config).and_then(|sources| {
+        let loaded = sources.load().map_err(|errors| errors.to_string())?;
+        let files = check_files(&loaded.config).map_err(|error| format!("{}: {error}", sources.name()))?;
+        let found = world(&loaded.config, true).into_iter().map(|found| format!("`{}`: {}", found.about, found.what));
+        let warnings: Vec<String> =
+            sources.strange().iter().cloned().chain(loaded.config.warnings()).chain(files).chain(found).collect();
+        Ok((sources.name(), loaded.config, warnings))
+    });
+    let (text, code) = match (&checked, args.format) {
+        (Err(errors), Format::Text) => {
+            complain(errors);
+            (String::new(), 1)
+        }
+        (Err(errors), Format::Json) => (format!("{}\n", json!({ "ok": false, "errors": errors, "warnings": [] })), 1),
+        (Ok((.., warnings)), Format::Json) => {
+            (format!("{}\n", json!({ "ok": true, "warnings": warnings })), u8::from(!warnings.is_empty()) * 2)
+        }
+        (Ok((name, config, warnings)), Format::Text) => {
+            let warned: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+            let (bytes, source) = memory_budget(config);
+            let fine =
+                format!("{name} is fine: {} listener(s), {} route(s)", config.listeners.len(), config.routes.len());
+            let text = format!("{warned}{fine}\nmemory budget: {} MiB, {source}\n", bytes >> 20);
+            (text, u8::from(!warnings.is_empty()) * 2)
+        }
+    };
+    say(&text);
+    ExitCode::from(if code == 2 && !args.strict { 0 } else { code })
 }
 
-fn run(args: RunArgs) -> Result<(), String> {
-    let config = match (&args.config, &args.upstream) {
-        (Some(path), _) => Config::load(path),
-        (None, upstream) => Config::from_flags(&args.listen, upstream.as_deref().unwrap_or_default()),
+/// A file, or standard input, with the environment over it.
+fn sources(config: &Path) -> Result<Sources, String> {
+    let sources = if config == Path::new("-") {
+        let mut text = Vec::new();
+        std::io::stdin().take(1 << 20).read_to_end(&mut text).map_err(|error| format!("standard input: {error}"))?;
+        Sources::text(text)
+    } else {
+        Sources::file(config.to_owned())
     };
-    let config = config.map_err(|errors| errors.to_string())?;
+    Ok(sources.with_environment(environment()))
+}
+
+/// The variables whose names and values are text; no other has the name of a key.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+impl RunArgs {
+    fn sources(&self) -> Result<Sources, String> {
+        let mut sources = match &self.config {
+            Some(config) => sources(config)?,
+            None => Sources::default().with_default("listen", "127.0.0.1:8080").with_environment(environment()),
+        };
+        let texts = [("upstream", &self.upstream), ("listen", &self.listen), ("admin", &self.admin)];
+        for (key, value) in texts.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+            sources = sources.with_flag(&format!("--{key}"), key, value);
+        }
+        for (key, _) in [("inject", self.inject), ("selftest", self.selftest)].into_iter().filter(|(_, set)| *set) {
+            sources = sources.with_flag(&format!("--{key}"), key, "true");
+        }
+        Ok(sources)
+    }
+}
+
+fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
+    let Loaded { config, settings } = sources.load().map_err(|errors| errors.to_string())?;
     let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
+    for strange in sources.strange() {
+        tracing::warn!("{strange}");
+    }
     // Before the runtime starts other threads, because this changes the environment.
     let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
     on_runtime(async move {
         // Before the first port opens: whoever gets an answer may send a signal.
         let signals = heard()?;
-        let app = App::start(config, sockets).map_err(|error| error.to_string())?;
+        let app = App::start(config, sockets).map_err(|error| error.to_string())?.with_settings(settings);
         for address in &app.addresses {
             tracing::info!(address = %text(address), version = env!("CARGO_PKG_VERSION"), "listening");
         }
         if let Some(address) = &app.admin {
             tracing::info!(address = %text(address), "admin listening");
         }
-        app.run(signals, args.config).await;
+        let again = args.config.is_some().then_some(sources);
+        app.run(signals, again).await;
         Ok(())
     })
 }
@@ -173,6 +281,13 @@ fn run_demo(args: &DemoArgs) -> Result<(), String> {
         let app = app.map_err(|error| error.to_string())?;
         print_demo(&app, backend);
         app.run(signals, None).await;
+        Ok(())
+    })
+}
+
+fn give(order: &Order) -> Result<(), String> {
+    on_runtime(async {
+        say(&order.carry_out().await.map_err(|error| error.to_string())?);
         Ok(())
     })
 }

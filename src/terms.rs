@@ -83,6 +83,49 @@ terms! {
 }
 
 terms! {
+    /// Why a session is carried by this transport: by no better one at first, or by another one than before. As its client
+    /// says, or as it was seen.
+    Cause {
+        /// It was just opened, and this is the best that there is.
+        Opened = "opened",
+        /// Nothing came on it for too long.
+        Silent = "silent",
+        /// What was sent on it was held back on the way.
+        Held = "held",
+        /// What came on it was not what was sent.
+        Altered = "altered",
+        /// What came on it was old.
+        Stale = "stale",
+        /// It was not let through, or answered with an error.
+        Refused = "refused",
+        /// It broke.
+        Cut = "cut",
+        /// Another attachment took over.
+        Superseded = "superseded",
+        /// The server asked the client to attach anew.
+        Recycled = "recycled",
+        /// Another tab of the browser has the stream.
+        Shared = "shared",
+        /// A better transport works again.
+        Better = "better",
+        /// The client's network changed.
+        Network = "network",
+        /// The page runs again after it was frozen.
+        Resumed = "resumed",
+        /// The page is looked at again.
+        Shown = "shown",
+        /// The client's machine slept.
+        Asleep = "asleep",
+        /// The older one was gone, and the client did not say why.
+        Detached = "detached",
+        /// A word that is none of these.
+        Other = "other",
+        /// The client does not say.
+        Unsaid = "unsaid",
+    }
+}
+
+terms! {
     /// What became of a client that came back.
     Resume {
         /// It goes on where it was.
@@ -91,30 +134,6 @@ terms! {
         Lost = "lost",
         /// Its session is not known here.
         Unknown = "unknown",
-    }
-}
-
-terms! {
-    /// Why a client came by this transport first and by no better one, as it says.
-    Cause {
-        /// It is the client's first choice.
-        Opened = "opened",
-        /// A better one did not come about.
-        Refused = "refused",
-        /// Nothing came by a better one in time.
-        Silent = "silent",
-        /// A better one broke.
-        Cut = "cut",
-        /// Something on the way held a stream back.
-        Held = "held",
-        /// Something on the way changed what came.
-        Altered = "altered",
-        /// The browser has no connection left for a stream.
-        Shared = "shared",
-        /// Something else.
-        Other = "other",
-        /// The client does not say.
-        Unsaid = "unsaid",
     }
 }
 

@@ -42,6 +42,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("lifecycle", &[]),
     ("demo", &[]),
+    ("check", &["lifecycle::descriptors"]),
+    // A client of another process.
+    ("control", &[]),
     ("selftest", &["session", "upstream::socket"]),
     // A client: of the house it knows what a client could take with it.
     ("probe", &["codec", "session", "upstream::dial", "upstream::socket", "upstream::tls", "selftest"]),
@@ -53,7 +56,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("limits", &["metrics", "terms"]),
     ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle", "limits"]),
     ("transport", &["http", "codec", "session", "registry", "terms", "upstream", "budget"]),
-    ("admin", &["metrics"]),
+    ("admin", &["budget", "lifecycle", "metrics", "registry", "session"]),
     (
         "gateway",
         &[

@@ -1,27 +1,33 @@
-//! The operator's door: liveness, readiness and metrics, on a listener of their own.
+//! The operator's door: liveness, readiness and metrics, and what an operator sees of the process and does to it, on a
+//! listener of their own.
 //!
-//! Enters: connections of the operator's machines, checks of readiness, the metrics. Leaves: short answers. Must not
-//! touch: the clients' listeners, what it reports on; nothing here changes anything, so only GET and HEAD are answered.
+//! Enters: connections of the operator's machines, checks of readiness, the metrics. Leaves: short answers; the orders of
+//! the operator, to those who carry them out. Must not touch: the clients' listeners, what a session carries.
+//!
+//! Nobody logs in here. So what changes something, or tells of single clients, is only for this machine: a loopback
+//! address or a unix socket, whose mode says who may; pages of other sites are refused (`guards`).
 
 pub mod exposition;
 mod formats;
+mod guards;
+mod hand;
+mod house;
 mod process;
+mod status;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{RawQuery, Request, State};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::extract::{RawQuery, State};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, VARY, X_CONTENT_TYPE_OPTIONS};
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -33,6 +39,8 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::exposition::Exposition;
 use self::formats::Format;
+use self::guards::Reach;
+pub use self::house::House;
 
 /// What the form of the metrics depends on.
 const ACCEPT_FIELD: HeaderValue = HeaderValue::from_static("accept");
@@ -44,6 +52,10 @@ const HEADER: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(30);
 /// How long accepting rests after a failure, which is mostly a lack of file descriptors and would fail again at once.
 const REST: Duration = Duration::from_millis(100);
+
+/// What is said to who asks for something else.
+const PATHS: &str =
+    "There are /livez, /readyz, /metrics, /status, /sessions, /log-level, /config, and a page at / here.\n";
 
 /// Where the operator's machines connect.
 #[derive(Debug)]
@@ -81,12 +93,14 @@ pub struct AdminState {
     pub exposition: Exposition,
     /// All must hold for `/readyz` to answer 200.
     pub checks: Vec<Check>,
+    /// What the operator looks at and acts on.
+    pub house: House,
 }
 
 /// Answers on `listener` until dropped, which also ends the connections. It is to outlive the clients' listeners: while
 /// the house drains, readiness is asked more than ever.
 pub async fn serve(listener: AdminListener, state: Arc<AdminState>) -> Infallible {
-    let router = router(state, listener.is_loopback());
+    let router = router(state, listener.reach());
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -109,10 +123,13 @@ pub async fn serve(listener: AdminListener, state: Arc<AdminState>) -> Infallibl
 }
 
 impl AdminListener {
-    fn is_loopback(&self) -> bool {
+    fn reach(&self) -> Reach {
         match self {
-            Self::Tcp(tcp) => tcp.local_addr().is_ok_and(|local| local.ip().to_canonical().is_loopback()),
-            Self::Unix(_) => false,
+            Self::Tcp(tcp) if tcp.local_addr().is_ok_and(|local| local.ip().to_canonical().is_loopback()) => {
+                Reach::Loopback
+            }
+            Self::Tcp(_) => Reach::Network,
+            Self::Unix(_) => Reach::Unix,
         }
     }
 }
@@ -136,22 +153,23 @@ where
     }
 }
 
-/// All requests, from top to bottom. `guarded` on loopback.
-fn router(state: Arc<AdminState>, guarded: bool) -> Router {
+/// All requests, from top to bottom.
+fn router(state: Arc<AdminState>, reach: Reach) -> Router {
     let routes = Router::new()
         .route("/livez", get("ok\n"))
         .route("/readyz", get(readiness))
         .route("/metrics", get(scrape))
-        .fallback((StatusCode::NOT_FOUND, "There are /livez, /readyz and /metrics here.\n"))
+        .merge(hand::routes().layer(from_fn_with_state(reach, guards::only_here)))
+        .fallback((StatusCode::NOT_FOUND, PATHS))
         .with_state(state);
     let all = ServiceBuilder::new()
         // First, so that they stand on refusals too.
         .layer(set_header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(set_header(CACHE_CONTROL, "no-store"))
         // Before anything is said: a page that asks by a name of its own learns nothing, not even the methods.
-        .layer(from_fn_with_state(guarded, known_hosts))
+        .layer(from_fn_with_state(reach, guards::known_hosts))
         // For unknown paths as well, where the routes would say 404.
-        .layer(from_fn(reads_only))
+        .layer(from_fn(guards::methods))
         .service(routes);
     // Around the routes: within them, axum adds the methods of a path to each of these refusals.
     Router::new().fallback_service(all)
@@ -159,15 +177,6 @@ fn router(state: Arc<AdminState>, guarded: bool) -> Router {
 
 fn set_header(name: http::HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
-}
-
-/// GET and HEAD.
-async fn reads_only(request: Request, next: Next) -> Response {
-    if request.method() == Method::GET || request.method() == Method::HEAD {
-        return next.run(request).await;
-    }
-    let (status, allowed) = (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")]);
-    (status, allowed, "Only GET and HEAD are answered here.\n").into_response()
 }
 
 /// Off the runtime's threads, since it reads files.
@@ -200,32 +209,6 @@ fn asks_verbose(query: Option<&str>) -> bool {
     form_urlencoded::parse(query.unwrap_or_default().as_bytes()).any(|(key, _)| key == "verbose")
 }
 
-/// A page whose name was pointed at 127.0.0.1 (DNS rebinding) makes a browser on this machine ask us, with the page's
-/// name as the host. On loopback therefore only addresses and `localhost`, which no page can be named, are ours.
-/// A host that is missing or told twice is refused everywhere, as RFC 9112 section 3.2 demands.
-async fn known_hosts(State(guarded): State<bool>, request: Request, next: Next) -> Response {
-    let mut told = request.headers().get_all(HOST).iter();
-    let host = told.next();
-    if told.next().is_some() || (host.is_none() && request.version() == Version::HTTP_11) {
-        return (StatusCode::BAD_REQUEST, "A request has exactly one Host.\n").into_response();
-    }
-    // An absolute target has a host of its own; both must be good.
-    let in_target = request.uri().authority().map(Authority::as_str);
-    let in_header = host.map(|host| host.to_str().unwrap_or_default());
-    if guarded && !in_target.into_iter().chain(in_header).all(is_local_name) {
-        let advice = "On a loopback listener the Host must be an IP address or localhost.\n";
-        return (StatusCode::FORBIDDEN, advice).into_response();
-    }
-    next.run(request).await
-}
-
-fn is_local_name(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host();
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-    !host.contains('@') && (name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -241,6 +224,7 @@ mod tests {
         Arc::new(AdminState {
             exposition: Exposition::new(&Metrics::default(), "0", || 0, || (0, 0), Default::default, || 0),
             checks,
+            house: House::sample(),
         })
     }
 
@@ -288,7 +272,7 @@ mod tests {
         let head = ask(site, "HEAD /livez", "localhost").await;
         assert_eq!((status(&head), body(&head)), (200, ""));
         assert!(head.contains("content-length: 3\r\n"));
-        assert_eq!(status(&ask(site, "GET /", "localhost").await), 404);
+        assert_eq!(status(&ask(site, "GET /nothing", "localhost").await), 404);
         assert_eq!(status(&ask(site, "GET /livez/", "localhost").await), 404);
     }
 
@@ -383,7 +367,7 @@ mod tests {
     async fn a_silent_connection_is_cut_and_makes_room() {
         let (ours, theirs) = tokio::io::duplex(64);
         let started = tokio::time::Instant::now();
-        converse(theirs, router(state(Vec::new()), false)).await;
+        converse(theirs, router(state(Vec::new()), Reach::Unix)).await;
         assert_eq!(started.elapsed(), HEADER);
         drop(ours);
     }

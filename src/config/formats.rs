@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::reader::nearest;
 use super::values::ValueError;
-use super::{Address, Endpoint, LogFormat, Upstream, UpstreamTls};
+use super::{ADMIN_SOCKET, Address, Endpoint, LogFormat, Upstream, UpstreamTls};
 
 /// The longest path of a unix socket that the kernel accepts, without the final zero byte.
 const UNIX_PATH_MAX: usize = 107;
@@ -32,6 +32,11 @@ pub(super) fn address(text: &str) -> Result<Address, ValueError> {
     let local = text.strip_prefix("localhost:").and_then(port);
     let local = local.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     local.or_else(|| text.parse().ok()).map(Address::Tcp).ok_or_else(|| not_an_address(text))
+}
+
+/// Where the operator connects; `unix` is the usual socket.
+pub(super) fn admin(text: &str) -> Result<Address, ValueError> {
+    if text == "unix" { Ok(Address::Unix(ADMIN_SOCKET.into())) } else { address(text) }
 }
 
 /// Where a backend listens, and the path of that URL, which is put before the clients' own; empty when it has none.

@@ -48,7 +48,7 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     rules::identity(top, &config.identity, second);
     config.trusted = rules::trusted(top.texts("trusted_proxies", networks::peer));
     let listeners = listeners(top, &config.trusted);
-    let admin = top.text("admin", &mut config.admin, |text| formats::address(text).map(Some));
+    let admin = top.text("admin", &mut config.admin, |text| formats::admin(text).map(Some));
     config.listeners = rules::listeners(top, listeners, config.admin.as_ref().zip(admin));
     let routes = routes(top, &config.listeners);
     config.routes = rules::routes(top, routes);
@@ -94,8 +94,10 @@ fn routes(top: &mut Table<'_, '_>, listeners: &[Listener]) -> Vec<(Route, Span)>
     let script = script(top);
     let rewriting = rewriting(top, shorthand.as_ref().map(|(_, path, _)| path.as_str()));
     let upgrades = top.texts("upgrades", formats::upgrade);
+    let mut error_page = None;
+    top.text("error_page", &mut error_page, formats::file);
     let shorthand = shorthand.map(|(upstream, _, at)| {
-        (Route { host: None, path: "/".to_owned(), upstream, script, rewriting, upgrades }, at)
+        (Route { host: None, path: "/".to_owned(), upstream, script, rewriting, upgrades, error_page }, at)
     });
     let listed = top.list("route", " in [[route]]", |table| route(table, listeners));
     if top.key_span("upstream").is_none() {
@@ -116,13 +118,15 @@ fn route(table: &mut Table<'_, '_>, listeners: &[Listener]) -> Option<(Route, Sp
     let mut rewriting = rewriting(table, upstream.as_ref().map(|(_, path, _)| path.as_str()));
     table.flag("strip_path", &mut rewriting.strip);
     let upgrades = table.texts("upgrades", formats::upgrade);
+    let mut error_page = None;
+    table.text("error_page", &mut error_page, formats::file);
     if table.key_span("upstream").is_none() {
         table.missing("a route without `upstream`", "add for example: upstream = \"ws://127.0.0.1:9000\"");
     }
     // A route with an error is not compared with the others, because its host and path may be wrong.
     let at = table.key_span("path").or_else(|| table.key_span("host")).or_else(|| table.header());
     let (upstream, ..) = upstream.filter(|_| table.is_clean())?;
-    Some((Route { host, path, upstream, script, rewriting, upgrades }, at?))
+    Some((Route { host, path, upstream, script, rewriting, upgrades, error_page }, at?))
 }
 
 /// What the browser client does on a route; the keys may stand where `upstream` may.

@@ -8,27 +8,31 @@ mod defaults;
 mod errors;
 mod formats;
 mod keys;
+mod layers;
 mod listening;
 mod networks;
 mod parse;
 pub mod pattern;
 mod reader;
 mod rules;
+mod settings;
+mod sources;
 mod values;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
+pub use self::layers::Overlay;
 pub use self::listening::{Address, ClientAuth, Listener, ListenerTls, TlsFiles};
+pub use self::settings::{Loaded, Setting};
+pub use self::sources::Sources;
 
-/// A longer file is not read: it is not a configuration.
-const FILE_MAX: u64 = 1 << 20;
+/// Where `admin = "unix"` listens, and where a process is asked when nothing else is said.
+pub const ADMIN_SOCKET: &str = "/run/underpass/admin.sock";
 
 /// Everything the operator may set. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,22 +76,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file. The files that it names (certificates, keys) are not opened.
-    ///
-    /// # Errors
-    /// All errors in it at once; also when it cannot be read.
-    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigErrors> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        let bytes = read(path).map_err(|error| {
-            let what = format!("cannot be read: {error}");
-            let hint = "name another, begin one from config.example.toml, or do without: \
-                        underpass run --listen 127.0.0.1:8080 --upstream ws://127.0.0.1:9000";
-            ConfigErrors::new(&name, "", vec![SpannedError { span: None, what, hint: hint.to_owned() }])
-        })?;
-        Self::parse(bytes, &name)
-    }
-
     /// Reads a text in the format of the file. `name` stands for it in errors.
     ///
     /// # Errors
@@ -112,7 +100,8 @@ impl Config {
                 }
                 let rewriting = Rewriting { add, ..Rewriting::default() };
                 let (path, script) = ("/".to_owned(), Script::default());
-                let route = Route { host: None, path, upstream, script, rewriting, upgrades: Vec::new() };
+                let route =
+                    Route { host: None, path, upstream, script, rewriting, upgrades: Vec::new(), error_page: None };
                 Ok(Self { listeners, routes: vec![route], ..Self::default() })
             }
             (address, endpoint) => {
@@ -140,15 +129,6 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than 1 MiB, so no configuration"));
-    }
-    Ok(bytes)
-}
-
 /// Requests for this host and path go to this backend. The longest matching path wins, a named host before any host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -164,6 +144,8 @@ pub struct Route {
     pub rewriting: Rewriting,
     /// Protocols, in lower case, to which a connection may be switched besides `websocket`.
     pub upgrades: Vec<String>,
+    /// The page that a browser is shown when a request is refused; `None` is ours.
+    pub error_page: Option<PathBuf>,
 }
 
 /// What is written anew of a request on its way to a backend; by default nothing.
@@ -372,6 +354,7 @@ pub struct Backend {
 /// Log lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
+    /// Text or JSON.
     pub format: LogFormat,
     /// A level, or directives as `RUST_LOG` takes them.
     pub level: String,

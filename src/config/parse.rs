@@ -9,14 +9,23 @@ use std::ops::RangeInclusive;
 use toml::de::DeTable;
 
 use super::errors::{ConfigErrors, SpannedError};
-use super::reader::{Report, Span};
-use super::{Config, keys};
+use super::layers::{Layers, Overlay};
+use super::reader::{Key, Kind, Report, Span};
+use super::{Config, Loaded, keys, settings};
 
 /// Parses and checks a whole file.
 pub(super) fn config(bytes: &[u8], name: &str) -> Result<Config, ConfigErrors> {
+    loaded(bytes, name, &[]).map(|loaded| loaded.config)
+}
+
+/// Parses and checks a whole file with what is laid over it: later ones over earlier ones.
+pub(super) fn loaded(bytes: &[u8], name: &str, over: &[Overlay]) -> Result<Loaded, ConfigErrors> {
     let text = std::str::from_utf8(bytes).map_err(|error| not_text(bytes, error.valid_up_to(), name))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (document, toml_errors) = DeTable::parse_recoverable(text);
+    let (mut document, toml_errors) = DeTable::parse_recoverable(text);
+    // What is laid over the file lies behind its end, so to speak: there its errors are found again.
+    let layers = Layers::of(over, text.len(), &if over.is_empty() { Vec::new() } else { single_keys() });
+    layers.lay_over(document.get_mut());
     let (report, config) = Report::read(Some(document.get_ref()), keys::config);
     let lines = Lines::of(text);
     let mut errors = syntax_errors(text, &lines, &toml_errors);
@@ -24,9 +33,28 @@ pub(super) fn config(bytes: &[u8], name: &str) -> Result<Config, ConfigErrors> {
     // On a line that is not TOML the parser guesses, so an error found there may be wrong; so may a key that seems missing.
     let is_guess =
         |error: &SpannedError| lines.all(error).is_some_and(|lines| unreadable.range(lines).next().is_some());
+    let set = report.set().to_vec();
     let others = report.into_errors(errors.is_empty());
     errors.extend(others.into_iter().filter(|error| !is_guess(error)));
-    if errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(name, text, errors)) }
+    let errors: Vec<_> = errors.into_iter().map(|error| layers.named(error)).collect();
+    if !errors.is_empty() {
+        return Err(ConfigErrors::new(name, text, errors));
+    }
+    let settings = settings::of(&config, &set, |span| match layers.find(&span) {
+        Some(layer) => (layer.shown.clone(), layer.origin.clone()),
+        None => (text[span.clone()].to_owned(), format!("{name}:{}", lines.line(span.start) + 1)),
+    });
+    Ok(Loaded { config, settings })
+}
+
+/// Every key that may be laid over a file, and what it takes: those that are there once.
+pub(super) fn single_keys() -> Vec<(String, Kind)> {
+    let (report, _) = Report::read(None, keys::config);
+    let single =
+        report.keys().iter().filter(|key| key.kind != Kind::Table && !matches!(key.table, "listener" | "route"));
+    let path =
+        |key: &Key| if key.table.is_empty() { key.name.to_owned() } else { format!("{}.{}", key.table, key.name) };
+    single.map(|key| (path(key), key.kind)).collect()
 }
 
 /// Every key that the file may have: `node`, `session.grace`, `listener.address` …

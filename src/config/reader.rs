@@ -22,6 +22,8 @@ pub(super) struct Report {
     errors: Vec<SpannedError>,
     missing: Vec<SpannedError>,
     keys: Vec<Key>,
+    /// Where each key was set, by its path: `session.grace`, `route[2].upstream`.
+    set: Vec<(String, Span)>,
     unknown: Vec<Unknown>,
 }
 
@@ -30,6 +32,20 @@ pub(super) struct Report {
 pub(super) struct Key {
     pub(super) table: &'static str,
     pub(super) name: &'static str,
+    pub(super) kind: Kind,
+}
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    /// Texts; a single one may stand for a list where that is said.
+    List,
+    Flag,
+    /// A count, a size or a duration.
+    Number,
+    /// A table, or a list of tables.
+    Table,
 }
 
 #[derive(Debug)]
@@ -47,6 +63,8 @@ pub(super) struct Table<'r, 'd> {
     name: &'static str,
     in_table: &'static str,
     values: Option<&'d DeTable<'d>>,
+    /// Which of several, counted from 1.
+    index: Option<usize>,
     /// Its `[header]`, if it has one.
     header: Option<Span>,
     read_keys: Vec<&'static str>,
@@ -58,7 +76,7 @@ impl Report {
     /// Reads a whole document; with `None`, collects only the keys that it may have.
     pub(super) fn read<T>(document: Option<&DeTable<'_>>, read: impl FnOnce(&mut Table<'_, '_>) -> T) -> (Self, T) {
         let mut report = Self::default();
-        let mut top = Table::new("", " at the top level", document, None, &mut report);
+        let mut top = Table::new("", " at the top level", document, (None, None), &mut report);
         let value = read(&mut top);
         top.finish();
         (report, value)
@@ -67,6 +85,11 @@ impl Report {
     /// Every key and table that was read; tables are keys of the top level.
     pub(super) fn keys(&self) -> &[Key] {
         &self.keys
+    }
+
+    /// Where each key was set, by its path.
+    pub(super) fn set(&self) -> &[(String, Span)] {
+        &self.set
     }
 
     /// All errors in values and in keys. `complete` says that the whole file could be read; otherwise a key that seems missing
@@ -93,12 +116,13 @@ impl<'r, 'd> Table<'r, 'd> {
         target: &mut T,
         parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<Span> {
-        self.set(key, target, |value| parse(values::text(value)?))
+        self.set(key, Kind::Text, target, |value| parse(values::text(value)?))
     }
 
     /// Reads a list of texts, each with `parse`.
     pub(super) fn texts<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, ValueError>) -> Vec<T> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(value) = self.value(key, Kind::List) else { return Vec::new() };
+        self.note(key, value.span());
         let Some(list) = value.get_ref().as_array() else {
             self.error(key, value.span(), ValueError::new("must be a list", "write it in brackets: [\"…\", \"…\"]"));
             return Vec::new();
@@ -128,7 +152,7 @@ impl<'r, 'd> Table<'r, 'd> {
     }
 
     pub(super) fn flag(&mut self, key: &'static str, target: &mut bool) -> Option<Span> {
-        self.set(key, target, values::flag)
+        self.set(key, Kind::Flag, target, values::flag)
     }
 
     pub(super) fn duration(
@@ -137,7 +161,9 @@ impl<'r, 'd> Table<'r, 'd> {
         target: &mut Duration,
         bounds: RangeInclusive<Duration>,
     ) -> Option<Span> {
-        self.set(key, target, |value| values::within(values::duration(value)?, &bounds, values::show_duration))
+        self.set(key, Kind::Number, target, |value| {
+            values::within(values::duration(value)?, &bounds, values::show_duration)
+        })
     }
 
     /// Like `duration`, but zero is allowed too: it switches the timer off.
@@ -147,7 +173,7 @@ impl<'r, 'd> Table<'r, 'd> {
         target: &mut Duration,
         bounds: RangeInclusive<Duration>,
     ) -> Option<Span> {
-        self.set(key, target, |value| match values::duration(value)? {
+        self.set(key, Kind::Number, target, |value| match values::duration(value)? {
             Duration::ZERO => Ok(Duration::ZERO),
             duration => values::within(duration, &bounds, values::show_duration)
                 .map_err(|error| ValueError::new(error.what, "0 is allowed as well and switches it off")),
@@ -160,7 +186,9 @@ impl<'r, 'd> Table<'r, 'd> {
         target: &mut T,
         bounds: RangeInclusive<u64>,
     ) -> Option<Span> {
-        self.set(key, target, |value| fit(values::within(values::size(value)?, &bounds, values::show_size)?))
+        self.set(key, Kind::Number, target, |value| {
+            fit(values::within(values::size(value)?, &bounds, values::show_size)?)
+        })
     }
 
     pub(super) fn count<T: TryFrom<u64>>(
@@ -169,12 +197,12 @@ impl<'r, 'd> Table<'r, 'd> {
         target: &mut T,
         bounds: RangeInclusive<u64>,
     ) -> Option<Span> {
-        self.set(key, target, |value| fit(values::within(values::count(value)?, &bounds, |count| count)?))
+        self.set(key, Kind::Number, target, |value| fit(values::within(values::count(value)?, &bounds, |count| count)?))
     }
 
     /// Reads the table `[key]`; if it is not there, only collects its keys.
     pub(super) fn section(&mut self, key: &'static str, in_table: &'static str, read: impl FnOnce(&mut Table<'_, '_>)) {
-        let value = self.value(key);
+        let value = self.value(key, Kind::Table);
         let values = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, values) {
             self.error(
@@ -183,7 +211,7 @@ impl<'r, 'd> Table<'r, 'd> {
                 ValueError::new("must be a table", format!("write [{key}] and its keys below it")),
             );
         }
-        let mut table = Table::new(key, in_table, values, value.map(Spanned::span), self.report);
+        let mut table = Table::new(key, in_table, values, (value.map(Spanned::span), None), self.report);
         read(&mut table);
         table.finish();
     }
@@ -195,23 +223,23 @@ impl<'r, 'd> Table<'r, 'd> {
         in_table: &'static str,
         read: impl Fn(&mut Table<'_, '_>) -> T,
     ) -> Vec<T> {
-        let value = self.value(key);
+        let value = self.value(key, Kind::Table);
         let items = value.and_then(|value| value.get_ref().as_array());
         if let (Some(value), None) = (value, items) {
             let hint = format!("write [[{key}]] with two brackets, and its keys below it");
             self.error(key, value.span(), ValueError::new("must be a list of tables", hint));
         }
         let mut done = Vec::new();
-        for item in items.into_iter().flat_map(|items| items.iter()) {
+        for (at, item) in items.into_iter().flat_map(|items| items.iter()).enumerate() {
             let Some(values) = item.get_ref().as_table() else {
                 self.error(key, item.span(), ValueError::new("must hold tables only", format!("write [[{key}]]")));
                 continue;
             };
-            let mut table = Table::new(key, in_table, Some(values), Some(item.span()), self.report);
+            let mut table = Table::new(key, in_table, Some(values), (Some(item.span()), Some(at + 1)), self.report);
             done.push(read(&mut table));
             table.finish();
         }
-        let mut dry_run = Table::new(key, in_table, None, None, self.report);
+        let mut dry_run = Table::new(key, in_table, None, (None, None), self.report);
         read(&mut dry_run);
         dry_run.finish();
         done
@@ -250,15 +278,25 @@ impl<'r, 'd> Table<'r, 'd> {
         name: &'static str,
         in_table: &'static str,
         values: Option<&'d DeTable<'d>>,
-        header: Option<Span>,
+        (header, index): (Option<Span>, Option<usize>),
         report: &'r mut Report,
     ) -> Self {
         let errors_before = report.errors.len();
-        Self { name, in_table, values, header, read_keys: Vec::new(), errors_before, report }
+        Self { name, in_table, values, index, header, read_keys: Vec::new(), errors_before, report }
     }
 
-    fn value(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
-        let known = Key { table: self.name, name: key };
+    /// Notes where a key was set.
+    fn note(&mut self, key: &str, span: Span) {
+        let path = match (self.name, self.index) {
+            ("", _) => key.to_owned(),
+            (table, None) => format!("{table}.{key}"),
+            (table, Some(index)) => format!("{table}[{index}].{key}"),
+        };
+        self.report.set.push((path, span));
+    }
+
+    fn value(&mut self, key: &'static str, kind: Kind) -> Option<&'d Spanned<DeValue<'d>>> {
+        let known = Key { table: self.name, name: key, kind };
         if !self.report.keys.contains(&known) {
             self.report.keys.push(known);
         }
@@ -269,13 +307,15 @@ impl<'r, 'd> Table<'r, 'd> {
     fn set<T>(
         &mut self,
         key: &'static str,
+        kind: Kind,
         target: &mut T,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, ValueError>,
     ) -> Option<Span> {
-        let value = self.value(key)?;
+        let value = self.value(key, kind)?;
         match read(value.get_ref()) {
             Ok(read) => {
                 *target = read;
+                self.note(key, value.span());
                 Some(value.span())
             }
             Err(error) => {

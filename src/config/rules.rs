@@ -192,7 +192,8 @@ pub(super) fn without_upstream(top: &mut Table<'_, '_>) {
 }
 
 /// Keys that say something of `upstream`, besides those of TLS.
-const OF_UPSTREAM: [&str; 7] = ["inject", "inject_workers", "ws", "add_path", "send_host", "send_origin", "upgrades"];
+const OF_UPSTREAM: [&str; 8] =
+    ["inject", "inject_workers", "ws", "add_path", "send_host", "send_origin", "upgrades", "error_page"];
 
 /// Reports that `ws` is set for tags that nobody injects.
 pub(super) fn script(table: &mut Table<'_, '_>, script: Script) {
@@ -261,7 +262,10 @@ pub(super) fn drain(table: &mut Table<'_, '_>, target: &mut Drain, spread: Optio
     at_most(table, "pre", &pre, &mut target.pre, target.timeout, |_| format!("must be at most `timeout`, {timeout}"));
     let left = target.timeout.saturating_sub(target.pre);
     at_most(table, "spread", &spread, &mut target.spread, left, |limit| {
-        format!("must be at most {}: with `pre` it has to fit into `timeout`", show_duration(limit))
+        format!(
+            "must be at most {}: with `pre` it has to fit into `timeout`, {timeout}; lower `pre` or raise `timeout`",
+            show_duration(limit)
+        )
     });
 }
 

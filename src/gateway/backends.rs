@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::injection::Injection;
+use super::pages::{Page, PageError};
 use super::rewriting::Rewriting;
 use super::target::is_under;
 use crate::config::pattern::matches;
@@ -17,8 +18,21 @@ use crate::upstream::own::OwnListeners;
 use crate::upstream::proxy::Proxy;
 use crate::upstream::tls::UpstreamTlsError;
 
+/// Why a backend cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Its TLS files.
+    #[error(transparent)]
+    Tls(#[from] UpstreamTlsError),
+    /// The page that is shown when it fails.
+    #[error(transparent)]
+    Page(#[from] PageError),
+}
+
 /// A configured backend, ready to be dialled.
 pub(super) struct Backend {
+    /// The route's host, if it names one, and its path.
+    pub(super) name: Arc<str>,
     pub(super) dialer: Arc<Dialer>,
     pub(super) proxy: Proxy,
     /// Those who want it dialled.
@@ -27,6 +41,8 @@ pub(super) struct Backend {
     pub(super) injection: Option<Injection>,
     /// What is written anew on its way there.
     pub(super) rewriting: Option<Rewriting>,
+    /// What people are shown instead of its refusals, where that is the operator's own.
+    pub(super) page: Option<Page>,
     /// Protocols, in lower case, that may be switched to.
     upgrades: Vec<String>,
 }
@@ -43,11 +59,7 @@ pub(super) struct Backends(Vec<(config::Route, Arc<Backend>)>);
 
 impl Backends {
     /// Prepares every backend, for a process that listens at `own`.
-    pub(super) fn new(
-        config: &Config,
-        metrics: &Arc<Metrics>,
-        own: &Arc<OwnListeners>,
-    ) -> Result<Self, UpstreamTlsError> {
+    pub(super) fn new(config: &Config, metrics: &Arc<Metrics>, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
         let mut routes = Vec::new();
         for route in &config.routes {
             let dialer = Arc::new(Dialer::new(&route.upstream, &config.backend)?.avoiding(Arc::clone(own)));
@@ -55,8 +67,10 @@ impl Backends {
             let injection = Injection::of(&route.path, route.script);
             let rewriting = Rewriting::of(route);
             let upgrades = route.upgrades.clone();
+            let page = route.error_page.as_deref().map(Page::read).transpose()?;
+            let name = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path).into();
             let queue = Arc::new(DialQueue::new(&config.backend, Arc::clone(metrics)));
-            let backend = Backend { dialer, proxy, queue, injection, rewriting, upgrades };
+            let backend = Backend { name, dialer, proxy, queue, injection, rewriting, page, upgrades };
             routes.push((route.clone(), Arc::new(backend)));
         }
         let vague = |host: Option<&String>| host.map_or(2, |host| u8::from(host.contains('*')));

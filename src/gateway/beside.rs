@@ -70,7 +70,7 @@ pub(super) async fn tunnel(
         return Err(refusal);
     }
     let path = request.uri().path();
-    let (dialer, rewriting) = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
+    let (dialer, rewriting, _) = live.dialer(&peer.host, path).ok_or_else(|| Refusal::not_found(path))?;
     let written = write_anew(rewriting, &mut request).map_err(Refusal::bad_request)?;
     let _handshaking = gateway.limits.handshake(peer.client).map_err(limited)?;
     let (mut head, _) = request.into_parts();

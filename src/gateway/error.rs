@@ -29,6 +29,9 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
 /// When to try again, in seconds, what was refused because there was no room.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
+/// What clients are told of a backend that is too slow; which it is, the log says.
+const TOO_SLOW: &str = "the backend did not answer in time: this server's log says more";
+
 /// An error response, before it is written.
 #[derive(Clone, Debug)]
 pub struct Refusal {
@@ -37,6 +40,8 @@ pub struct Refusal {
     /// The status; also in the body, because boxes replace error pages.
     pub(super) status: StatusCode,
     message: String,
+    /// What the log says instead: it may name the backend, which is nobody's affair outside.
+    logged: Option<String>,
     /// Fields that a client acts on, beside `error`.
     fields: Map<String, Value>,
     /// The backend's answer, within `error`.
@@ -47,7 +52,7 @@ pub struct Refusal {
 impl Refusal {
     pub(super) fn new(code: ErrorCode, status: StatusCode, message: impl Into<String>) -> Self {
         let (fields, headers) = (Map::new(), HeaderMap::new());
-        Self { code, status, message: message.into(), fields, backend: None, headers }
+        Self { code, status, message: message.into(), logged: None, fields, backend: None, headers }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -111,7 +116,7 @@ impl Refusal {
 
     /// The words, fit for the log: they hold neither tokens nor what a backend said.
     pub(super) fn message(&self) -> &str {
-        &self.message
+        self.logged.as_deref().unwrap_or(&self.message)
     }
 
     /// True when trying again later may help: what a bare `EventSource` is told with a 200 (PROTOCOL 3.2).
@@ -163,6 +168,11 @@ impl Refusal {
         self
     }
 
+    fn logged(mut self, what: String) -> Self {
+        self.logged = Some(what);
+        self
+    }
+
     fn later(self) -> Self {
         self.with(RETRY_AFTER, RETRY_SECONDS)
     }
@@ -173,7 +183,7 @@ impl From<ProxyError> for Refusal {
         match error {
             ProxyError::Dial(error) => from_dial(error),
             ProxyError::Timeout { .. } => {
-                Self::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, error.to_string())
+                Self::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, TOO_SLOW).logged(error.to_string())
             }
             ProxyError::Body { ref source } if too_slow(source).is_some() => {
                 let slow = too_slow(source).map(ToString::to_string).unwrap_or_default();
@@ -233,21 +243,26 @@ fn from_open(error: OpenError) -> Refusal {
 
 /// The refusal for a backend that was not reached or gave no valid answer.
 pub(super) fn from_dial(error: DialError) -> Refusal {
-    let message = error.to_string();
+    let logged = error.to_string();
     match error {
         DialError::ConnectTimeout { .. } | DialError::HandshakeTimeout { .. } => {
-            Refusal::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, message)
+            Refusal::new(ErrorCode::BackendTimeout, StatusCode::GATEWAY_TIMEOUT, TOO_SLOW).logged(logged)
         }
-        DialError::Loop { .. } => Refusal::new(ErrorCode::LoopDetected, StatusCode::LOOP_DETECTED, message),
+        DialError::Loop { .. } => {
+            let message = "the backend of this path is this server itself: its log says more";
+            Refusal::new(ErrorCode::LoopDetected, StatusCode::LOOP_DETECTED, message).logged(logged)
+        }
         DialError::Crowded { .. } | DialError::PortsExhausted { .. } | DialError::FilesExhausted { .. } => {
-            Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
+            let message = "this server has no room for another connection to the backend: try again later";
+            Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).logged(logged).later()
         }
-        _ => unreachable_backend(message),
+        _ => unreachable_backend(logged),
     }
 }
 
-fn unreachable_backend(message: String) -> Refusal {
-    Refusal::new(ErrorCode::BackendUnreachable, StatusCode::BAD_GATEWAY, message)
+fn unreachable_backend(logged: String) -> Refusal {
+    let message = "the backend cannot be reached, or gave no valid answer: this server's log says why";
+    Refusal::new(ErrorCode::BackendUnreachable, StatusCode::BAD_GATEWAY, message).logged(logged)
 }
 
 /// The backend answered, but not 101: a 4xx and a 503 are passed on, everything else is a bad gateway. Its fields on which

@@ -15,7 +15,8 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::error::Refusal;
-use super::protect;
+use super::pages::{Page, navigates};
+use super::{Routed, protect};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 use crate::metrics::Metrics;
@@ -70,9 +71,10 @@ where
 
     fn call(&mut self, request: Request<IncomingBody>) -> Self::Future {
         let metrics = Arc::clone(&self.metrics);
+        let page = navigates(request.method(), request.headers()).then(|| Box::new(page_for(&request)));
         match self.refused.take() {
-            refused @ Some(_) => Written { inner: None, refused, metrics },
-            None => Written { inner: Some(self.inner.call(request)), refused: None, metrics },
+            refused @ Some(_) => Written { inner: None, refused, metrics, page },
+            None => Written { inner: Some(self.inner.call(request)), refused: None, metrics, page },
         }
     }
 }
@@ -84,7 +86,15 @@ pin_project! {
         inner: Option<F>,
         refused: Option<Box<Refusal>>,
         metrics: Arc<Metrics>,
+        page: Option<Box<Page>>,
     }
+}
+
+/// The page that the route of this request has for its refusals.
+fn page_for(request: &Request<IncomingBody>) -> Page {
+    let routed = request.extensions().get::<Routed>();
+    let backend = routed.and_then(|routed| routed.live.backends.find(&routed.peer.host, request.uri().path()));
+    backend.and_then(|backend| backend.page.clone()).unwrap_or(Page::Ours)
 }
 
 impl<F: Future<Output = Result<Response<Body>, Refusal>>> Future for Written<F> {
@@ -97,18 +107,22 @@ impl<F: Future<Output = Result<Response<Body>, Refusal>>> Future for Written<F> 
             (None, Some(inner)) => ready!(inner.poll(cx)),
             (None, None) => return Poll::Pending,
         };
-        Poll::Ready(Ok(responded.unwrap_or_else(|refusal| write(refusal, this.metrics))))
+        Poll::Ready(Ok(responded.unwrap_or_else(|refusal| write(refusal, this.metrics, this.page.take()))))
     }
 }
 
-fn write(refusal: Refusal, metrics: &Metrics) -> Response<Body> {
+fn write(refusal: Refusal, metrics: &Metrics, page: Option<Box<Page>>) -> Response<Body> {
     metrics.refused(refusal.code);
     if refusal.status.is_server_error() {
         tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
     } else {
         tracing::debug!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
     }
+    let code = refusal.code.as_str();
     let mut response = refusal.respond();
+    if let Some(page) = page {
+        response = page.instead_of(response, code);
+    }
     protect(&mut response);
     response
 }

@@ -13,12 +13,14 @@ mod injection;
 pub mod layers;
 mod opening;
 mod origin;
+mod pages;
 mod request_log;
 mod rewriting;
 mod route;
 mod selftest;
 pub mod target;
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +30,7 @@ use arc_swap::ArcSwap;
 use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 
+pub use self::backends::BackendError;
 use self::backends::{Backends, bare};
 use self::endpoints::Call;
 pub use self::error::Refusal;
@@ -52,10 +55,17 @@ use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
-use crate::upstream::tls::UpstreamTlsError;
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Whether a route's page can be read.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_page(file: &Path) -> Result<(), pages::PageError> {
+    pages::Page::read(file).map(drop)
+}
 
 /// The service behind every listener.
 pub struct Gateway {
@@ -81,7 +91,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    fn new(config: Arc<Config>, metrics: &Arc<Metrics>, own: &Arc<OwnListeners>) -> Result<Self, UpstreamTlsError> {
+    fn new(config: Arc<Config>, metrics: &Arc<Metrics>, own: &Arc<OwnListeners>) -> Result<Self, BackendError> {
         Ok(Self {
             session: Arc::new(config.session.clone()),
             backend: Arc::new(config.backend.clone()),
@@ -107,11 +117,14 @@ impl Live {
         self.selftest.as_ref().is_some_and(|(talk, _)| talk == path)
     }
 
-    /// Who is dialled for a WebSocket at this path of this host, and what is written anew for that.
-    fn dialer(&self, host: &str, path: &str) -> Option<(&Arc<Dialer>, Option<&Rewriting>)> {
+    /// Who is dialled for a WebSocket at this path of this host, what is written anew for that, and the route's name.
+    fn dialer(&self, host: &str, path: &str) -> Option<(&Arc<Dialer>, Option<&Rewriting>, Arc<str>)> {
         match &self.selftest {
-            Some((talk, dialer)) if talk == path => Some((dialer, None)),
-            _ => self.backends.find(host, path).map(|backend| (&backend.dialer, backend.rewriting.as_ref())),
+            Some((talk, dialer)) if talk == path => Some((dialer, None, "selftest".into())),
+            _ => {
+                let backend = self.backends.find(host, path)?;
+                Some((&backend.dialer, backend.rewriting.as_ref(), Arc::clone(&backend.name)))
+            }
         }
     }
 }
@@ -120,14 +133,14 @@ impl Gateway {
     /// A gateway for this configuration, in a process that listens at `own`.
     ///
     /// # Errors
-    /// When the TLS files of an upstream cannot be used.
+    /// When a file of a backend cannot be used.
     pub fn new(
         config: Arc<Config>,
         registry: Arc<Registry>,
         (metrics, limits): (Arc<Metrics>, Arc<Limits>),
         lifecycle: Lifecycle,
         own: OwnListeners,
-    ) -> Result<Self, UpstreamTlsError> {
+    ) -> Result<Self, BackendError> {
         let own = Arc::new(own);
         let identity = identity_fields(&config);
         let live = ArcSwap::from_pointee(Live::new(config, &metrics, &own)?);
@@ -137,8 +150,8 @@ impl Gateway {
     /// Takes another configuration into force, for requests from now on.
     ///
     /// # Errors
-    /// When the TLS files of an upstream cannot be used; the old configuration stays in force.
-    pub fn reload(&self, config: Arc<Config>) -> Result<(), UpstreamTlsError> {
+    /// When a file of a backend cannot be used; the old configuration stays in force.
+    pub fn reload(&self, config: Arc<Config>) -> Result<(), BackendError> {
         let live = Live::new(Arc::clone(&config), &self.metrics, &self.own)?;
         self.limits.reload(&config);
         self.live.store(Arc::new(live));

@@ -62,7 +62,7 @@ impl Call<'_> {
             return Err(refusal);
         }
         self.gateway.metrics.refused(refusal.code);
-        tracing::warn!(code = refusal.code.as_str(), "one-request SSE is unavailable");
+        tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "one-request SSE is unavailable");
         Ok(sse::unavailable(&refusal.json()))
     }
 
@@ -109,7 +109,7 @@ impl Call<'_> {
         let bad = || Fault::BadRequest(format!("`{}` is no target: it must be a path", head.uri.path()));
         let Target { uri: target, written } = target.ok_or_else(bad)?;
         let unrouted = || Fault::Unrouted(target.path().to_owned());
-        let (dialer, rewriting) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
+        let (dialer, rewriting, route) = self.live.dialer(&self.peer.host, target.path()).ok_or_else(unrouted)?;
         let limited = |Limited { limit, after }| Fault::Limited { limit, after };
         let limits = &self.gateway.limits;
         limits.open(self.peer.client).map_err(limited)?;
@@ -144,7 +144,8 @@ impl Call<'_> {
             handshake,
             protocols: asked.protocols,
             acknowledging,
-            client: self.peer.client.map(|client| client.to_string()).unwrap_or_else(|| "unix".into()),
+            client: self.peer.client,
+            route,
             policy: Arc::clone(&self.live.session),
             backend: Arc::clone(&self.live.backend),
             dialer: Arc::clone(dialer),

@@ -5,6 +5,7 @@
 //! touch: what the events say.
 
 mod floods;
+mod level;
 mod lines;
 mod writer;
 
@@ -21,6 +22,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use self::floods::Floods;
+pub use self::level::{LevelError, level, set_level};
 use self::lines::{JsonLines, Place, ShortFields, TextLines, line};
 use self::writer::Queue;
 pub use self::writer::lines_dropped;
@@ -41,7 +43,10 @@ pub struct Logging {
 /// # Errors
 /// When the system gives no thread.
 pub fn start(log: &Log) -> io::Result<Logging> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&log.level));
+    let (level, filter) = match (std::env::var(EnvFilter::DEFAULT_ENV), EnvFilter::try_from_default_env()) {
+        (Ok(level), Ok(filter)) => (level, filter),
+        _ => (log.level.clone(), EnvFilter::new(&log.level)),
+    };
     // Colours help at a terminal; in a journal or a file they are unreadable bytes.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (format, place) = (log.format, Place::of_standard_error());
@@ -61,6 +66,7 @@ pub fn start(log: &Log) -> io::Result<Logging> {
         LogFormat::Text => lines.event_format(TextLines(place)).boxed(),
         LogFormat::Json => lines.event_format(JsonLines(place)).boxed(),
     };
+    let filter = level::layer(&level, filter);
     tracing_subscriber::registry().with(filter).with(Arc::clone(&floods).layer()).with(lines).init();
     Ok(Logging { queue, floods })
 }

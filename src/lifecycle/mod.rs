@@ -3,6 +3,7 @@
 //! Enters: signals and the drain settings. Leaves: a [`Lifecycle`] that every room may watch, [`Guard`]s that count
 //! what is alive, listening sockets, and notifications to the service manager. Must not touch: any other room.
 
+pub mod descriptors;
 pub mod drain;
 pub mod log;
 pub mod sockets;

@@ -3,6 +3,7 @@
 //! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
 
+mod reading;
 mod series;
 
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::reading::Recent;
+pub use self::reading::{Reading, RecentChange};
 use self::series::{Delays, Series};
 use crate::terms::{Cause, Direction, Ending, ErrorCode, Limit, Resume, Transport};
 
@@ -65,6 +68,7 @@ pub struct Metrics {
     reload_success: Gauge,
     sessions_limit: Gauge,
     connections_limit: Gauge,
+    recent: Recent,
 }
 
 /// One of what a gauge counts, until dropped; so that no early return and no cancelled future leaves it counted.
@@ -120,6 +124,7 @@ impl Default for Metrics {
             reload_success: Gauge::default(),
             sessions_limit: Gauge::default(),
             connections_limit: Gauge::default(),
+            recent: Recent::default(),
         }
     }
 }

@@ -77,6 +77,14 @@ impl Delays {
     }
 }
 
+impl Delays {
+    /// The upper bound of each bucket in seconds, `None` for the last, and what fell into it.
+    pub(super) fn read(&self) -> impl Iterator<Item = (Option<f64>, u64)> {
+        let bounds = BOUNDS.iter().map(|micros| Some(*micros as f64 / 1e6)).chain([None]);
+        bounds.zip(self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)))
+    }
+}
+
 impl TypedMetric for Delays {
     const TYPE: MetricType = MetricType::Histogram;
 }

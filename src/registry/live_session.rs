@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::owner::{Change, Owner};
 use super::token::Token;
 use crate::budget::{Account, Budget, Part};
 use crate::config;
@@ -35,6 +36,8 @@ pub struct LiveSession {
     /// It was ended because it held most, see `memory`.
     pub(super) abandoned: AtomicBool,
     pub(super) room: Notify,
+    /// Who opened it, for the operator.
+    pub(super) owner: Owner,
     /// What the pushes hold that wait for room, in bytes.
     pub(super) crowd: AtomicUsize,
     state: Mutex<State>,
@@ -56,6 +59,10 @@ pub(super) struct State {
     ending: Option<Ending>,
     /// Counted among the active sessions.
     pub(super) active: bool,
+    /// How it came to its transport, for the operator.
+    pub(super) change: Change,
+    /// Payload bytes that came from the backend, and those that were given to it.
+    pub(super) bytes: [u64; 2],
     /// When the driver wakes up by its timer.
     armed: Moment,
     /// The timer by which readers wait; a reader has it while there is one.
@@ -108,6 +115,7 @@ impl LiveSession {
         session: Session,
         epoch: Instant,
         (metrics, budget): (Arc<Metrics>, Arc<Budget>),
+        owner: Owner,
     ) -> Self {
         let state = State {
             session,
@@ -119,6 +127,8 @@ impl LiveSession {
             newest: None,
             ending: None,
             active: true,
+            change: Change::default(),
+            bytes: [0; 2],
             armed: Moment::default(),
             timer: None,
         };
@@ -136,6 +146,7 @@ impl LiveSession {
             abandoned,
             room,
             crowd: AtomicUsize::new(0),
+            owner,
             state,
         }
     }
@@ -236,6 +247,7 @@ impl LiveSession {
     pub(super) fn upstream_messages(&self, messages: Vec<Message>) -> bool {
         let push = |state: &mut State, now| {
             for message in messages {
+                state.bytes[0] += message.payload().len() as u64;
                 state.session.upstream_message(now, message);
             }
         };
@@ -348,6 +360,7 @@ fn settle(state: &mut State, metrics: &Metrics) -> Wakes {
             Action::SendUp(message) => {
                 // Here each message comes by once, however often it was sent.
                 metrics.up(message.payload().len() as u64);
+                state.bytes[1] += message.payload().len() as u64;
                 state.orders.send = Some(message);
             }
             Action::Pause => {

@@ -8,10 +8,13 @@ mod ended;
 mod live_session;
 mod memory;
 mod nonces;
+mod owner;
 mod push;
 mod reader;
+pub mod roster;
 mod token;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ use self::driver::Driver;
 pub use self::live_session::{LiveSession, Progress};
 pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
+use self::owner::{Owner, Places};
 pub use self::reader::{Reader, Stay};
 use self::token::Token;
 use crate::budget::{Budget, Level};
@@ -58,6 +62,7 @@ pub struct Registry {
     max: usize,
     directory: Directory,
     nonces: Nonces,
+    places: Places,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
@@ -73,8 +78,10 @@ pub struct Opening {
     pub protocols: Vec<String>,
     /// The client has promised to acknowledge.
     pub acknowledging: bool,
-    /// The client's address, for the log.
-    pub client: String,
+    /// The client's address; `None` for a unix socket.
+    pub client: Option<IpAddr>,
+    /// The route that led to the backend, by host and path, for the operator.
+    pub route: Arc<str>,
     pub policy: Arc<config::Session>,
     /// The deadlines and pings of the backend.
     pub backend: Arc<config::Backend>,
@@ -133,6 +140,7 @@ impl Registry {
             max: session.max,
             directory: Directory::new(node, Memory { age: session.ended, count: session.ended_max }),
             nonces: Nonces::default(),
+            places: Places::default(),
             metrics,
             budget,
             lifecycle,
@@ -197,7 +205,8 @@ impl Registry {
         let full = |_| OpenError::Full { max: self.max };
         let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
-        let target = opening.handshake.uri.path().to_owned();
+        let place = self.places.find(opening.route, opening.handshake.uri.path());
+        let owner = Owner::new(opening.client, place, self.epoch);
         let upgraded = opening.dialer.upgrade_in_turn(opening.handshake, None, opening.turn).await?;
         drop(opening.handshaking);
         if let Some(what) = not_offered(&upgraded.head, &opening.protocols) {
@@ -208,13 +217,13 @@ impl Registry {
         let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
-        let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared);
+        let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared, owner);
         let live = Arc::new(live);
         tracing::info!(
             session = live.id(),
-            client = opening.client,
+            client = live.owner.client(),
             // Not `target`: every line has one of its own.
-            path = target,
+            path = live.owner.path(),
             protocol = live.protocol(),
             "session opened"
         );

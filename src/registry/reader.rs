@@ -50,7 +50,7 @@ impl LiveSession {
         stay: Stay<'_>,
     ) -> Result<Reader, AttachError> {
         let presented = attach.after.is_some();
-        let (attachment, from, rival, newest, timer) = self.act(|state, now| {
+        let (attachment, from, rival, newest, changed, timer) = self.act(|state, now| {
             let (attachment, from) = state.session.attach(now, attach)?;
             let rival = state.attached.replace(transport);
             if state.active {
@@ -60,8 +60,16 @@ impl LiveSession {
                 Stay::Carries(_) => state.newest.replace(transport),
                 Stay::Collects => state.newest,
             };
-            Ok((attachment, from, rival, newest, state.timer.take()))
+            let changed = match stay {
+                Stay::Carries(cause) => state.change.note(newest, transport, cause, rival.is_some()),
+                Stay::Collects => false,
+            };
+            let changed = changed.then(|| state.change.cause());
+            Ok((attachment, from, rival, newest, changed, state.timer.take()))
         })?;
+        if let Some(cause) = changed {
+            self.metrics.remember_change(self.id(), newest, transport, cause);
+        }
         let comes_back = presented && newest.is_some() && transport != Transport::Poll;
         match (stay, newest) {
             (Stay::Collects, _) => {}
@@ -209,7 +217,8 @@ mod tests {
         let session = Session::new(Moment::default(), limits(&policy), true);
         let token = Token::random("n1").expect("randomness");
         let shared = (Arc::new(Metrics::default()), Arc::new(Budget::of(None)));
-        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), shared))
+        let owner = super::super::owner::Owner::default();
+        Arc::new(LiveSession::new(token, String::new(), policy, session, Instant::now(), shared, owner))
     }
 
     fn poll(session: &Arc<LiveSession>) -> Reader {

@@ -55,6 +55,11 @@ impl Lease {
         self.current.is_some()
     }
 
+    /// When the client was last heard of; a poll that waits is heard of now.
+    pub(super) fn last_heard(&self, now: Moment) -> Moment {
+        if self.is_poll && self.current.is_some() { now.max(self.heard) } else { self.heard }
+    }
+
     pub(super) fn hear(&mut self, now: Moment) {
         self.heard = self.heard.max(now);
     }

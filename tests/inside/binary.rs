@@ -34,8 +34,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(config: &Path) -> Self {
-        let mut child =
-            underpass().arg("run").arg(config).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
+        Self::of(underpass().arg("run").arg(config))
+    }
+
+    /// The one that this command runs, whose log is JSON.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
         let mut pipe = BufReader::new(child.stderr.take().expect("piped")).lines();
         let (sender, log) = mpsc::unbounded_channel();
         // Read as it comes: a full pipe would hold the process up.

@@ -201,6 +201,11 @@ impl Site {
         Reply::to(self.admin.expect("an admin listener"), Method::GET, path, &[], Bytes::new()).await
     }
 
+    /// One request of any method to the admin listener.
+    pub async fn tell_admin(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Reply {
+        Reply::to(self.admin.expect("an admin listener"), method, path, headers, Bytes::new()).await
+    }
+
     /// The value of a sample, by its name with its labels.
     pub async fn metric(&self, sample: &str) -> f64 {
         let text = self.ask_admin("/metrics").await.text();

@@ -218,7 +218,7 @@ async fn check_tells_good_from_bad() {
     let (code, out, err) = output(&["check", good.to_str().expect("UTF-8")]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("is fine") && out.contains("warning: a listener is on loopback and any host"), "{out}");
-    let named = "hosts = [\"localhost\"]\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://127.0.0.1:9\"\n";
+    let named = "hosts = [\"localhost\"]\nlisten = \"127.0.0.1:0\"\nupstream = \"ws://127.0.0.1:9\"\n[client]\nconnections = 10\n";
     let (code, out, _) = output(&["check", scratch.file("named.toml", named).to_str().expect("UTF-8")]).await;
     assert!(code == 0 && !out.contains("warning"), "{out}");
     let bad = scratch.file("bad.toml", "listen = 7\nupstrem = \"ws://127.0.0.1:9\"\n");

@@ -38,9 +38,9 @@ async fn the_lines_of_the_demo_can_be_pasted() {
 }
 
 #[tokio::test]
-async fn without_a_command_it_is_the_demo_too() {
+async fn where_the_usual_port_is_taken_another_one_is() {
     // Another demo may hold port 8080: then it takes a free one, and says which.
-    let mut demo = Running::start(&mut Command::new(env!("CARGO_BIN_EXE_underpass")));
+    let mut demo = Running::start(Command::new(env!("CARGO_BIN_EXE_underpass")).arg("demo"));
     let sidecar = demo.until("  sidecar ").await;
     assert!(sidecar.contains("http://127.0.0.1:"), "{sidecar}");
 }

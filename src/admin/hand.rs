@@ -1,0 +1,306 @@
+//! What the operator sees of the running process and does to it: sessions, ends of sessions, the log's level, the
+//! configuration in force, the status page.
+//!
+//! Enters: requests that have passed the guards. Leaves: JSON for programs, and the page; orders to the registry and the
+//! log. Must not touch: tokens (the registry gives none), what a session carries.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::stream;
+use http::StatusCode;
+use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use super::AdminState;
+use super::status;
+use crate::config::Setting;
+use crate::lifecycle::log;
+use crate::registry::roster::{SessionFacts, Which};
+use crate::session::Close;
+
+/// Ends sessions.
+pub(super) const KILL: &str = "/sessions/kill";
+/// The log's level.
+pub(super) const LOG_LEVEL: &str = "/log-level";
+
+/// Sessions that are listed when the request does not say how many, and the most that it may ask for.
+const LISTED: usize = 100;
+const MOST_LISTED: usize = 100_000;
+/// The close of a session that the operator ends: "internal error" would be a lie, and with "going away" clients of most
+/// libraries come back at once. 4000 and above are an application's own.
+const KILLED: (u16, &str) = (4000, "ended by the operator");
+/// Pages that are kept up to date at once, how often each is told, and when it is asked to connect anew.
+const PAGES: usize = 16;
+const TELL_EVERY: Duration = Duration::from_secs(2);
+const TELL_FOR: Duration = Duration::from_secs(24);
+
+const PAGE: &str = include_str!("page.html");
+/// The page needs nothing but itself.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+pub(super) fn routes() -> Router<Arc<AdminState>> {
+    let pages = Arc::new(Semaphore::new(PAGES));
+    let events = move |State(state): State<Arc<AdminState>>| events(state, Arc::clone(&pages));
+    Router::new()
+        .route("/", get(|| async { ([(CONTENT_SECURITY_POLICY, PAGE_POLICY), (CONTENT_TYPE, HTML)], PAGE) }))
+        .route("/events", get(events))
+        .route("/status", get(|State(state): State<Arc<AdminState>>| async move { json(&status::of(&state.house)) }))
+        .route("/sessions", get(sessions))
+        .route(KILL, post(kill))
+        .route(LOG_LEVEL, get(level).post(set_level))
+        .route("/config", get(configuration))
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+
+fn json(value: &Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], format!("{value}\n")).into_response()
+}
+
+fn refused(what: impl fmt::Display) -> Response {
+    (StatusCode::BAD_REQUEST, format!("{what}\n")).into_response()
+}
+
+// === sessions ===
+
+/// `GET /sessions?client=&route=&id=&transport=&sort=&limit=`.
+async fn sessions(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -> Response {
+    let asked = match Asked::read(query.as_deref(), &["id", "client", "route", "transport", "sort", "limit"]) {
+        Ok(asked) => asked,
+        Err(what) => return refused(what),
+    };
+    let Some(order) = Order::named(asked.text("sort").unwrap_or("age")) else {
+        return refused(format_args!("`sort` is one of {}", Order::WORDS.join(", ")));
+    };
+    let limit = match asked.text("limit").map_or(Ok(LISTED), str::parse) {
+        Ok(limit) => limit.min(MOST_LISTED),
+        Err(_) => return refused("`limit` is a number of sessions"),
+    };
+    let registry = Arc::clone(&state.house.registry);
+    let (which, transport) = (asked.which(), asked.text("transport").map(str::to_owned));
+    let found = tokio::task::spawn_blocking(move || {
+        let mut found = registry.sessions(&which);
+        if let Some(wanted) = transport {
+            found.retain(|facts| facts.transport.map_or("none", |transport| transport.as_str()) == wanted);
+        }
+        let total = found.len();
+        order.sort(&mut found);
+        found.truncate(limit);
+        json!({ "total": total, "sessions": found.iter().map(session).collect::<Vec<_>>() })
+    });
+    match found.await {
+        Ok(found) => json(&found),
+        Err(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "The sessions could not be listed; see the log.\n").into_response()
+        }
+    }
+}
+
+fn session(facts: &SessionFacts) -> Value {
+    let way = |[down, up]: [u64; 2]| json!({ "down": down, "up": up });
+    json!({
+        "id": facts.id,
+        "client": facts.client,
+        "route": &*facts.route,
+        "path": facts.path,
+        "transport": facts.transport.map(|transport| transport.as_str()),
+        "before": facts.before.map(|transport| transport.as_str()),
+        "cause": facts.cause,
+        "age": facts.age.as_secs(),
+        "idle": facts.idle.as_secs_f64(),
+        "messages": way(facts.messages),
+        "bytes": way(facts.bytes),
+        "kept": facts.kept,
+        "queued": facts.queued,
+        "paused": facts.paused,
+        "ended": facts.ended.as_ref().map(|close| json!({ "code": close.code, "reason": close.reason })),
+    })
+}
+
+/// By what sessions are listed, largest first.
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Age,
+    Idle,
+    Kept,
+    Queued,
+    Messages,
+    Bytes,
+}
+
+impl Order {
+    const WORDS: [&'static str; 6] = ["age", "idle", "kept", "queued", "messages", "bytes"];
+    const ALL: [Self; 6] = [Self::Age, Self::Idle, Self::Kept, Self::Queued, Self::Messages, Self::Bytes];
+
+    fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().zip(Self::WORDS).find(|(_, known)| *known == word).map(|(order, _)| order)
+    }
+
+    fn sort(self, sessions: &mut [SessionFacts]) {
+        let number = |facts: &SessionFacts| match self {
+            Self::Age => facts.age.as_micros(),
+            Self::Idle => facts.idle.as_micros(),
+            Self::Kept => facts.kept as u128,
+            Self::Queued => facts.queued as u128,
+            Self::Messages => facts.messages.iter().map(|count| u128::from(*count)).sum(),
+            Self::Bytes => facts.bytes.iter().map(|count| u128::from(*count)).sum(),
+        };
+        // Of equals the order must not change from one listing to the next.
+        sessions.sort_by_cached_key(|facts| (std::cmp::Reverse(number(facts)), facts.id.clone()));
+    }
+}
+
+/// `POST /sessions/kill?id=|client=|route=` with `code=` and `reason=`, or `?all=yes`.
+async fn kill(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -> Response {
+    let asked = match Asked::read(query.as_deref(), &["id", "client", "route", "all", "code", "reason"]) {
+        Ok(asked) => asked,
+        Err(what) => return refused(what),
+    };
+    let which = asked.which();
+    if which.is_all() != (asked.text("all") == Some("yes")) {
+        return refused("say which sessions: `id`, `client` or `route`, or `all=yes` and none of these");
+    }
+    let close = match close(asked.text("code"), asked.text("reason")) {
+        Ok(close) => close,
+        Err(what) => return refused(what),
+    };
+    let ended = state.house.registry.kill(&which, &close);
+    let status = if ended == 0 && which.id.is_some() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    (status, json(&json!({ "ended": ended }))).into_response()
+}
+
+/// What the operator may close with: the codes that an application may use, "going away" and "try again later".
+fn close(code: Option<&str>, reason: Option<&str>) -> Result<Close, &'static str> {
+    let code = code.map_or(Some(KILLED.0), |code| code.parse().ok());
+    let code =
+        code.filter(|code| matches!(code, 1001 | 1008 | 1011 | 1012 | 1013) || Close::is_allowed_from_client(*code));
+    let code = code.ok_or("`code` is 1000, 1001, 1008, 1011 to 1013, or 3000 to 4999")?;
+    let reason = reason.unwrap_or(KILLED.1);
+    if reason.len() > Close::MAX_REASON {
+        return Err("`reason` has at most 123 bytes");
+    }
+    Ok(Close::clean(code, reason))
+}
+
+// === log and configuration ===
+
+async fn level() -> Response {
+    json(&json!({ "level": log::level() }))
+}
+
+/// `POST /log-level?level=debug`.
+async fn set_level(RawQuery(query): RawQuery) -> Response {
+    let asked = match Asked::read(query.as_deref(), &["level"]) {
+        Ok(asked) => asked,
+        Err(what) => return refused(what),
+    };
+    let Some(wanted) = asked.text("level") else { return refused("say which: `level=debug`") };
+    match log::set_level(wanted) {
+        Ok(()) => level().await,
+        Err(error @ log::LevelError::Malformed { .. }) => refused(error),
+        Err(error) => (StatusCode::CONFLICT, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn configuration(State(state): State<Arc<AdminState>>) -> Response {
+    let settings = (state.house.settings)();
+    let one = |setting: &Setting| json!({ "key": setting.key, "value": setting.value, "origin": setting.origin });
+    json(&settings.iter().map(one).collect())
+}
+
+// === the page ===
+
+/// The state every two seconds, as server-sent events. A stream ends by itself before its connection is cut; the page comes
+/// back.
+async fn events(state: Arc<AdminState>, pages: Arc<Semaphore>) -> Response {
+    let Ok(permit) = pages.try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "So many pages are open that no more can be kept up to date.\n")
+            .into_response();
+    };
+    let until = Instant::now() + TELL_FOR;
+    let told = stream::unfold((state, permit, false), move |(state, permit, again)| async move {
+        if again {
+            tokio::time::sleep(TELL_EVERY).await;
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        let event = format!("retry: 300\ndata: {}\n\n", status::of(&state.house));
+        Some((Ok::<_, Infallible>(Bytes::from(event)), (state, permit, true)))
+    });
+    ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(told)).into_response()
+}
+
+// === parameters ===
+
+/// The parameters of a request.
+struct Asked(Vec<(String, String)>);
+
+impl Asked {
+    /// Refuses what is unknown or there twice: a misspelled filter would be no filter, and end all sessions.
+    fn read(query: Option<&str>, known: &[&str]) -> Result<Self, String> {
+        let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned();
+        let mut read: Vec<(String, String)> = Vec::new();
+        for (name, value) in pairs {
+            let shown: String = name.chars().take(40).flat_map(char::escape_default).collect();
+            if !known.contains(&name.as_str()) {
+                return Err(format!("unknown parameter `{shown}`: there are {}", known.join(", ")));
+            }
+            if read.iter().any(|(before, _)| *before == name) {
+                return Err(format!("`{shown}` is there twice"));
+            }
+            read.push((name, value));
+        }
+        Ok(Self(read))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn which(&self) -> Which {
+        let text = |name| self.text(name).map(str::to_owned);
+        // Addresses have several spellings.
+        let plain =
+            |client: String| client.parse::<IpAddr>().map_or(client, |address| address.to_canonical().to_string());
+        Which { id: text("id"), client: text("client").map(plain), route: text("route") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_misspelled_is_no_parameter() {
+        let read = |query| Asked::read(Some(query), &["id", "client"]).map(|asked| asked.which());
+        assert_eq!(read("client=%3A%3Affff%3A10.0.0.7").map(|which| which.client), Ok(Some("10.0.0.7".to_owned())));
+        assert_eq!(read("client=unix").map(|which| which.client), Ok(Some("unix".to_owned())));
+        assert!(
+            read("clinet=10.0.0.7")
+                .is_err_and(|what| what.contains("unknown parameter `clinet`: there are id, client"))
+        );
+        assert!(read("id=a&id=b").is_err_and(|what| what.contains("`id` is there twice")));
+    }
+
+    #[test]
+    fn a_close_has_a_code_that_may_be_sent_and_a_reason_that_fits() {
+        assert_eq!(close(None, None), Ok(Close::clean(4000, "ended by the operator")));
+        assert_eq!(close(Some("1013"), Some("")), Ok(Close::clean(1013, "")));
+        for code in ["0", "999", "1005", "1006", "1015", "2999", "5000", "65536", "x", ""] {
+            assert!(close(Some(code), None).is_err(), "{code}");
+        }
+        assert!(close(None, Some(&"x".repeat(124))).is_err());
+    }
+}

@@ -1,0 +1,162 @@
+//! What the operator sees of the sessions, and what the operator may do to them.
+//!
+//! Enters: questions and orders of the admin listener. Leaves: facts about sessions, without their tokens; ended sessions.
+//! Must not touch: what a session carries. No lock is held while more than one session is looked at.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Registry;
+use super::live_session::LiveSession;
+use crate::session::Close;
+use crate::terms::{Ending, Transport};
+
+/// One session, as the operator sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionFacts {
+    /// The public name, as in the log.
+    pub id: String,
+    /// The client's address, or `unix`.
+    pub client: String,
+    /// The host, if it names one, and the path of the route.
+    pub route: Arc<str>,
+    /// The path that was opened, without its query.
+    pub path: String,
+    /// What carries it now.
+    pub transport: Option<Transport>,
+    /// What carried it last, when nothing does now, or else what carried it before.
+    pub before: Option<Transport>,
+    /// Why it changed, as `ws refused`; empty when it never did.
+    pub cause: String,
+    /// Since it was opened, to the second.
+    pub age: Duration,
+    /// Since the client's last sign of life; a poll that waits is one.
+    pub idle: Duration,
+    /// Messages that came from the backend, and those that were given to it.
+    pub messages: [u64; 2],
+    /// Payload bytes of the same.
+    pub bytes: [u64; 2],
+    /// Bytes kept for the client.
+    pub kept: usize,
+    /// Bytes that wait for the backend.
+    pub queued: usize,
+    /// The backend is not read, because the client is behind.
+    pub paused: bool,
+    /// How it ended, while it is kept for its client.
+    pub ended: Option<Close>,
+}
+
+/// Which sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Which {
+    /// The one with this public name.
+    pub id: Option<String>,
+    /// Those of this client.
+    pub client: Option<String>,
+    /// Those of this route.
+    pub route: Option<String>,
+}
+
+impl Which {
+    /// True when it names nothing, and so would be all.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn is(&self, live: &LiveSession) -> bool {
+        let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
+        fits(&self.id, live.id())
+            && fits(&self.route, &live.owner.place.route)
+            && self.client.as_ref().is_none_or(|wanted| *wanted == live.owner.client())
+    }
+}
+
+impl Registry {
+    /// The sessions of this choice, in no particular order; those that ended and are kept for their clients are among them.
+    #[must_use]
+    pub fn sessions(&self, which: &Which) -> Vec<SessionFacts> {
+        self.chosen(which).iter().map(|live| live.facts()).collect()
+    }
+
+    /// Ends the sessions of this choice towards both sides, with this close; how many.
+    pub fn kill(&self, which: &Which, close: &Close) -> usize {
+        let chosen = self.chosen(which);
+        chosen.iter().filter(|live| live.kill(close)).count()
+    }
+
+    /// How many sessions each route has.
+    #[must_use]
+    pub fn by_route(&self) -> HashMap<Arc<str>, usize> {
+        let mut counts = HashMap::new();
+        for live in self.directory.all() {
+            match counts.get_mut(&live.owner.place.route) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(Arc::clone(&live.owner.place.route), 1)),
+            }
+        }
+        counts
+    }
+
+    /// Seats: those that are taken, and all.
+    #[must_use]
+    pub fn seats(&self) -> (usize, usize) {
+        (self.max.saturating_sub(self.seats.available_permits()), self.max)
+    }
+
+    fn chosen(&self, which: &Which) -> Vec<Arc<LiveSession>> {
+        // The directory is locked for the copy of its pointers only.
+        let mut all = self.directory.all();
+        all.retain(|live| which.is(live));
+        all
+    }
+}
+
+impl LiveSession {
+    /// Ends it by the operator's will; false when it was ending already.
+    fn kill(&self, close: &Close) -> bool {
+        let killed = self.act(|state, now| {
+            let open = state.session.closed_for_sending().is_none();
+            state.note_ending(Ending::Killed);
+            state.session.end(now, close.clone());
+            open
+        });
+        if killed {
+            tracing::warn!(
+                session = self.id(),
+                code = close.code,
+                reason = close.reason,
+                "the operator ended a session"
+            );
+        }
+        killed
+    }
+
+    fn facts(&self) -> SessionFacts {
+        let now = Instant::now();
+        let moment = self.moment(now);
+        let opened = Duration::from_secs(self.owner.opened.into());
+        let state = self.lock();
+        let counts = state.session.counts();
+        SessionFacts {
+            id: self.id().to_owned(),
+            client: self.owner.client(),
+            route: Arc::clone(&self.owner.place.route),
+            path: self.owner.path().to_owned(),
+            transport: state.attached,
+            before: if state.attached.is_some() { state.change.before } else { state.newest },
+            cause: state.change.cause(),
+            age: now.saturating_duration_since(self.epoch + opened),
+            idle: state.session.quiet(moment),
+            messages: [counts.down, counts.up],
+            bytes: state.bytes,
+            kept: counts.kept,
+            queued: state.session.queued(),
+            paused: state.orders.paused,
+            ended: state.session.closed_for_sending(),
+        }
+    }
+}
