@@ -204,7 +204,7 @@ impl App {
 
     fn reload_config(&self, sources: &Sources) -> Result<(), ReloadError> {
         sources.load().map_err(ReloadError::from).and_then(|Loaded { config, settings }| {
-            for what in needs_restart(&self.config, &config) {
+            for what in self.config.needs_restart(&config) {
                 tracing::warn!(what, "this change takes effect at the next restart");
             }
             let config = Arc::new(config);
@@ -391,27 +391,6 @@ enum ReloadError {
     Config(#[from] ConfigErrors),
     #[error(transparent)]
     Backend(#[from] BackendError),
-}
-
-/// What was changed and cannot take effect while the process runs.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let changed = [
-        ("node", old.node != new.node),
-        ("workers", old.workers != new.workers),
-        ("memory", old.memory != new.memory),
-        ("listener", old.listeners != new.listeners),
-        ("client_subject_field or client_fingerprint_field", old.identity != new.identity),
-        ("admin", old.admin != new.admin),
-        ("[client]", old.client != new.client),
-        ("log.format or log.level", (old.log.format, &old.log.level) != (new.log.format, &new.log.level)),
-        ("[drain]", old.drain != new.drain),
-        ("session.max, session.ended or session.ended_max", memory(old) != memory(new)),
-    ];
-    changed.into_iter().filter_map(|(what, changed)| changed.then_some(what)).collect()
-}
-
-fn memory(config: &Config) -> (usize, Duration, usize) {
-    (config.session.max, config.session.ended, config.session.ended_max)
 }
 
 /// Runs beside something else and never wins against it.

@@ -14,6 +14,7 @@ mod networks;
 mod parse;
 pub mod pattern;
 mod reader;
+mod restart;
 mod rules;
 mod settings;
 mod sources;

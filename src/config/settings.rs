@@ -114,6 +114,7 @@ fn in_force(config: &Config) -> Vec<(&'static str, String)> {
         ("backend.header_fields", config.backend.header_fields.to_string()),
         ("log.format", text(if config.log.format == LogFormat::Json { "json" } else { "text" })),
         ("log.level", text(&config.log.level)),
+        ("log.requests", config.log.requests.to_string()),
         ("drain.timeout", time(config.drain.timeout)),
         ("drain.spread", time(config.drain.spread)),
         ("drain.pre", time(config.drain.pre)),

@@ -2,6 +2,8 @@
 //!
 //! Enters: the state. Leaves: one [`Action`] at a time, the next deadline. Must not touch: messages down.
 
+use std::time::Duration;
+
 use super::types::{Action, Close, Moment};
 use super::{Session, Upstream};
 
@@ -11,6 +13,12 @@ const CLIENT_GONE: (u16, &str) = (1001, "client gone");
 const CLIENT_TOO_SLOW: (u16, &str) = (1013, "client too slow");
 
 impl Session {
+    /// For how long the client has given no sign of life; a poll that waits is one.
+    #[must_use]
+    pub fn quiet(&self, now: Moment) -> Duration {
+        now.since(self.lease.last_heard(now))
+    }
+
     /// Does what is due at `now`.
     pub fn expire(&mut self, now: Moment) {
         if let Upstream::Closing { close, until } = &self.upstream

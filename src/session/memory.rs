@@ -23,6 +23,12 @@ pub(super) fn give_back<T>(queue: &mut VecDeque<T>) {
 }
 
 impl Session {
+    /// Cost of what waits for the backend, in bytes.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.up.waiting_cost()
+    }
+
     /// What the session keeps for the client and for the backend, by [`super::Message::cost`], in bytes.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -22,8 +22,6 @@ mod memory;
 mod types;
 mod uplink;
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use self::downlink::{Batch, Downlink};
@@ -281,18 +279,6 @@ impl Session {
     #[must_use]
     pub fn heard(&self) -> Moment {
         self.lease.heard()
-    }
-
-    /// For how long the client has given no sign of life; a poll that waits is one.
-    #[must_use]
-    pub fn quiet(&self, now: Moment) -> Duration {
-        now.since(self.lease.last_heard(now))
-    }
-
-    /// Cost of what waits for the backend, in bytes.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.up.waiting_cost()
     }
 
     /// True when this attachment is the one that reads.
