@@ -188,7 +188,10 @@ fn value<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> serde_json::Res
 }
 
 fn text(field: Option<&RawValue>, name: &str) -> Result<Option<String>, DecodeError> {
-    value(field).map_err(|_| DecodeError::malformed(format!("`{name}` must be a string")))
+    value(field).map_err(|error| {
+        let what = if error.is_data() { "must be a string".to_owned() } else { format!("is no JSON: {error}") };
+        DecodeError::malformed(format!("`{name}` {what}"))
+    })
 }
 
 fn protocols(field: Option<&RawValue>) -> Result<Vec<String>, DecodeError> {

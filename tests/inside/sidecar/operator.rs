@@ -28,7 +28,7 @@ async fn sessions_are_listed_with_what_an_operator_asks_of_them() {
     conversation.send("12345").await;
     site.post(&format!("{}/send?as=text", opened.url), "abc").await;
     assert_eq!(conversation.next_text().await, "abc");
-    let polled = site.get(&format!("{}/poll?wait=0&cause=ws%20refused", opened.url)).await;
+    let polled = site.get(&format!("{}/poll?wait=1&cause=ws%20refused", opened.url)).await;
     assert_eq!(polled.status, StatusCode::OK);
 
     let all = site.listed("").await;
