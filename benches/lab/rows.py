@@ -193,7 +193,7 @@ ROWS = {
         ),
         rounds=1,
         single={name: {"attack": name} for name in ATTACKS},
-        grace="2s",
+        grace="60s",
     ),
     "client": Row(
         "The browser client in headless Chromium: 64-byte messages of one socket, all checked to come in order",

@@ -27,14 +27,14 @@ async fn the_lines_of_the_demo_can_be_pasted() {
     let mut clock = bash(&lines[0]);
     clock.until("\"tick\"").await;
     let mut echo = bash(&lines[1..].join("\n"));
-    // Neither answer ends its line.
-    let answers = echo.expect().await;
-    echo.ended().await;
-    let mut answers = serde_json::Deserializer::from_str(&answers).into_iter::<serde_json::Value>();
-    let sent = answers.next().expect("the answer of send").expect("JSON");
+    let answer = |line: String| serde_json::from_str::<serde_json::Value>(&line).expect("JSON, on a line of its own");
+    let sent = answer(echo.expect().await);
     assert_eq!(sent["next"], 2, "{sent}");
-    let polled = answers.next().expect("the answer of poll").expect("JSON");
+    let polled = answer(echo.expect().await);
     assert_eq!((&polled["from"], &polled["messages"]), (&0.into(), &serde_json::json!(["hello"])), "{polled}");
+    let behind = answer(echo.expect().await);
+    assert_eq!((&behind["from"], &behind["messages"]), (&1.into(), &serde_json::json!([])), "{behind}");
+    echo.ended().await;
 }
 
 #[tokio::test]
