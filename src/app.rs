@@ -3,6 +3,7 @@
 //! Enters: a [`Config`], sockets, signals. Leaves: a process that serves until it is told to stop. Must not touch:
 //! requests and sessions; it only introduces the rooms to each other.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::num::NonZero;
 use std::sync::Arc;
@@ -244,9 +245,8 @@ impl App {
     }
 
     fn open_admin(&self, bound: Vec<BoundListener>, registry: &Arc<Registry>) {
-        let lifecycle = self.lifecycle.clone();
-        let phase = move || lifecycle.phase() as i64;
-        let lifecycle = self.lifecycle.clone();
+        let (phases, lifecycle) = (self.lifecycle.clone(), self.lifecycle.clone());
+        let phase = move || phases.phase() as i64;
         let serving = Check::new("serving", move || {
             lifecycle.note_readiness_asked();
             match lifecycle.phase() {
@@ -256,13 +256,8 @@ impl App {
         });
         let budget = Arc::clone(&self.budget);
         let memory = move || (budget.held() as u64, budget.bytes() as u64);
-        let certificates = self.certificates.clone();
-        let expiries = move || {
-            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
-            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
-        };
         let (version, log) = (env!("CARGO_PKG_VERSION"), log::lines_dropped);
-        let exposition = Exposition::new(&self.metrics, version, phase, memory, expiries, log);
+        let exposition = Exposition::new(&self.metrics, version, phase, memory, self.expiries(), log);
         let state = Arc::new(AdminState { exposition, checks: vec![serving], house: self.house(registry) });
         for listener in bound {
             let listener = match listener {
@@ -274,11 +269,7 @@ impl App {
     }
 
     fn house(&self, registry: &Arc<Registry>) -> House {
-        let (certificates, settings) = (self.certificates.clone(), Arc::clone(&self.settings));
-        let expiries = move || {
-            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
-            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
-        };
+        let settings = Arc::clone(&self.settings);
         House {
             version: env!("CARGO_PKG_VERSION"),
             started: SystemTime::now(),
@@ -288,7 +279,16 @@ impl App {
             lifecycle: self.lifecycle.clone(),
             connections: self.config.client.connections,
             settings: Box::new(move || settings.load_full()),
-            certificates: Box::new(expiries),
+            certificates: Box::new(self.expiries()),
+        }
+    }
+
+    /// Asks until when each certificate holds that clients are shown.
+    fn expiries(&self) -> impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static {
+        let certificates = self.certificates.clone();
+        move || {
+            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
+            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
         }
     }
 

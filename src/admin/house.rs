@@ -2,6 +2,7 @@
 //!
 //! Enters: handles to the rooms, once. Leaves: the same. Must not touch: how they are asked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -31,7 +32,7 @@ pub struct House {
     /// The configuration in force, each key with its origin.
     pub settings: Box<dyn Fn() -> Arc<Vec<Setting>> + Send + Sync>,
     /// The certificates that are shown, and their ends, in seconds since 1970.
-    pub certificates: Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>,
+    pub certificates: Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>,
 }
 
 impl fmt::Debug for House {
@@ -58,7 +59,7 @@ impl House {
             lifecycle,
             connections: 7,
             settings: Box::new(move || Arc::clone(&settings)),
-            certificates: Box::new(|| vec![("/a.pem".into(), 9)]),
+            certificates: Box::new(|| BTreeMap::from([("/a.pem".into(), 9)])),
         }
     }
 }

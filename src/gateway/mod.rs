@@ -162,11 +162,11 @@ impl Gateway {
     fn decide<B>(&self, request: &Request<B>, conn: &ConnInfo) -> Routed {
         let live = self.live.load_full();
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
-        let mut purpose = if live.serves(&peer.host) {
-            Purpose::of(request, &live.config.prefix, live.selftest.is_some())
-        } else {
-            Purpose::Misdirected
-        };
+        let mut purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
+        // What is wrong with a request is said first: one that cannot be read names no host.
+        if !matches!(purpose, Purpose::Faulty(_)) && !live.serves(&peer.host) {
+            purpose = Purpose::Misdirected;
+        }
         if purpose == Purpose::Proxied
             && let Some(protocol) = asked_upgrade(request.headers(), request.version())
             && let Some(backend) = live.backends.find(&peer.host, request.uri().path())

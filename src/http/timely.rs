@@ -41,12 +41,12 @@ pub enum TooSlow {
 
 /// How fast a body came so far.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct Speed {
     waited: Duration,
     bytes: u64,
 }
 
-impl Pace {
+impl Speed {
     /// So many bytes came after `waited`.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ pub struct Timely {
 }
 
 struct Wait {
-    pace: Pace,
+    speed: Speed,
     /// Since when the next piece is waited for.
     since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -89,7 +89,7 @@ impl Timely {
         let (now, limit) = (Instant::now(), self.patience.piece);
         let wait = self.wait.get_or_insert_with(|| {
             let timer = Box::pin(sleep_until(now + limit));
-            Box::new(Wait { pace: Pace::default(), since: None, timer })
+            Box::new(Wait { speed: Speed::default(), since: None, timer })
         });
         let since = *wait.since.get_or_insert(now);
         loop {
@@ -116,7 +116,7 @@ impl Body for Timely {
             && let Some(data) = frame.data_ref()
         {
             let waited = wait.since.take().map(|since| since.elapsed()).unwrap_or_default();
-            wait.pace.note(data.len(), waited, patience)?;
+            wait.speed.note(data.len(), waited, patience)?;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -139,13 +139,13 @@ mod tests {
     #[test]
     fn a_rate_is_judged_by_what_was_waited_and_not_before_a_piece_s_time() {
         let second = Duration::from_secs;
-        let mut pace = Pace::default();
-        assert_eq!(pace.note(1, second(29), PATIENCE), Ok(()), "too early to say");
-        assert_eq!(pace.note(1000, second(0), PATIENCE), Ok(()));
-        assert_eq!(pace.note(9, second(72), PATIENCE), Ok(()), "1010 bytes in 101 s");
+        let mut speed = Speed::default();
+        assert_eq!(speed.note(1, second(29), PATIENCE), Ok(()), "too early to say");
+        assert_eq!(speed.note(1000, second(0), PATIENCE), Ok(()));
+        assert_eq!(speed.note(9, second(72), PATIENCE), Ok(()), "1010 bytes in 101 s");
         let slow = TooSlow::Dripping { bytes: 1011, waited: second(102), rate: 10 };
-        assert_eq!(pace.note(1, second(1), PATIENCE), Err(slow));
+        assert_eq!(speed.note(1, second(1), PATIENCE), Err(slow));
         let any = Patience { rate: 0, ..PATIENCE };
-        assert_eq!(Pace::default().note(0, second(100_000), any), Ok(()));
+        assert_eq!(Speed::default().note(0, second(100_000), any), Ok(()));
     }
 }

@@ -17,7 +17,7 @@ use crate::budget::{Budget, Claim};
 use crate::codec::batch::Form;
 use crate::codec::progress;
 use crate::http::incoming::IncomingBody;
-use crate::http::timely::{Pace, Patience, TooSlow};
+use crate::http::timely::{Patience, Speed, TooSlow};
 use crate::registry::{LiveSession, Progress};
 use crate::session::{Close, Message, Pushed};
 use crate::terms::Transport;
@@ -155,7 +155,7 @@ struct Pieces {
     body: IncomingBody,
     limit: usize,
     patience: Patience,
-    pace: Pace,
+    speed: Speed,
     whole: BytesMut,
     ended: bool,
 }
@@ -163,7 +163,7 @@ struct Pieces {
 impl Pieces {
     fn new(body: IncomingBody, limit: usize, patience: Patience) -> Result<Self, Fault> {
         let announced = body.size_hint().lower();
-        let pieces = Self { body, limit, patience, pace: Pace::default(), whole: BytesMut::new(), ended: false };
+        let pieces = Self { body, limit, patience, speed: Speed::default(), whole: BytesMut::new(), ended: false };
         if announced > limit as u64 { Err(pieces.too_large()) } else { Ok(pieces) }
     }
 
@@ -180,7 +180,7 @@ impl Pieces {
         };
         let Ok(data) = frame.into_data() else { return Ok(()) };
         let slow = |slow: TooSlow| Fault::BadRequest(slow.to_string());
-        self.pace.note(data.len(), begin.elapsed(), self.patience).map_err(slow)?;
+        self.speed.note(data.len(), begin.elapsed(), self.patience).map_err(slow)?;
         if self.whole.len() + data.len() > self.limit {
             return Err(self.too_large());
         }

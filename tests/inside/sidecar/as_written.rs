@@ -188,7 +188,8 @@ async fn an_opening_asks_for_the_target_as_it_is_written() {
 #[tokio::test]
 async fn what_is_no_request_is_told_why() {
     let (at, _lines) = played().await;
-    let site = Site::start(at, "");
+    // None of these names a host, which is not what is wrong with them.
+    let site = Site::start(at, "hosts = [\"a\"]\n");
     for text in [
         "GET /x?q=\u{1} HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /x HTTP/1.1\r\nHost: a\r\nA b: c\r\n\r\n",
