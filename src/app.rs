@@ -24,6 +24,7 @@ use crate::lifecycle::drain::{self, CLOSE_WAIT, Signal, spread_for};
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, SpareListener};
 use crate::lifecycle::{Alive, Lifecycle, Phase, log, systemd};
 use crate::limits::Limits;
+use crate::listener::given::ListenerRecord;
 use crate::listener::handler::{Handler, Stack};
 use crate::listener::tls::{LOOK_EVERY, TlsError, TlsSource};
 use crate::listener::{self, ListenerContext, Spoken};
@@ -116,7 +117,8 @@ impl App {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
             let spread = !matches!(listener.address, Address::Activated(_));
             let spoken = Spoken { proxy_protocol: listener.proxy_protocol, tls };
-            let listen = |bound| Listening { bound, spread, spoken: spoken.clone() };
+            let record = ListenerRecord { address: listener.address.to_string(), spread };
+            let listen = |bound| Listening { bound, record: record.clone(), spoken: spoken.clone() };
             listening.extend(sockets.bind(&listener.address)?.into_iter().map(listen));
         }
         let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
@@ -229,7 +231,9 @@ impl App {
             metrics: Arc::clone(&self.metrics),
         };
         for worker in 1..workers(&self.config) {
-            let spare = |from: &Listening| Ok((from.bound.another(from.spread)?, from.spoken.clone()));
+            let spare = |from: &Listening| {
+                Ok((from.bound.another(from.record.spread)?, from.record.clone(), from.spoken.clone()))
+            };
             let spares = listening.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
             let context = context.clone();
             let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
@@ -238,8 +242,8 @@ impl App {
         for tls in listening.iter().filter_map(|listening| listening.spoken.tls.clone()) {
             tokio::spawn(tls.watch(LOOK_EVERY));
         }
-        for Listening { bound, spoken, .. } in listening {
-            tokio::spawn(listener::serve(bound, spoken, context.clone()));
+        for Listening { bound, record, spoken } in listening {
+            tokio::spawn(listener::serve(bound, record, spoken, context.clone()));
         }
         Ok(())
     }
@@ -335,8 +339,7 @@ impl App {
 /// A listening socket, and what is spoken on it.
 struct Listening {
     bound: BoundListener,
-    /// Each worker may have a queue of its own.
-    spread: bool,
+    record: ListenerRecord,
     spoken: Spoken,
 }
 
@@ -357,16 +360,16 @@ fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
 
 /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core. It ends
 /// with the process's last phase.
-fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Spoken)>) {
+fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, ListenerRecord, Spoken)>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
     };
     runtime.block_on(async {
         tokio::spawn(give_back());
-        for (spare, spoken) in spares {
+        for (spare, record, spoken) in spares {
             match spare.adopt() {
-                Ok(bound) => drop(tokio::spawn(listener::serve(bound, spoken, context.clone()))),
+                Ok(bound) => drop(tokio::spawn(listener::serve(bound, record, spoken, context.clone()))),
                 Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
             }
         }

@@ -164,6 +164,11 @@ impl Lifecycle {
         let _ = self.shared.now.subscribe().wait_for(|now| now.moving).await;
     }
 
+    /// Returns as soon as the process does not hand over (any more), or drains. Cancel-safe.
+    pub async fn stayed(&self) {
+        let _ = self.shared.now.subscribe().wait_for(|now| !now.moving || now.phase >= Phase::Draining).await;
+    }
+
     /// True while the process hands over or drains: no exchange follows another.
     #[must_use]
     pub fn is_leaving(&self) -> bool {

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -156,6 +156,32 @@ impl BoundListener {
                 let copy = listener.as_fd().try_clone_to_owned()?;
                 Ok(SpareListener::Unix(os::unix::net::UnixListener::from(copy)))
             }
+        }
+    }
+
+    /// The socket alone, for another process.
+    ///
+    /// # Errors
+    /// When the runtime does not let it go.
+    pub fn into_socket(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(OwnedFd::from),
+            Self::Unix(listener) => listener.into_std().map(OwnedFd::from),
+        }
+    }
+
+    /// A listener over a socket that came from another process. Must be called on the runtime that is to serve it.
+    ///
+    /// # Errors
+    /// When it does not listen, or the runtime cannot register it.
+    pub fn of(socket: OwnedFd) -> io::Result<Self> {
+        let known = SockRef::from(&socket);
+        if !known.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        match known.domain()? {
+            Domain::UNIX => Self::unix(socket.into()),
+            _ => Self::tcp(socket.into()),
         }
     }
 

@@ -55,6 +55,11 @@ impl DialQueue {
 }
 
 impl DialTurn {
+    /// Not waited for any longer.
+    pub(super) fn none() -> Self {
+        Self::new(None)
+    }
+
     fn new(turn: Option<OwnedSemaphorePermit>) -> Self {
         Self(Arc::new(Mutex::new(turn)))
     }

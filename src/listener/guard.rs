@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::idle::Place;
+use crate::http::bare::{Bare, BareSocket};
 use crate::lifecycle::Guard;
 use crate::limits::Held;
 use crate::metrics::Counted;
@@ -34,8 +35,9 @@ pub struct Traffic {
 /// What a connection has for as long as its socket lives, upgraded or not.
 #[derive(Debug)]
 pub struct ConnPermits {
-    /// The place among the connections that are allowed at once.
-    pub permit: OwnedSemaphorePermit,
+    /// The place among the connections that are allowed at once. `None` for one that was there before: it need not end for
+    /// fewer being allowed now.
+    pub permit: Option<OwnedSemaphorePermit>,
     /// The place among all, where those that have nothing to do are found.
     pub place: Place,
     /// The place among those that its peer may have.
@@ -83,6 +85,11 @@ impl Traffic {
         self.companion.get_or_init(|| Box::<T>::default()).downcast_ref()
     }
 
+    /// Whether a room above keeps something with it, which goes no further than this process.
+    pub(super) fn has_companion(&self) -> bool {
+        self.companion.get().is_some()
+    }
+
     /// Whether the last write was not taken: who writes has something left.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
@@ -126,6 +133,17 @@ impl<IO> Guarded<IO> {
             self.traffic.blocked.store(true, Ordering::Relaxed);
         }
         stall.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Its permits are let go of with the stream.
+impl<IO: Bare> Bare for Guarded<IO> {
+    fn is_bare(&self) -> bool {
+        self.io.is_bare()
+    }
+
+    fn into_socket(self: Box<Self>) -> Option<BareSocket> {
+        Box::new(self.io).into_socket()
     }
 }
 

@@ -19,8 +19,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
+use super::given::{give, may_be_given};
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::hyper_server::{TakenRequest, serve_until_taken};
+use crate::http::bare::Bare;
 use crate::http::body::Body;
 use crate::http::fields::end_of_head;
 use crate::http::incoming::{BoxError, IncomingBody};
@@ -59,13 +61,14 @@ enum Step<IO> {
 
 type HyperServing<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, TakenRequest)>, BoxError>> + Send>>;
 
-/// A phase of the process, waited for.
+/// A state of the process, waited for.
 type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What ends a connection that has nothing to do.
 struct Idle {
     sleep: Pin<Box<Sleep>>,
-    draining: Reached,
+    /// The process hands over or drains; `None` when that was reached.
+    leaving: Option<Reached>,
     /// The timer will wake the connection.
     is_set: bool,
 }
@@ -90,12 +93,22 @@ struct Exchange<IO> {
 impl<H, IO> Http1<H, IO>
 where
     H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     /// A connection of which nothing was read.
     pub(super) fn new(context: ConnContext<H>, io: IO) -> Self {
         let deadline = Instant::now() + context.client.handshake;
-        Self { context, step: Step::Reading(Replay::new(io)), deadline, idle: None, closing: None }
+        Self::reading(context, Replay::new(io), deadline)
+    }
+
+    /// A connection that has answered a request, in another process perhaps.
+    pub(super) fn again_on(context: ConnContext<H>, io: Replay<IO>) -> Self {
+        let deadline = Instant::now() + context.client.idle;
+        Self::reading(context, io, deadline)
+    }
+
+    fn reading(context: ConnContext<H>, io: Replay<IO>, deadline: Instant) -> Self {
+        Self { context, step: Step::Reading(io), deadline, idle: None, closing: None }
     }
 
     /// What comes after the present step.
@@ -110,8 +123,12 @@ where
                 Poll::Pending => {
                     self.context.idleness.introduce(cx);
                     self.context.idleness.begin();
-                    let idle = self.idle.get_or_insert_with(|| Idle::new(&self.context.lifecycle, self.deadline));
-                    idle.poll(cx, self.deadline).map_ok(|()| Step::Over)
+                    let lifecycle = &self.context.lifecycle;
+                    let idle = self.idle.get_or_insert_with(|| Idle::new(self.deadline));
+                    if idle.poll_leaving(cx, lifecycle).is_ready() {
+                        return Poll::Ready(Ok(self.leave(cx)));
+                    }
+                    idle.poll_deadline(cx, self.deadline).map_ok(|()| Step::Over)
                 }
             },
             Step::ReadingHead(io, seen) => loop {
@@ -123,7 +140,15 @@ where
                     Poll::Ready(true) => return Poll::Ready(Ok(self.parse())),
                     Poll::Ready(false) => return Poll::Ready(Ok(Step::Over)),
                     Poll::Pending => {
-                        let idle = self.idle.get_or_insert_with(|| Idle::new(&self.context.lifecycle, self.deadline));
+                        let lifecycle = &self.context.lifecycle;
+                        let idle = self.idle.get_or_insert_with(|| Idle::new(self.deadline));
+                        // What has begun is read to its end, unless that can be done by the successor.
+                        if idle.poll_leaving(cx, lifecycle).is_ready()
+                            && lifecycle.is_moving()
+                            && may_be_given(&self.context, io)
+                        {
+                            return Poll::Ready(Ok(self.leave(cx)));
+                        }
                         return idle.poll_deadline(cx, self.deadline).map_ok(|()| Step::Over);
                     }
                 }
@@ -132,7 +157,7 @@ where
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
                     Some((io, taken)) => match queue_of(&taken.request, taken.latency) {
-                        Some(queue) => Self::queue(io, Some(taken), queue),
+                        Some(queue) => self.queue(io, Some(taken), queue),
                         None => self.respond(io, *taken.request, None),
                     },
                     None => Step::Over,
@@ -180,8 +205,26 @@ where
         step
     }
 
-    /// Reads and routes a request, which may have its turn to dial already.
+    /// Nothing is asked for, and the process leaves: the connection goes to the successor if it can, and ends here.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Step<IO> {
+        if let Step::Reading(mut io) | Step::ReadingHead(mut io, _) = std::mem::replace(&mut self.step, Step::Over) {
+            if self.context.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+                give(&self.context, io);
+            } else {
+                // Under TLS the peer is to know that this is the end and nobody has cut it.
+                let _ = Pin::new(&mut io).poll_shutdown(cx);
+            }
+        }
+        Step::Over
+    }
+
+    /// Reads and routes a request, which may have its turn to dial already. While the process hands over nothing is read that
+    /// the successor can read.
     fn read(&self, mut io: Replay<IO>, mut turn: Option<DialTurn>) -> Step<IO> {
+        if self.context.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+            give(&self.context, io);
+            return Step::Over;
+        }
         let (mut request, end) = match read_request(io.ahead(), &self.context.client) {
             ReadRequest::Whole(request, end) => (request, end),
             ReadRequest::Partial if !io.is_full() => {
@@ -199,7 +242,7 @@ where
         if let Some(queue) = queue_of(&request, latency) {
             turn = turn.or_else(|| queue.try_acquire());
             if turn.is_none() {
-                return Self::queue(io, None, queue);
+                return self.queue(io, None, queue);
             }
         }
         io.skip(end);
@@ -214,9 +257,16 @@ where
         Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)))
     }
 
-    fn queue(io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
-        let turn = Box::pin(queue.acquire());
-        Step::Queued(Queued { io, taken, turn })
+    fn queue(&self, io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
+        let lifecycle = self.context.lifecycle.clone();
+        let turn = async move {
+            tokio::select! {
+                turn = queue.acquire() => turn,
+                // It is not dialled any more for a request that can go to the successor.
+                () = lifecycle.moved() => DialTurn::none(),
+            }
+        };
+        Step::Queued(Queued { io, taken, turn: Box::pin(turn) })
     }
 
     /// It is a queued request's turn to dial.
@@ -246,21 +296,27 @@ where
         if let Body::Upgrade(upgrade) = body {
             return Step::Switching(Box::pin(write_switching(io, head, upgrade)));
         }
-        let keep_alive = keep_alive && !self.context.lifecycle.is_draining();
+        let keep_alive = keep_alive && self.goes_on(&io);
         Step::Writing(ResponseWriter::new(io, head, body, version, keep_alive))
+    }
+
+    /// Whether another request may follow on this connection, here or at the successor.
+    fn goes_on(&self, io: &Replay<IO>) -> bool {
+        let lifecycle = &self.context.lifecycle;
+        !lifecycle.is_leaving() || !lifecycle.is_draining() && may_be_given(&self.context, io)
     }
 
     /// Behind a response: another request, if there may be one.
     fn again(&mut self, io: Option<Replay<IO>>) -> Step<IO> {
         self.deadline = Instant::now() + self.context.client.idle;
-        io.filter(|_| !self.context.lifecycle.is_draining()).map_or(Step::Over, Step::Reading)
+        io.map_or(Step::Over, Step::Reading)
     }
 }
 
 impl<H, IO> Future for Http1<H, IO>
 where
     H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     type Output = ();
 
@@ -281,17 +337,19 @@ where
 impl<H, IO> Unpin for Http1<H, IO> {}
 
 impl Idle {
-    fn new(lifecycle: &Lifecycle, deadline: Instant) -> Self {
-        let draining = reached(lifecycle, Phase::Draining);
-        Self { sleep: Box::pin(sleep_until(deadline)), draining, is_set: false }
+    fn new(deadline: Instant) -> Self {
+        Self { sleep: Box::pin(sleep_until(deadline)), leaving: None, is_set: false }
     }
 
-    /// Ready when the process drains; an error when the deadline has passed and nothing came.
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Result<(), BoxError>> {
-        if self.draining.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_deadline(cx, deadline)
+    /// Ready while the process hands over or drains.
+    fn poll_leaving(&mut self, cx: &mut Context<'_>, lifecycle: &Lifecycle) -> Poll<()> {
+        let leaving = self.leaving.get_or_insert_with(|| {
+            let lifecycle = lifecycle.clone();
+            Box::pin(async move { lifecycle.leaving().await })
+        });
+        ready!(leaving.as_mut().poll(cx));
+        self.leaving = None;
+        Poll::Ready(())
     }
 
     /// An error when the deadline has passed.

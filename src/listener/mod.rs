@@ -11,6 +11,7 @@ mod context;
 pub mod dialling;
 mod extended_connect;
 pub mod framing;
+pub mod given;
 pub mod guard;
 mod h2_idle;
 mod h2_preface;
@@ -37,6 +38,7 @@ use tokio::time::{sleep, timeout};
 use self::complaints::Complaints;
 use self::conn::Layers;
 use self::context::ConnContext;
+use self::given::ListenerRecord;
 use self::guard::{ConnPermits, Traffic};
 use self::handler::Handler;
 use self::idle::{Connections, Idleness};
@@ -47,7 +49,7 @@ use self::tls::TlsSource;
 use crate::config::{Client, Trusted};
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Lifecycle, Phase, What};
-use crate::limits::Limits;
+use crate::limits::{Held, Limits};
 use crate::metrics::Metrics;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
@@ -90,7 +92,14 @@ pub struct Spoken {
 /// in their own tasks: idle ones end at once, busy ones with their exchange, all of them at [`Phase::Closing`]. When there
 /// is no permit left, the connections that have been idle for longest end; until there is one, the next connection waits
 /// accepted, and those behind it in the kernel's queue.
-pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: ListenerContext<H>) {
+///
+/// When the process hands over, the listening socket goes to the successor with those in its queue; `record` tells what it is.
+pub async fn serve<H: Handler>(
+    mut bound: BoundListener,
+    record: ListenerRecord,
+    spoken: Spoken,
+    context: ListenerContext<H>,
+) {
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
@@ -101,11 +110,44 @@ pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: Li
         tls: spoken.tls.map(|tls| (tls, Arc::clone(&context.metrics))),
     };
     loop {
-        let (socket, peer, permits, idleness) = tokio::select! {
+        accept_all(&bound, &layers, &context, &complaints).await;
+        match given::give_listener(bound, &record, &context.lifecycle) {
+            // Too late: it is served again if the process stays.
+            Some(kept) if !context.lifecycle.is_draining() => bound = kept,
+            _ => return,
+        }
+        context.lifecycle.stayed().await;
+    }
+}
+
+/// Accepts connections until the process hands over or drains.
+async fn accept_all<H: Handler>(
+    bound: &BoundListener,
+    layers: &Layers,
+    context: &ListenerContext<H>,
+    complaints: &Complaints,
+) {
+    let lifecycle = &context.lifecycle;
+    loop {
+        let (socket, peer, held) = tokio::select! {
             biased;
-            () = context.lifecycle.reached(Phase::Draining) => return,
-            next = next(&bound, &context, &complaints) => next,
+            () = lifecycle.leaving() => return,
+            next = next(bound, context, complaints) => next,
         };
+        let mut place = pin!(place(context, complaints));
+        let permit = tokio::select! {
+            biased;
+            permit = place.as_mut() => permit,
+            () = lifecycle.reached(Phase::Draining) => return,
+            // What goes to the successor makes room here.
+            () = lifecycle.moved() => match timeout(REST, place).await {
+                Ok(permit) => permit,
+                Err(_) => return,
+            }
+        };
+        let guard = lifecycle.guard(What::Connection);
+        let (place, idleness) = context.all.enter();
+        let permits = ConnPermits { permit: Some(permit), place, held, guard, counted: context.metrics.connection() };
         let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: Arc::new(Traffic::default()) };
         conn::drive(context.conn(info, idleness), socket, permits, layers.clone());
     }
@@ -123,27 +165,18 @@ impl<H: Handler> ListenerContext<H> {
     }
 }
 
-/// The next connection, once there is a place for it.
+/// The next connection, whose client may have one more. Cancel-safe.
 async fn next<H>(
     bound: &BoundListener,
     context: &ListenerContext<H>,
     complaints: &Complaints,
-) -> (Socket, PeerAddr, ConnPermits, Arc<Idleness>) {
+) -> (Socket, PeerAddr, Option<Held>) {
     loop {
         match socket::accept(bound).await {
             Ok((socket, peer)) => {
                 // Counted and logged there. There is no answer: nothing was asked yet.
                 let Ok(held) = context.limits.connection(peer.ip()) else { continue };
-                // The permit comes last. An idle listener that kept one ready would keep it from the others: the kernel
-                // gives each its own share of the connections, and those of a full share would wait beside a free permit.
-                let permit = match Arc::clone(&context.connections).try_acquire_owned() {
-                    Ok(permit) => permit,
-                    Err(_) => place_of_another(context, complaints).await,
-                };
-                let guard = context.lifecycle.guard(What::Connection);
-                let (place, idleness) = context.all.enter();
-                let counted = context.metrics.connection();
-                return (socket, peer, ConnPermits { permit, place, held, guard, counted }, idleness);
+                return (socket, peer, held);
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
@@ -151,6 +184,15 @@ async fn next<H>(
                 sleep(REST).await;
             }
         }
+    }
+}
+
+/// A place for a connection. It comes last: an idle listener that kept one ready would keep it from the others, since the kernel
+/// gives each its own share of the connections, and those of a full share would wait beside a free place.
+async fn place<H>(context: &ListenerContext<H>, complaints: &Complaints) -> OwnedSemaphorePermit {
+    match Arc::clone(&context.connections).try_acquire_owned() {
+        Ok(permit) => permit,
+        Err(_) => place_of_another(context, complaints).await,
     }
 }
 

@@ -21,6 +21,7 @@ use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::sockets::Sockets;
 use underpass::limits::Limits;
 use underpass::listener::dialling::DialQueue;
+use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
@@ -121,7 +122,12 @@ impl Edge {
             lifecycle: lifecycle.clone(),
             metrics,
         };
-        let serving = tokio::spawn(listener::serve(bound, Spoken { tls, ..Spoken::default() }, context));
+        let serving = tokio::spawn(listener::serve(
+            bound,
+            ListenerRecord::default(),
+            Spoken { tls, ..Spoken::default() },
+            context,
+        ));
         Self { at, lifecycle, permits, serving }
     }
 
