@@ -19,6 +19,7 @@ mod rewriting;
 mod route;
 mod selftest;
 pub mod target;
+mod tunnels;
 
 use std::path::Path;
 use std::pin::Pin;

@@ -192,6 +192,20 @@ impl Lifecycle {
         }
     }
 
+    /// Gives what `make` makes of `item`, which may find that there is nothing to give after all.
+    ///
+    /// # Errors
+    /// `item`, when no parcels are taken (any more); nothing was made of it.
+    pub fn give_made<T>(&self, item: T, make: impl FnOnce(T) -> Option<Parcel>) -> Result<(), T> {
+        // Nobody can close the parcels in between.
+        let parcels = self.parcels();
+        let Some(sender) = parcels.as_ref().filter(|sender| !sender.is_closed()) else { return Err(item) };
+        if let Some(parcel) = make(item) {
+            let _ = sender.send(parcel);
+        }
+        Ok(())
+    }
+
     fn parcels(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Parcel>>> {
         self.shared.parcels.lock().unwrap_or_else(PoisonError::into_inner)
     }

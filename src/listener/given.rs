@@ -78,11 +78,12 @@ pub(super) fn may_be_given<H, IO: Bare>(context: &ConnContext<H>, io: &Replay<IO
 /// Gives a connection to the successor. Nothing is left of it: where nobody takes it (any more), it ends.
 pub(super) fn give<H, IO: Bare>(context: &ConnContext<H>, io: Replay<IO>) {
     let peer = context.info.peer;
-    // Whoever waits until no connection is left may not miss this one: it is alive until it was given.
-    let _guard = context.lifecycle.guard(What::Connection);
-    let Some(BareSocket { socket, ahead }) = Box::new(io).into_socket() else { return };
-    let record = ConnectionRecord { peer: peer.to_string(), ahead };
-    if context.lifecycle.give(Parcel::new(Kind::Connection, &record, vec![socket])).is_err() {
+    let parcel = |io: Replay<IO>| {
+        let BareSocket { socket, ahead } = Box::new(io).into_socket()?;
+        let record = ConnectionRecord { peer: peer.to_string(), ahead };
+        Some(Parcel::new(Kind::Connection, &record, vec![socket]))
+    };
+    if context.lifecycle.give_made(io, parcel).is_err() {
         tracing::debug!(%peer, "connection ended: it is too late for it to be handed over");
     }
 }
@@ -93,13 +94,13 @@ pub(super) fn give_listener(
     record: &ListenerRecord,
     lifecycle: &Lifecycle,
 ) -> Option<BoundListener> {
-    if !lifecycle.is_moving() {
-        return Some(bound);
-    }
-    let socket =
-        bound.into_socket().inspect_err(|error| tracing::error!(%error, "a listener cannot be handed over")).ok()?;
-    let mut refused = lifecycle.give(Parcel::new(Kind::Listener, record, vec![socket])).err()?;
-    refused.descriptors.pop().and_then(|socket| BoundListener::of(socket).ok())
+    let parcel = |bound: BoundListener| {
+        let lost =
+            |error: &io::Error| tracing::error!(%error, address = record.address, "a listener cannot be handed over");
+        let socket = bound.into_socket().inspect_err(lost).ok()?;
+        Some(Parcel::new(Kind::Listener, record, vec![socket]))
+    };
+    lifecycle.give_made(bound, parcel).err()
 }
 
 // === what was given ===

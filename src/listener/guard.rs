@@ -249,7 +249,7 @@ mod tests {
         let (near, mut far) = duplex(8);
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(1)));
         let permits_held = ConnPermits {
-            permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
+            permit: Some(Arc::clone(&permits).try_acquire_owned().expect("a free permit")),
             place: Arc::<Connections>::default().enter().0,
             held: None,
             guard: lifecycle.guard(What::Connection),

@@ -3,12 +3,15 @@
 //! Enters and leaves: bytes. Must not touch: their meaning, deadlines.
 
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
+
+use crate::http::bare::{Bare, BareSocket, Stream};
 
 /// A connection to a backend. An enum and not a trait object, so that a tunnel can take the bare socket out again.
 #[derive(Debug)]
@@ -33,6 +36,17 @@ macro_rules! each {
 }
 
 impl Io {
+    /// A connection over a socket that came from another process. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When the descriptor is no socket of TCP or unix.
+    pub fn of(socket: OwnedFd) -> io::Result<Self> {
+        Ok(match Stream::of(socket)? {
+            Stream::Tcp(stream) => Self::Tcp(stream),
+            Stream::Unix(stream) => Self::Unix(stream),
+        })
+    }
+
     /// Whether nothing came behind the last answer, not even the end, as far as is known without asking the kernel. What
     /// comes under TLS need not be an answer, so that is not known there.
     pub(super) fn is_quiet(&self) -> bool {
@@ -41,6 +55,20 @@ impl Io {
             Self::Tcp(stream) => stream.poll_read_ready(&mut cx).is_pending(),
             Self::Unix(stream) => stream.poll_read_ready(&mut cx).is_pending(),
             Self::Tls(_) => false,
+        }
+    }
+}
+
+impl Bare for Io {
+    fn is_bare(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
+    fn into_socket(self: Box<Self>) -> Option<BareSocket> {
+        match *self {
+            Self::Tcp(stream) => Box::new(stream).into_socket(),
+            Self::Unix(stream) => Box::new(stream).into_socket(),
+            Self::Tls(_) => None,
         }
     }
 }

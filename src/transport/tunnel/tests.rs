@@ -27,10 +27,12 @@ where
         if asked.await.is_err() {
             std::future::pending::<()>().await;
         }
+        Asked::Close
     };
-    let options = SpliceOptions { idle, write: WRITE, frames: true, drain: drained };
-    let [up, down] = unread.map(Bytes::from_static);
-    Rig { client, backend, drain, tunnel: tokio::spawn(splice(near, up, far, down, options)) }
+    let [up, down] = unread;
+    let mut tunnel = Tunnel::new((near, up), (far, down), true, TunnelLimits { idle, write: WRITE });
+    let running = async move { tunnel.run(drained).await.expect("nobody asks it to move") };
+    Rig { client, backend, drain, tunnel: tokio::spawn(running) }
 }
 
 fn in_memory(room: usize, idle: Option<Duration>) -> Rig<DuplexStream> {
@@ -193,8 +195,10 @@ async fn a_receiver_that_takes_nothing_ends_the_tunnel_and_a_slow_one_does_not()
 #[tokio::test]
 async fn a_tunnel_is_small() {
     let ([client, _], [backend, _]) = (tcp_pair().await, tcp_pair().await);
-    let options = SpliceOptions { idle: None, write: WRITE, frames: true, drain: std::future::pending() };
-    let size = size_of_val(&splice(client, Bytes::new(), backend, Bytes::new(), options));
+    let limits = TunnelLimits { idle: None, write: WRITE };
+    let size = size_of_val(&async move {
+        Tunnel::new((client, &[]), (backend, &[]), true, limits).run(std::future::pending()).await
+    });
     assert!(size <= 1024, "a tunnel takes {size} bytes");
 }
 
