@@ -18,10 +18,11 @@ use underpass::config::{Address, Backend, Client, Config};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Lifecycle;
-use underpass::lifecycle::sockets::Sockets;
+use underpass::lifecycle::moving::Parcel;
+use underpass::lifecycle::sockets::{BoundListener, Sockets};
 use underpass::limits::Limits;
 use underpass::listener::dialling::DialQueue;
-use underpass::listener::given::ListenerRecord;
+use underpass::listener::given::{self, ListenerRecord, NotAdopted};
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
@@ -70,6 +71,10 @@ pub(crate) struct Edge {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) serving: JoinHandle<()>,
+    /// Serves a further listening socket.
+    pub(crate) serve: Box<dyn Fn(BoundListener) + Send + Sync>,
+    /// Goes on with a connection that was given.
+    pub(crate) adopt: Box<dyn Fn(Parcel) -> Result<(), NotAdopted> + Send + Sync>,
 }
 
 impl Edge {
@@ -122,13 +127,15 @@ impl Edge {
             lifecycle: lifecycle.clone(),
             metrics,
         };
-        let serving = tokio::spawn(listener::serve(
-            bound,
-            ListenerRecord::default(),
-            Spoken { tls, ..Spoken::default() },
-            context,
-        ));
-        Self { at, lifecycle, permits, serving }
+        let (spoken, record) = (Spoken { tls, ..Spoken::default() }, ListenerRecord::default());
+        let (further, given) = (context.clone(), context.clone());
+        let serve = Box::new(move |bound| {
+            drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), further.clone())));
+        });
+        let adopt = Box::new(move |parcel| given::adopt(parcel, &given));
+        let record = ListenerRecord { address: address.to_string(), spread: false };
+        let serving = tokio::spawn(listener::serve(bound, record, spoken, context));
+        Self { at, lifecycle, permits, serving, serve, adopt }
     }
 
     pub(crate) fn port(&self) -> SocketAddr {
