@@ -142,6 +142,16 @@ impl Metrics {
         self.ended[why as usize].inc();
     }
 
+    /// An active session that `attached` carried has gone to another process.
+    pub fn session_left(&self, attached: Option<Transport>) {
+        self.active[slot(attached)].dec();
+    }
+
+    /// An active session has come from another process.
+    pub fn session_came(&self) {
+        self.active[slot(None)].inc();
+    }
+
     /// An active session is carried by `to` now, and by `from` no more. Both `None` when nothing is attached.
     pub fn moved(&self, from: Option<Transport>, to: Option<Transport>) {
         self.active[slot(from)].dec();

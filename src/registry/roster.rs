@@ -124,6 +124,7 @@ impl LiveSession {
             state.session.end(now, close.clone());
             open
         });
+        let killed = killed.unwrap_or(false);
         if killed {
             tracing::warn!(
                 session = self.id(),
