@@ -238,7 +238,9 @@ fn from_open(error: OpenError) -> Refusal {
         OpenError::Full { .. } | OpenError::OutOfMemory => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
         }
-        OpenError::Draining | OpenError::Moved(_) => Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Draining | OpenError::Moved(_) => {
+            Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later()
+        }
         OpenError::NonceReused => Refusal::new(ErrorCode::NonceReused, StatusCode::CONFLICT, message),
         OpenError::Randomness(_) => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()

@@ -206,13 +206,8 @@ impl LiveSession {
         if !reported {
             self.metrics.session_left(attached);
         }
-        let facts = Facts {
-            newest: state.newest,
-            change: state.change,
-            bytes: state.bytes,
-            ending: state.ending(),
-            reported,
-        };
+        let facts =
+            Facts { newest: state.newest, change: state.change, bytes: state.bytes, ending: state.ending(), reported };
         state.frozen = Some(Box::new(counts));
         let reader = state.reader.take();
         self.count(&mut state);
@@ -353,3 +348,6 @@ impl Registry {
         self.moment()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,12 @@ impl LiveSession {
     }
 
     /// Pushes what found no room at once; `before` is how many of the batch did.
-    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message], mut before: usize) -> Result<Pushed, Moved> {
+    async fn push_rest(
+        &self,
+        mut first: Option<u64>,
+        mut batch: &[Message],
+        mut before: usize,
+    ) -> Result<Pushed, Moved> {
         let deadline = Instant::now() + self.policy().busy;
         let mut held = self.account.part();
         loop {

@@ -44,12 +44,7 @@ impl LiveSession {
     ///
     /// # Errors
     /// See [`crate::session::Session::attach`]; or the session has moved.
-    pub fn attach(
-        self: &Arc<Self>,
-        transport: Transport,
-        attach: Attach,
-        stay: Stay<'_>,
-    ) -> Result<Reader, Refused> {
+    pub fn attach(self: &Arc<Self>, transport: Transport, attach: Attach, stay: Stay<'_>) -> Result<Reader, Refused> {
         let presented = attach.after.is_some();
         let (attachment, from, rival, newest, changed, timer) = self.act(|state, now| {
             let (attachment, from) = state.session.attach(now, attach).map_err(Refused::from)?;

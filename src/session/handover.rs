@@ -66,9 +66,8 @@ mod tests {
     #[test]
     fn what_was_written_and_not_acknowledged_is_read_again_elsewhere() {
         let mut session = session();
-        let (reader, _) = session
-            .attach(Moment(0), Attach { after: None, acknowledging: true, is_poll: false })
-            .expect("a reader");
+        let (reader, _) =
+            session.attach(Moment(0), Attach { after: None, acknowledging: true, is_poll: false }).expect("a reader");
         session.upstream_message(Moment(0), Message::text("a"));
         assert!(matches!(session.pull(Moment(0), reader, 9, |_, _| {}), Pulled::Batch { .. }));
         session.leave_reader(Moment(1));
