@@ -1,0 +1,65 @@
+//! What the admin listener is given to show of the process and to do to it.
+//!
+//! Enters: the admin sockets, the rooms that know something. Leaves: a task for each socket. Must not touch: how it is shown
+//! (`admin`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::App;
+use crate::admin::exposition::Exposition;
+use crate::admin::{self, AdminListener, AdminState, Check, House};
+use crate::lifecycle::sockets::BoundListener;
+use crate::lifecycle::{Phase, log};
+use crate::registry::Registry;
+
+impl App {
+    pub(super) fn open_admin(&self, bound: Vec<BoundListener>, registry: &Arc<Registry>) {
+        let (phases, lifecycle) = (self.lifecycle.clone(), self.lifecycle.clone());
+        let phase = move || phases.phase() as i64;
+        let serving = Check::new("serving", move || {
+            lifecycle.note_readiness_asked();
+            match lifecycle.phase() {
+                Phase::Serving => Ok(()),
+                phase => Err(format!("{phase:?}").to_lowercase()),
+            }
+        });
+        let budget = Arc::clone(&self.budget);
+        let memory = move || (budget.held() as u64, budget.bytes() as u64);
+        let (version, log) = (env!("CARGO_PKG_VERSION"), log::lines_dropped);
+        let exposition = Exposition::new(&self.metrics, version, phase, memory, self.expiries(), log);
+        let state = Arc::new(AdminState { exposition, checks: vec![serving], house: self.house(registry) });
+        for listener in bound {
+            let listener = match listener {
+                BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
+                BoundListener::Unix(listener) => AdminListener::Unix(listener),
+            };
+            tokio::spawn(admin::serve(listener, Arc::clone(&state)));
+        }
+    }
+
+    fn house(&self, registry: &Arc<Registry>) -> House {
+        let settings = Arc::clone(&self.settings);
+        House {
+            version: env!("CARGO_PKG_VERSION"),
+            started: SystemTime::now(),
+            registry: Arc::clone(registry),
+            metrics: Arc::clone(&self.metrics),
+            budget: Arc::clone(&self.budget),
+            lifecycle: self.lifecycle.clone(),
+            connections: self.config.client.connections,
+            settings: Box::new(move || settings.load_full()),
+            certificates: Box::new(self.expiries()),
+        }
+    }
+
+    /// Asks until when each certificate holds that clients are shown.
+    fn expiries(&self) -> impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static {
+        let certificates = self.certificates.clone();
+        move || {
+            let all = certificates.iter().flat_map(|certificate| certificate.expiries());
+            all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
+        }
+    }
+}
