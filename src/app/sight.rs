@@ -9,15 +9,15 @@ use std::time::SystemTime;
 
 use super::App;
 use crate::admin::exposition::Exposition;
-use crate::admin::{self, AdminListener, AdminState, Check, House};
+use crate::admin::{self, AdminListener, AdminState, BackendLoad, Check, House, Share};
+use crate::gateway::{BackendCount, Gateway};
+use crate::lifecycle::Phase;
 use crate::lifecycle::sockets::BoundListener;
-use crate::lifecycle::{Phase, log};
 use crate::registry::Registry;
 
 impl App {
     pub(super) fn open_admin(&self, bound: Vec<BoundListener>, registry: &Arc<Registry>) {
-        let (phases, lifecycle) = (self.lifecycle.clone(), self.lifecycle.clone());
-        let phase = move || phases.phase() as i64;
+        let lifecycle = self.lifecycle.clone();
         let serving = Check::new("serving", move || {
             lifecycle.note_readiness_asked();
             match lifecycle.phase() {
@@ -25,11 +25,10 @@ impl App {
                 phase => Err(format!("{phase:?}").to_lowercase()),
             }
         });
-        let budget = Arc::clone(&self.budget);
-        let memory = move || (budget.held() as u64, budget.bytes() as u64);
-        let (version, log) = (env!("CARGO_PKG_VERSION"), log::lines_dropped);
-        let exposition = Exposition::new(&self.metrics, version, phase, memory, self.expiries(), log);
-        let state = Arc::new(AdminState { exposition, checks: vec![serving], house: self.house(registry) });
+        let house = Arc::new(self.house(registry));
+        let read = Arc::clone(&house);
+        let exposition = Exposition::new(&self.metrics, house.version, move || read.readings());
+        let state = Arc::new(AdminState { exposition, checks: vec![serving], house });
         for listener in bound {
             let listener = match listener {
                 BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
@@ -41,6 +40,7 @@ impl App {
 
     fn house(&self, registry: &Arc<Registry>) -> House {
         let settings = Arc::clone(&self.settings);
+        let (gateway, limits) = (Arc::clone(&self.gateway), Arc::clone(&self.limits));
         House {
             version: env!("CARGO_PKG_VERSION"),
             started: SystemTime::now(),
@@ -49,6 +49,8 @@ impl App {
             budget: Arc::clone(&self.budget),
             lifecycle: self.lifecycle.clone(),
             connections: self.config.client.connections,
+            backends: Box::new(move || backends(&gateway)),
+            clients: Box::new(move || limits.known().into()),
             settings: Box::new(move || settings.load_full()),
             certificates: Box::new(self.expiries()),
         }
@@ -62,4 +64,15 @@ impl App {
             all.map(|expiry| (expiry.certificate.display().to_string(), expiry.at)).collect()
         }
     }
+}
+
+fn backends(gateway: &Gateway) -> Vec<BackendLoad> {
+    let (counts, pool) = gateway.backends();
+    let load = |BackendCount { route, dials, pooled }| BackendLoad {
+        route,
+        dials: Share { used: dials.active, limit: dials.limit },
+        waiting: dials.waiting,
+        pooled: Share { used: pooled, limit: pool },
+    };
+    counts.into_iter().map(load).collect()
 }
