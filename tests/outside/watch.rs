@@ -23,11 +23,16 @@ tests:
       - { series: 'underpass_sessions_limit{job="u",instance="b"}', values: '1000x60' }
       - { series: 'underpass_session_transports_total{job="u",instance="a",transport="poll",cause="held"}', values: '0+5x120' }
       - { series: 'underpass_session_transports_total{job="u",instance="a",transport="ws",cause="opened"}', values: '0+5x120' }
+      - { series: 'underpass_dials_waiting{job="u",instance="a",route="/chat"}', values: '3x60' }
+      - { series: 'underpass_dials_waiting{job="u",instance="a",route="/"}', values: '0x60' }
       - { series: 'underpass_config_last_reload_successful{job="u",instance="a"}', values: '0x60' }
     alert_rule_test:
       - { eval_time: 20m, alertname: UnderpassNearlyFull, exp_alerts: [{ exp_labels: { severity: warning, instance: a },
           exp_annotations: { summary: "a: more than four fifths of a limit are used",
-          description: "Sessions, connections, memory (from 80 % of the budget on clients wait) or descriptors." } }] }
+          description: "Sessions, connections, memory (from 80 % of the budget on clients wait), descriptors, or addresses known." } }] }
+      - { eval_time: 20m, alertname: UnderpassDialsWait, exp_alerts: [{ exp_labels: { severity: warning, instance: a, route: "/chat" },
+          exp_annotations: { summary: "a: connections to the backend of /chat wait to be opened",
+          description: "It is slow to accept, or `backend.dials` is too low for it." } }] }
       - { eval_time: 100m, alertname: UnderpassStreamsHeldBack, exp_alerts: [{ exp_labels: { severity: warning, instance: a },
           exp_annotations: { summary: "a: a fifth of all new sessions has to poll",
           description: "Some network, or something in front of underpass, holds streams back. The log has the causes." } }] }
