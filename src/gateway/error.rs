@@ -50,12 +50,23 @@ pub struct Refusal {
     /// The backend's answer, within `error`.
     backend: Option<Value>,
     headers: HeaderMap,
+    /// Whose request it was, for the log.
+    asked: Option<Box<Asked>>,
+}
+
+/// Who asked, and for what, as the log tells it.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) client: String,
+    pub(super) host: String,
+    /// Without a query; `None` where it may hold a token.
+    pub(super) path: Option<String>,
 }
 
 impl Refusal {
     pub(super) fn new(code: ErrorCode, status: StatusCode, message: impl Into<String>) -> Self {
         let (fields, headers) = (Map::new(), HeaderMap::new());
-        Self { code, status, message: message.into(), logged: None, fields, backend: None, headers }
+        Self { code, status, message: message.into(), logged: None, fields, backend: None, headers, asked: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -120,6 +131,27 @@ impl Refusal {
     /// The words, fit for the log: they hold neither tokens nor what a backend said.
     pub(super) fn message(&self) -> &str {
         self.logged.as_deref().unwrap_or(&self.message)
+    }
+
+    /// Logs it, with who asked.
+    pub(super) fn log(&self) {
+        let (code, what) = (self.code.as_str(), self.message());
+        let asked = self.asked.as_deref();
+        let (client, host) = (asked.map(|asked| asked.client.as_str()), asked.map(|asked| asked.host.as_str()));
+        let path = asked.and_then(|asked| asked.path.as_deref());
+        if self.status.is_server_error() {
+            tracing::warn!(code, what, client, host, path, "request refused");
+        } else {
+            tracing::debug!(code, what, client, host, path, "request refused");
+        }
+    }
+
+    /// Keeps who asked, where it will be logged.
+    pub(super) fn asked_by(mut self, asked: impl FnOnce() -> Asked) -> Self {
+        if self.status.is_server_error() || tracing::enabled!(tracing::Level::DEBUG) {
+            self.asked = Some(Box::new(asked()));
+        }
+        self
     }
 
     /// True when trying again later may help: what a bare `EventSource` is told with a 200 (PROTOCOL 3.2).

@@ -131,6 +131,11 @@ impl Directory {
         self.lock().ended.sweep(self.epoch.elapsed(), self.memory);
     }
 
+    /// How many ended sessions are remembered, and may be.
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.lock().ended.count(), self.memory.count)
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<LiveSession>> {
         self.lock().live.values().cloned().collect()
     }

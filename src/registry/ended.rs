@@ -88,6 +88,11 @@ impl EndedSessions {
         })
     }
 
+    /// How many are remembered.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Forgets those that are too old or too many.
     pub(super) fn sweep(&mut self, now: Duration, memory: Memory) {
         let before = self.entries.len();
