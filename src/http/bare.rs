@@ -48,7 +48,8 @@ pub enum Stream {
 }
 
 impl BareSocket {
-    fn fresh(socket: impl Into<OwnedFd>) -> Self {
+    /// Nothing was read from it.
+    pub fn new(socket: impl Into<OwnedFd>) -> Self {
         Self { socket: socket.into(), ahead: Bytes::new() }
     }
 
@@ -92,7 +93,7 @@ impl Bare for TcpStream {
     }
 
     fn into_socket(self: Box<Self>) -> Option<BareSocket> {
-        self.into_std().ok().map(BareSocket::fresh)
+        self.into_std().ok().map(BareSocket::new)
     }
 }
 
@@ -102,7 +103,7 @@ impl Bare for UnixStream {
     }
 
     fn into_socket(self: Box<Self>) -> Option<BareSocket> {
-        self.into_std().ok().map(BareSocket::fresh)
+        self.into_std().ok().map(BareSocket::new)
     }
 }
 

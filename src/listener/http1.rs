@@ -11,7 +11,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::{Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -20,7 +19,7 @@ use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
 use super::given::{give, may_be_given};
-use super::handler::{Handler, Latency, ResponseFuture};
+use super::handler::{Handler, ResponseFuture};
 use super::hyper_server::{TakenRequest, serve_until_taken};
 use crate::http::bare::Bare;
 use crate::http::body::Body;
@@ -156,7 +155,7 @@ where
             Step::Hyper(serving) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
-                    Some((io, taken)) => match queue_of(&taken.request, taken.latency) {
+                    Some((io, taken)) => match DialQueue::of(&taken.request, taken.latency) {
                         Some(queue) => self.queue(io, Some(taken), queue),
                         None => self.respond(io, *taken.request, None),
                     },
@@ -235,11 +234,11 @@ where
             ReadRequest::Other(head) => return self.hand_to_hyper(io, head),
             ReadRequest::Malformed(what) => {
                 let end = io.ahead().len();
-                (malformed(what), end)
+                (Malformed::request(what), end)
             }
         };
         let latency = self.context.handler.route(&mut request, &self.context.info);
-        if let Some(queue) = queue_of(&request, latency) {
+        if let Some(queue) = DialQueue::of(&request, latency) {
             turn = turn.or_else(|| queue.try_acquire());
             if turn.is_none() {
                 return self.queue(io, None, queue);
@@ -388,19 +387,6 @@ impl<IO: AsyncRead + Unpin> Exchange<IO> {
         while ready!(self.io.poll_ahead(cx)) {}
         Poll::Ready(None)
     }
-}
-
-/// A request that stands for bytes that are none, so that they are answered as any other.
-fn malformed(what: &'static str) -> Request<IncomingBody> {
-    let mut request = Request::new(IncomingBody::Buffered(Bytes::new()));
-    request.extensions_mut().insert(Malformed(what));
-    request
-}
-
-/// Where a request waits for its turn, if it is one for which a backend is dialled.
-fn queue_of(request: &Request<IncomingBody>, latency: Latency) -> Option<Arc<DialQueue>> {
-    let queue = request.extensions().get::<Arc<DialQueue>>().filter(|_| latency == Latency::UntilDialled);
-    queue.map(Arc::clone)
 }
 
 fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {

@@ -4,6 +4,7 @@
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
+pub mod adopt;
 mod client_certificates;
 mod complaints;
 mod conn;

@@ -36,12 +36,30 @@ macro_rules! each {
 }
 
 impl Io {
-    /// A connection over a socket that came from another process. Must be called on a runtime.
+    /// Whether the socket can be given to another process: nothing lies over it.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
+    /// The socket, which nobody polls any more.
     ///
     /// # Errors
-    /// When the descriptor is no socket of TCP or unix.
-    pub fn of(socket: OwnedFd) -> io::Result<Self> {
-        Ok(match Stream::of(socket)? {
+    /// TLS, whose keys stay with it, and what the runtime reports.
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Unix(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Tls(_) => Err(io::Error::other("TLS cannot be given to another process")),
+        }
+    }
+
+    /// The connection of a descriptor that another process had. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When it is no connected stream socket.
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
+        Ok(match Stream::of(descriptor)? {
             Stream::Tcp(stream) => Self::Tcp(stream),
             Stream::Unix(stream) => Self::Unix(stream),
         })
@@ -61,15 +79,11 @@ impl Io {
 
 impl Bare for Io {
     fn is_bare(&self) -> bool {
-        !matches!(self, Self::Tls(_))
+        self.is_bare()
     }
 
     fn into_socket(self: Box<Self>) -> Option<BareSocket> {
-        match *self {
-            Self::Tcp(stream) => Box::new(stream).into_socket(),
-            Self::Unix(stream) => Box::new(stream).into_socket(),
-            Self::Tls(_) => None,
-        }
+        self.into_descriptor().ok().map(BareSocket::new)
     }
 }
 

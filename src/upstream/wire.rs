@@ -89,6 +89,12 @@ impl<S> Wire<S> {
         standing
     }
 
+    /// What carries it.
+    #[must_use]
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+
     /// Bytes that the kernel has not yet taken.
     #[must_use]
     pub fn tx_len(&self) -> usize {

@@ -85,7 +85,7 @@ impl<C> Tunnel<C, Io> {
         let Ok([client, backend]) = <[OwnedFd; 2]>::try_from(parcel.descriptors) else {
             return Err(NotThawed::Sockets(count));
         };
-        let (client, backend) = (adopt(client)?, Io::of(backend)?);
+        let (client, backend) = (adopt(client)?, Io::from_descriptor(backend)?);
         let (up, down) = (Lane::thawed(Side::Client, up), Lane::thawed(Side::Backend, down));
         let now = Instant::now();
         let moved = now.checked_sub(Duration::from_millis(idle_ms)).unwrap_or(now);

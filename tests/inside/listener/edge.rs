@@ -21,8 +21,9 @@ use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::moving::Parcel;
 use underpass::lifecycle::sockets::{BoundListener, Sockets};
 use underpass::limits::Limits;
+use underpass::listener::adopt::{self, NotAdopted};
 use underpass::listener::dialling::DialQueue;
-use underpass::listener::given::{self, ListenerRecord, NotAdopted};
+use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
@@ -132,7 +133,7 @@ impl Edge {
         let serve = Box::new(move |bound| {
             drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), further.clone())));
         });
-        let adopt = Box::new(move |parcel| given::adopt(parcel, &given));
+        let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given));
         let record = ListenerRecord { address: address.to_string(), spread: false };
         let serving = tokio::spawn(listener::serve(bound, record, spoken, context));
         Self { at, lifecycle, permits, serving, serve, adopt }

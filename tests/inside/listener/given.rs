@@ -14,7 +14,8 @@ use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Phase;
 use underpass::lifecycle::moving::{Kind, Parcel};
 use underpass::lifecycle::sockets::BoundListener;
-use underpass::listener::given::{ListenerRecord, NotAdopted};
+use underpass::listener::adopt::NotAdopted;
+use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::Latency;
 use underpass::listener::peer::ConnInfo;
 
@@ -210,7 +211,7 @@ async fn what_is_too_late_ends_and_the_listener_is_kept() {
 async fn a_connection_that_something_here_belongs_to_is_closed() {
     let edge = Edge::tcp(client(), None, |request: Request<IncomingBody>| {
         let info = request.extensions().get::<ConnInfo>().expect("the listener tells");
-        info.bytes.companion::<u32>();
+        info.bytes.companion::<u32>().expect("nothing else is kept");
         ok(request)
     });
     let mut stream = edge.connect().await;
