@@ -70,7 +70,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "listener::peer",
             "listener::framing",
             "listener::handler",
-            "listener::guard",
+            "listener::traffic",
             "listener::dialling",
             "limits",
             "codec",

@@ -22,6 +22,7 @@ use underpass::lifecycle::sockets::Sockets;
 use underpass::limits::Limits;
 use underpass::listener::dialling::DialQueue;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
+use underpass::listener::idle::Connections;
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
 use underpass::listener::{self, ListenerContext, Spoken};
@@ -114,9 +115,8 @@ impl Edge {
         let context = ListenerContext {
             handler: Stack { router: Router(latency, queue), service },
             client: Arc::new(client),
-            connections: Arc::clone(&permits),
             trusted: Arc::default(),
-            all: Arc::default(),
+            connections: Arc::new(Connections::new(Arc::clone(&permits))),
             limits: Arc::new(Limits::new(&Config::default(), Arc::clone(&metrics))),
             lifecycle: lifecycle.clone(),
             metrics,
