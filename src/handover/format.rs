@@ -202,3 +202,78 @@ impl<R: Read> Iterator for StateReader<R> {
         item.transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(items: &[Item]) -> Vec<u8> {
+        let mut writer = StateWriter::new(Vec::new()).expect("memory takes all");
+        for Item { kind, cookies, record } in items {
+            writer.item(*kind, cookies, record).expect("memory takes all");
+        }
+        writer.end().expect("memory takes all")
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<Item>, FormatError> {
+        StateReader::new(bytes, bytes.len() as u64)?.collect()
+    }
+
+    fn items() -> impl Strategy<Value = Vec<Item>> {
+        let cookies = prop::collection::vec(any::<u64>(), 0..4);
+        let item = (0..255_u8, cookies, prop::collection::vec(any::<u8>(), 0..100));
+        prop::collection::vec(item.prop_map(|(kind, cookies, record)| Item { kind, cookies, record }), 0..10)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(items in items()) {
+            prop_assert_eq!(read(&written(&items)).expect("a sound state"), items);
+        }
+
+        #[test]
+        fn a_state_that_is_cut_is_known_as_such(items in items(), at in any::<prop::sample::Index>()) {
+            let bytes = written(&items);
+            let cut = &bytes[..at.index(bytes.len())];
+            let is_known = matches!(read(cut), Err(FormatError::Foreign | FormatError::Damaged { .. }));
+            prop_assert!(is_known);
+        }
+
+        /// It ends, with items or an error, and takes no more memory than there are bytes.
+        #[test]
+        fn whatever_is_read_does_no_harm(items in items(), at in any::<prop::sample::Index>(), by in 1..=255_u8) {
+            let mut bytes = written(&items);
+            let at = at.index(bytes.len());
+            bytes[at] ^= by;
+            if let Ok(read) = read(&bytes) {
+                prop_assert!(read.iter().map(|item| item.record.len()).sum::<usize>() <= bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_minor_version_is_read_and_another_major_is_not() {
+        let mut bytes = written(&[Item { kind: 99, cookies: vec![7], record: b"new".to_vec() }]);
+        bytes[6..8].copy_from_slice(&[0xff, 0xff]);
+        assert_eq!(read(&bytes).expect("it is 1.65535").len(), 1);
+        bytes[4..6].copy_from_slice(&[0, 2]);
+        let error = read(&bytes).expect_err("it is of major version 2").to_string();
+        assert!(error.contains("2.65535") && error.contains("1.x"), "{error}");
+        bytes[0] = b'u';
+        assert!(matches!(read(&bytes), Err(FormatError::Foreign)));
+        assert!(matches!(read(b"UPH"), Err(FormatError::Foreign)));
+    }
+
+    #[test]
+    fn what_stands_behind_the_end_or_does_not_fit_its_count_is_damage() {
+        let item = Item { kind: 4, cookies: Vec::new(), record: vec![1] };
+        let mut longer = written(std::slice::from_ref(&item));
+        longer.push(0);
+        assert!(matches!(read(&longer), Err(FormatError::Damaged { .. })));
+        let mut miscounted = written(&[item.clone(), item]);
+        *miscounted.last_mut().expect("the count's last byte") = 1;
+        assert!(matches!(read(&miscounted), Err(FormatError::Damaged { .. })));
+    }
+}

@@ -228,3 +228,110 @@ fn receive(from: BorrowedFd<'_>) -> io::Result<Option<([u8; 8], Vec<OwnedFd>)>> 
     }
     Ok(Some((bytes, descriptors)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn parcel(kind: Kind, record: &str, descriptors: Vec<OwnedFd>) -> Parcel {
+        Parcel::new(kind, &record, descriptors)
+    }
+
+    fn load(parcels: Vec<Parcel>) -> Load {
+        let head = Head { moment: 5, node: "n1".into(), program: "0.1.0".into() };
+        Load { head, parcels, incomplete: Vec::new() }
+    }
+
+    /// Of a load as `load` makes it, with the bundle's messages as they are told.
+    fn packed_by_hand(state: &Load, descriptors: &[BorrowedFd<'_>]) -> Package {
+        let flags = SocketFlags::CLOEXEC;
+        let (sending, receiving) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a pair");
+        let file = state.write_state().expect("memory");
+        send(sending.as_fd(), &prelude(), &[file.as_fd()]).expect("there is room");
+        send(sending.as_fd(), &[0], descriptors).expect("there is room");
+        receiving.into()
+    }
+
+    #[test]
+    fn a_load_comes_out_as_it_went_in_and_stays_with_who_packed_it() {
+        let (mut here, there) = UnixStream::pair().expect("a pair");
+        let (one, two) = UnixStream::pair().expect("a pair");
+        let parcels = vec![
+            parcel(Kind::Connection, "last", vec![there.into()]),
+            parcel(Kind::Ended, "no descriptor", Vec::new()),
+            parcel(Kind::Tunnel, "two", vec![one.into(), two.into()]),
+        ];
+        let before = load(parcels);
+        let after = before.pack().and_then(|package| Ok(package.unpack().expect("a sound package"))).expect("it is packed");
+        assert_eq!((&after.head, after.incomplete.len()), (&before.head, 0));
+        assert_eq!(after.parcels.len(), 3);
+        for (was, is) in before.parcels.iter().zip(&after.parcels) {
+            let cookies = |parcel: &Parcel| parcel.descriptors.iter().map(|d| cookie(d).expect("a socket")).collect();
+            let (was_cookies, is_cookies): (Vec<_>, Vec<_>) = (cookies(was), cookies(is));
+            assert_eq!((was.kind, &was.record, was_cookies), (is.kind, &is.record, is_cookies));
+        }
+        drop(after);
+        let kept = before.parcels[0].descriptors[0].try_clone().expect("a spare descriptor");
+        UnixStream::from(kept).write_all(b"still here").expect("it was not shut down");
+        let mut heard = [0; 10];
+        here.read_exact(&mut heard).expect("it was not shut down");
+        assert_eq!(&heard, b"still here");
+    }
+
+    #[test]
+    fn descriptors_of_one_socket_are_given_to_each_who_has_one() {
+        let (one, _two) = UnixStream::pair().expect("a pair");
+        let copy = || one.try_clone().expect("a spare descriptor").into();
+        let before = load(vec![parcel(Kind::Listener, "a", vec![copy()]), parcel(Kind::Listener, "b", vec![copy()])]);
+        let after = before.pack().expect("it is packed").unpack().expect("a sound package");
+        assert_eq!((after.parcels.len(), after.incomplete.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_package_is_unpacked_once() {
+        let package = load(Vec::new()).pack().expect("it is packed");
+        let copy: Package = package.as_fd().try_clone_to_owned().expect("a spare descriptor").into();
+        package.unpack().expect("the first time");
+        assert!(matches!(copy.unpack(), Err(UnpackError::Empty)));
+    }
+
+    #[test]
+    fn what_has_not_its_own_descriptors_is_named_and_the_rest_crosses() {
+        let (one, two) = UnixStream::pair().expect("a pair");
+        let (other, _end) = UnixStream::pair().expect("a pair");
+        let before = load(vec![
+            parcel(Kind::Session, "crosses", vec![one.into()]),
+            parcel(Kind::Session, "has another's", vec![two.into()]),
+        ]);
+        let package = packed_by_hand(&before, &[before.parcels[0].descriptors[0].as_fd(), other.as_fd()]);
+        let after = package.unpack().expect("a sound package");
+        assert_eq!((after.parcels.len(), after.incomplete.len()), (1, 1));
+        assert_eq!(after.incomplete[0].read::<String>().expect("a text"), "has another's");
+    }
+
+    #[test]
+    fn kinds_of_a_newer_version_are_skipped() {
+        let mut writer = StateWriter::new(Vec::new()).expect("memory");
+        let head = rmp_serde::to_vec_named(&load(Vec::new()).head).expect("plain data");
+        writer.item(HEAD, &[], &head).expect("memory");
+        writer.item(77, &[1, 2], b"?").expect("memory");
+        writer.item(Kind::Nonce as u8, &[], b"\xa1x").expect("memory");
+        let bytes = writer.end().expect("memory");
+        let reader = StateReader::new(bytes.as_slice(), bytes.len() as u64).expect("a sound state");
+        let load = Load::read(reader, &mut Sockets::default()).expect("a sound state");
+        assert_eq!((load.parcels.len(), load.incomplete.len(), load.head.moment), (1, 0, 5));
+        let headless = StateWriter::new(Vec::new()).and_then(StateWriter::end).expect("memory");
+        let reader = StateReader::new(headless.as_slice(), headless.len() as u64).expect("a sound state");
+        assert!(matches!(Load::read(reader, &mut Sockets::default()), Err(UnpackError::NoHead)));
+    }
+
+    #[test]
+    fn what_is_no_socket_cannot_be_packed() {
+        let file = File::open("/proc/self/exe").expect("a running program has a file");
+        let error = load(vec![parcel(Kind::Tunnel, "a file", vec![file.into()])]).pack().expect_err("it is no socket");
+        assert!(error.to_string().contains("of a tunnel"), "{error}");
+    }
+}

@@ -243,3 +243,165 @@ impl fmt::Display for Process {
         write!(f, "process {} (underpass {})", self.pid, self.program)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream as Pair;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::handover::Load;
+    use crate::lifecycle::moving::{Kind, Parcel};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A socket for take-overs in a folder of its own.
+    struct Socket {
+        listener: UnixListener,
+        path: PathBuf,
+    }
+
+    impl Socket {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("underpass-take-over-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_file(&path);
+            Self { listener: UnixListener::bind(&path).expect("a free address"), path }
+        }
+
+        /// Both sides, at the point where the old one is to let go.
+        async fn met(&self) -> (Successor, tokio::task::JoinHandle<(Predecessor, Result<Package, TakeOverError>)>) {
+            let path = self.path.clone();
+            let new = tokio::spawn(async move {
+                let mut predecessor = ask(&path).await.expect("it is there");
+                assert_eq!(predecessor.process().program, env!("CARGO_PKG_VERSION"));
+                let package = predecessor.take().await;
+                (predecessor, package)
+            });
+            (accept(&self.listener, Duration::ZERO).await, new)
+        }
+    }
+
+    impl Drop for Socket {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
+    fn load() -> Load {
+        let (one, two): (OwnedFd, OwnedFd) = Pair::pair().map(|(one, two)| (one.into(), two.into())).expect("a pair");
+        Load { parcels: vec![Parcel::new(Kind::Tunnel, &"both", vec![one, two])], ..Load::default() }
+    }
+
+    #[tokio::test]
+    async fn a_successor_gets_everything_and_says_so() {
+        let socket = Socket::new("all");
+        let (mut old, new) = socket.met().await;
+        assert_eq!(old.process().pid, std::process::id());
+        old.send(&load().pack().expect("it is packed")).await.expect("it waits");
+        let (new, package) = new.await.expect("the task does not panic");
+        let load = package.and_then(|package| Ok(package.unpack().expect("sound"))).expect("it was sent");
+        assert_eq!(load.parcels.len(), 1);
+        let (committed, said) = tokio::join!(old.committed(LONG), new.commit());
+        said.expect("the other one listens");
+        assert!(committed);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_its_reason() {
+        let socket = Socket::new("refused");
+        let (old, new) = socket.met().await;
+        old.refuse("it drains").await;
+        let error = new.await.expect("the task does not panic").1.expect_err("it was refused");
+        assert!(error.to_string().contains("refused: it drains"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_fails_or_dies_has_not_committed() {
+        let socket = Socket::new("fails");
+        for says_why in [true, false] {
+            let (mut old, new) = socket.met().await;
+            old.send(&load().pack().expect("it is packed")).await.expect("it waits");
+            let (new, _package) = new.await.expect("the task does not panic");
+            if says_why {
+                new.fail("no room").await;
+            } else {
+                drop(new);
+            }
+            assert!(!old.committed(LONG).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_dies_before_anything_was_let_go_of_is_noticed() {
+        let socket = Socket::new("gone");
+        let (old, new) = socket.met().await;
+        let early = timeout(Duration::from_millis(10), old.gone()).await;
+        assert!(early.is_err(), "it waits for its package");
+        new.abort();
+        timeout(LONG, old.gone()).await.expect("it has gone");
+    }
+
+    /// Whatever the order of `ok` and the end of patience: both sides say the same.
+    #[tokio::test]
+    async fn an_ok_counts_if_and_only_if_it_could_be_said() {
+        let socket = Socket::new("late");
+        for before in [true, false] {
+            let (mut old, new) = socket.met().await;
+            old.send(&load().pack().expect("it is packed")).await.expect("it waits");
+            let (new, _package) = new.await.expect("the task does not panic");
+            if before {
+                new.commit().await.expect("there is still time");
+                assert!(old.committed(Duration::ZERO).await, "it was said in time");
+            } else {
+                assert!(!old.committed(Duration::ZERO).await, "nothing was said");
+                assert!(matches!(new.commit().await, Err(TakeOverError::TakenBack)));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn another_format_is_refused_on_both_sides_with_both_versions() {
+        let socket = Socket::new("format");
+        let path = socket.path.clone();
+        let newer = tokio::spawn(async move {
+            let mut stream = UnixStream::connect(&path).await.expect("it listens");
+            stream.write_all(b"UPHO\0\x02\0\0and words of another kind").await.expect("it reads");
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.expect("it answers");
+            answer
+        });
+        let refused = timeout(Duration::from_secs(1), accept(&socket.listener, Duration::ZERO));
+        let (answer, none) = tokio::join!(newer, refused);
+        assert!(none.is_err(), "nobody may take over");
+        assert_eq!(answer.expect("the task does not panic")[..8], *b"UPHO\0\x01\0\0", "it can tell what it met");
+
+        let asking = ask(&socket.path);
+        let answering = async {
+            let (mut stream, _) = socket.listener.accept().await.expect("somebody asks");
+            stream.write_all(b"UPHO\0\x02\0\0").await.expect("it reads");
+            stream
+        };
+        let (asked, _stream) = tokio::join!(asking, answering);
+        let error = asked.expect_err("it is of another format").to_string();
+        assert!(error.contains("2.0") && error.contains("1.x"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn strangers_to_the_protocol_hold_nothing_up() {
+        let socket = Socket::new("noise");
+        let mut noise = UnixStream::connect(&socket.path).await.expect("it listens");
+        noise.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("it reads");
+        let (old, new) = socket.met().await;
+        old.refuse("enough").await;
+        assert!(new.await.expect("the task does not panic").1.is_err());
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_one_is_told_what_to_do() {
+        let path = Path::new("/nonexistent/handover.sock");
+        let error = ask(path).await.expect_err("nobody is there").to_string();
+        assert!(error.contains("/nonexistent/handover.sock") && error.contains("handover.socket"), "{error}");
+    }
+}

@@ -436,9 +436,54 @@ mod tests {
         assert!(error.to_string().contains("unix:/nonexistent/underpass.sock"), "{error}");
     }
 
+    fn descriptor(listener: &BoundListener) -> OwnedFd {
+        let copy = match listener {
+            BoundListener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            BoundListener::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        };
+        copy.expect("a spare descriptor")
+    }
+
+    #[tokio::test]
+    async fn sockets_of_a_predecessor_are_taken_all_and_each_once() {
+        let address = Address::Tcp(([127, 0, 0, 1], 0).into());
+        let first = bind(&address).expect("a free address");
+        let local = first.local_addr().expect("a bound socket");
+        let second = first.another(true).expect("a second queue").adopt().expect("a runtime");
+        let taken = [&first, &first, &second].map(|listener| ("127.0.0.1:0".to_owned(), descriptor(listener)));
+        let mut sockets = Sockets::none().with_taken(taken.into());
+        let bound = sockets.bind(&address).expect("nothing to bind");
+        let at: Vec<_> = bound.iter().map(|bound| bound.local_addr().expect("a bound socket")).collect();
+        assert_eq!(at, [local.clone(), local.clone()]);
+        let new = sockets.bind(&address).expect("a free address");
+        assert_ne!(new[0].local_addr().expect("a bound socket"), local, "what was taken is taken");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_listen_there_is_not_taken() {
+        let path = scratch("taken");
+        let unix = Address::Unix(path.clone());
+        let tcp = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).expect("a free address");
+        let no_listener = UnixStream::pair().expect("a pair").0.into();
+        let taken = vec![(unix.to_string(), descriptor(&tcp)), (unix.to_string(), no_listener)];
+        let mut sockets = Sockets::none().with_taken(taken);
+        let [BoundListener::Unix(bound)] = &sockets.bind(&unix).expect("a free address")[..] else { panic!("its kind") };
+        let taken = |address: &str| vec![(address.to_owned(), bound.as_fd().try_clone_to_owned().expect("a descriptor"))];
+        let mut sockets = Sockets::none().with_taken(taken(&unix.to_string()));
+        drop(sockets.bind_private(&path).expect("the same socket again"));
+        fs::remove_file(&path).expect("it is there");
+        let mut sockets = Sockets::none().with_taken(taken(&unix.to_string()));
+        drop(sockets.bind_private(&path).expect("a new one: nobody can reach the old one"));
+        assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, PRIVATE_MODE);
+        fs::remove_file(&path).expect("it is there");
+        let mut sockets = Sockets::none().with_taken(taken("systemd:front"));
+        assert_eq!(sockets.bind(&Address::Activated("front".into())).expect("it was taken").len(), 1);
+    }
+
     #[tokio::test]
     async fn an_unknown_name_lists_the_known_ones() {
-        let mut sockets = Sockets { passed: vec![("http".into(), 0)], fds: Some(ListenFd::empty()) };
+        let passed = vec![("http".into(), 0)];
+        let mut sockets = Sockets { passed, fds: Some(ListenFd::empty()), ..Sockets::none() };
         let error = sockets.bind(&Address::Activated("https".into())).expect_err("no such socket was passed");
         assert!(error.to_string().contains("`https`") && error.to_string().contains("passed: http)"), "{error}");
         assert_eq!(sockets.untaken().collect::<Vec<_>>(), ["http"]);

@@ -93,7 +93,7 @@ mod tests {
     /// Run in a process of its own by [`notifications_reach_the_manager`]: a test may not set variables of its own process.
     #[tokio::test]
     async fn child_sends_all_notifications() {
-        if std::env::var_os("UNDERPASS_SYSTEMD_CHILD").is_none() {
+        if env::var_os("UNDERPASS_SYSTEMD_CHILD").is_none() {
             return;
         }
         ready();
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn notifications_reach_the_manager() {
-        let path = std::env::temp_dir().join(format!("underpass-notify-{}", std::process::id()));
+        let path = env::temp_dir().join(format!("underpass-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path).expect("a free address");
-        let child = Command::new(std::env::current_exe().expect("a running program has a file"))
+        let child = Command::new(env::current_exe().expect("a running program has a file"))
             .args(["--exact", "lifecycle::systemd::tests::child_sends_all_notifications"])
             .env("UNDERPASS_SYSTEMD_CHILD", "1")
             .env("NOTIFY_SOCKET", &path)
