@@ -94,6 +94,7 @@ const PURE: &[&str] = &[
     "certificate.rs",
     "budget/marks.rs",
     "limits/rate.rs",
+    "handover/format.rs",
     "http/fields.rs",
     "upstream/headers.rs",
     "upstream/frame.rs",

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::reader::{Span, Table};
 use super::{
-    Address, Backend, Client, ClientAuth, Config, Drain, Handover, Limits, Listener, ListenerTls, Log, Rewriting, Route, Script, Session,
-    TlsFiles, Trusted, Upstream, formats, networks, paths, rules,
+    Address, Backend, Client, ClientAuth, Config, Drain, Handover, Limits, Listener, ListenerTls, Log, Rewriting,
+    Route, Script, Session, TlsFiles, Trusted, Upstream, formats, networks, paths, rules,
 };
 
 const KIB: u64 = 1 << 10;

@@ -10,7 +10,8 @@ use super::networks::Peer;
 use super::reader::{Span, Table};
 use super::values::{ValueError, show_duration, show_size};
 use super::{
-    Address, Config, Drain, Endpoint, Handover, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls,
+    Address, Config, Drain, Endpoint, Handover, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream,
+    UpstreamTls,
 };
 
 /// The spans of these keys, where the operator set them to a valid value.

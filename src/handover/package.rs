@@ -114,7 +114,10 @@ impl Load {
         Ok(file)
     }
 
-    fn read(items: impl Iterator<Item = Result<Item, FormatError>>, sockets: &mut Sockets) -> Result<Self, UnpackError> {
+    fn read(
+        items: impl Iterator<Item = Result<Item, FormatError>>,
+        sockets: &mut Sockets,
+    ) -> Result<Self, UnpackError> {
         let (mut head, mut parcels, mut incomplete) = (None, Vec::new(), Vec::new());
         for item in items {
             let Item { kind, cookies, record } = item?;
@@ -265,7 +268,8 @@ mod tests {
             parcel(Kind::Tunnel, "two", vec![one.into(), two.into()]),
         ];
         let before = load(parcels);
-        let after = before.pack().and_then(|package| Ok(package.unpack().expect("a sound package"))).expect("it is packed");
+        let after =
+            before.pack().and_then(|package| Ok(package.unpack().expect("a sound package"))).expect("it is packed");
         assert_eq!((&after.head, after.incomplete.len()), (&before.head, 0));
         assert_eq!(after.parcels.len(), 3);
         for (was, is) in before.parcels.iter().zip(&after.parcels) {

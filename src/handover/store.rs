@@ -69,7 +69,7 @@ async fn give(package: Package) -> Result<(), StoreError> {
     };
     let package = spawn_blocking(notify).await.map_err(io::Error::other)??;
     // The manager closes its end when it has worked through everything that was sent before.
-    all_done.read(&mut [0]).await?;
+    let _nothing = all_done.read(&mut [0]).await?;
     let Some(sending) = package.let_go() else { return Ok(()) };
     if is_held(&sending)? { Ok(()) } else { Err(StoreError::NotKept) }
 }

@@ -335,7 +335,11 @@ fn listens_at(socket: &Socket, address: &Address) -> bool {
 }
 
 fn adopt_taken(socket: Socket) -> io::Result<BoundListener> {
-    if socket.domain()? == Domain::UNIX { BoundListener::unix(socket.into()) } else { BoundListener::tcp(socket.into()) }
+    if socket.domain()? == Domain::UNIX {
+        BoundListener::unix(socket.into())
+    } else {
+        BoundListener::tcp(socket.into())
+    }
 }
 
 fn explain(address: String, source: io::Error) -> BindError {
@@ -467,8 +471,11 @@ mod tests {
         let no_listener = UnixStream::pair().expect("a pair").0.into();
         let taken = vec![(unix.to_string(), descriptor(&tcp)), (unix.to_string(), no_listener)];
         let mut sockets = Sockets::none().with_taken(taken);
-        let [BoundListener::Unix(bound)] = &sockets.bind(&unix).expect("a free address")[..] else { panic!("its kind") };
-        let taken = |address: &str| vec![(address.to_owned(), bound.as_fd().try_clone_to_owned().expect("a descriptor"))];
+        let [BoundListener::Unix(bound)] = &sockets.bind(&unix).expect("a free address")[..] else {
+            panic!("its kind")
+        };
+        let taken =
+            |address: &str| vec![(address.to_owned(), bound.as_fd().try_clone_to_owned().expect("a descriptor"))];
         let mut sockets = Sockets::none().with_taken(taken(&unix.to_string()));
         drop(sockets.bind_private(&path).expect("the same socket again"));
         fs::remove_file(&path).expect("it is there");

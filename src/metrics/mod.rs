@@ -3,6 +3,7 @@
 //! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
 
+mod handover;
 mod reading;
 mod series;
 
@@ -12,11 +13,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::handover::Handovers;
 use self::reading::Recent;
 pub use self::reading::{Reading, RecentChange};
 use self::series::{Delays, Series};
-use crate::lifecycle::moving::Kind;
-use crate::terms::{Cause, Crossing, Direction, Ending, ErrorCode, HandedOver, Limit, Resume, Transport};
+use crate::terms::{Cause, Direction, Ending, ErrorCode, Limit, Resume, Transport};
 
 /// Classes of a proxied answer; the last is for requests whose backend gave no valid one.
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
@@ -67,9 +68,8 @@ pub struct Metrics {
     reloads: Series<Counter>,
     reload_successful: Gauge,
     reload_success: Gauge,
-    handovers: Series<Counter>,
-    handover_time: Delays,
-    handover_items: Series<Counter>,
+    /// Hand-overs, which the app tells of.
+    pub handover: Handovers,
     sessions_limit: Gauge,
     connections_limit: Gauge,
     recent: Recent,
@@ -126,9 +126,7 @@ impl Default for Metrics {
             reloads: Series::by("result", ["applied", "refused"]),
             reload_successful: Gauge::default(),
             reload_success: Gauge::default(),
-            handovers: Series::by("result", HandedOver::WORDS.iter().copied()),
-            handover_time: Delays::default(),
-            handover_items: Series::new(items()),
+            handover: Handovers::default(),
             sessions_limit: Gauge::default(),
             connections_limit: Gauge::default(),
             recent: Recent::default(),
@@ -286,21 +284,6 @@ impl Metrics {
         }
     }
 
-    /// A hand-over has ended so.
-    pub fn handed_over(&self, result: HandedOver) {
-        self.handovers[result as usize].inc();
-    }
-
-    /// Nothing was served for so long: from the old process's letting go to the acceptance of connections, here or there.
-    pub fn stood_still(&self, time: Duration) {
-        self.handover_time.observe(time);
-    }
-
-    /// So many things of this kind came from the predecessor.
-    pub fn came(&self, kind: Kind, what: Crossing, count: u64) {
-        self.handover_items[item(kind, what)].inc_by(count);
-    }
-
     /// Names every metric in `registry`, which shares the counters. To be done once for a registry.
     pub fn register(&self, registry: &mut Registry) {
         let of = registry.sub_registry_with_prefix("underpass");
@@ -360,18 +343,9 @@ impl Metrics {
         let help = "When the configuration in force was read, in seconds since 1970";
         let name = "config_last_reload_success_timestamp";
         of.register_with_unit(name, help, Unit::Seconds, self.reload_success.clone());
-        self.register_handover(of);
+        self.handover.register(of);
         of.register("sessions_limit", "Sessions that there may be", self.sessions_limit.clone());
         of.register("connections_limit", "Connections of clients that there may be", self.connections_limit.clone());
-    }
-
-    fn register_handover(&self, of: &mut Registry) {
-        let help = "Hand-overs to this process, and those of this process that failed, by result";
-        of.register("handover", help, self.handovers.clone());
-        let help = "How long nothing was served in a hand-over";
-        of.register_with_unit("handover", help, Unit::Seconds, self.handover_time.clone());
-        let help = "What came from the process before, by kind and by what became of it";
-        of.register("handover_items", help, self.handover_items.clone());
     }
 }
 
@@ -399,17 +373,6 @@ fn firsts() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
     Transport::WORDS.iter().copied().flat_map(causes)
 }
 
-/// The row of a kind and what became of it in `Metrics::handover_items`.
-fn item(kind: Kind, what: Crossing) -> usize {
-    let row = Kind::ALL.iter().position(|other| *other == kind).unwrap_or_default();
-    row * Crossing::ALL.len() + what as usize
-}
-
-fn items() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
-    let results = |kind: Kind| Crossing::WORDS.iter().map(move |what| vec![("kind", kind.as_str()), ("result", *what)]);
-    Kind::ALL.into_iter().flat_map(results)
-}
-
 fn pairs() -> impl Iterator<Item = Vec<(&'static str, &'static str)>> {
     let from_each = |from: &'static str| Transport::WORDS.iter().copied().map(move |to| (from, to));
     let pairs = Transport::WORDS.iter().copied().flat_map(from_each).filter(|(from, to)| from != to);
@@ -428,17 +391,6 @@ mod tests {
             for to in Transport::ALL {
                 let expected = vec![("from", from.as_str()), ("to", to.as_str())];
                 assert_eq!(change(*from, *to), labels.iter().position(|pair| *pair == expected));
-            }
-        }
-    }
-
-    #[test]
-    fn each_thing_that_crosses_has_the_row_of_its_labels() {
-        let labels: Vec<_> = items().collect();
-        for kind in Kind::ALL {
-            for what in Crossing::ALL {
-                let expected = vec![("kind", kind.as_str()), ("result", what.as_str())];
-                assert_eq!(Some(item(kind, *what)), labels.iter().position(|pair| *pair == expected));
             }
         }
     }

@@ -220,3 +220,44 @@ fn encode(word: &Word) -> Result<Vec<u8>, TalkError> {
     let length = u32::try_from(text.len()).map_err(io::Error::other)?;
     Ok([length.to_be_bytes().as_slice(), &text].concat())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn pair() -> (Talk, Talk) {
+        let (one, two) = UnixStream::pair().expect("a pair");
+        (Talk::new(one, LONG), Talk::new(two, LONG))
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_the_end_is_heard_and_nothing_can_be_said_after_it() {
+        let (mut old, mut new) = pair();
+        new.say(&Word::Ok).await.expect("it listens");
+        assert_eq!(old.hear_the_last().await.expect("it was said"), Word::Ok);
+        assert!(matches!(new.say(&Word::Ok).await, Err(TalkError::Gone)));
+        assert!(matches!(old.hear().await, Err(TalkError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_word_that_comes_byte_by_byte_survives_impatience() {
+        let (mut old, mut new) = pair();
+        let word = Word::Failed("no room".into());
+        for byte in encode(&word).expect("it is a word") {
+            assert!(timeout(Duration::ZERO, old.hear_patiently()).await.is_err(), "it is not there to its end");
+            new.write(&[byte]).await.expect("it listens");
+        }
+        assert_eq!(old.hear().await.expect("it is there"), word);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_word_is_refused() {
+        for bytes in [&[0xff; 8][..], &[0, 0, 0, 1, 0xc1]] {
+            let (mut old, mut new) = pair();
+            new.write(bytes).await.expect("it listens");
+            assert!(matches!(old.hear().await, Err(TalkError::Unexpected)), "{bytes:?}");
+        }
+    }
+}
