@@ -39,8 +39,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     after_help = "Signals: SIGTERM drains and exits 0; SIGHUP reads the configuration again; SIGUSR2 hands over to the\n\
                                  process that systemd starts next, and exits 0.\n\
                                  Logs go to standard error; RUST_LOG overrides the configured level.\n\
-                                 Each key of the configuration that is there once has a variable, as UNDERPASS_SESSION_GRACE=30s\n\
-                                 for session.grace. A flag stands before a variable, that before the file, and that before the default."
+                                 Each key of the configuration has a variable, as UNDERPASS_SESSION_GRACE=30s for session.grace\n\
+                                 and UNDERPASS_ROUTE_0_PATH=/chat for path in the first [[route]]. A flag stands before a variable, that before the file, and that before the default."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -4,13 +4,15 @@
 //! Enters: nothing. Leaves: enums, of which each value knows its word. Must not touch: anything. A set is written down
 //! here and nowhere else, so that no room can have a value that another has forgotten.
 
+use serde::{Deserialize, Serialize};
+
 /// An enum of which each value has one word. The order of declaration is the order of label values and of the answers
 /// that list them.
 macro_rules! terms {
     ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$each])* $variant,)* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$each])* #[serde(rename = $word)] $variant,)* }
 
         impl $name {
             /// Every value, in the order of declaration.

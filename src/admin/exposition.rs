@@ -1,9 +1,8 @@
-//! The text that `/metrics` answers: the counters, the build, the process and the drain, as OpenMetrics.
+//! The text that `/metrics` answers: the counters, the build, the process, and what the rooms hold, as OpenMetrics.
 //!
-//! Enters: the counters, once; a reading of the drain and of the process, at each scrape. Leaves: one text. Must not
-//! touch: HTTP, sessions.
+//! Enters: the counters, once; readings of the rooms and of the process, at each scrape. Leaves: one text. Must not touch:
+//! HTTP, single sessions.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -14,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::house::{BackendLoad, Readings};
 use super::process::Process;
 use crate::metrics::Metrics;
 
@@ -22,26 +22,13 @@ use crate::metrics::Metrics;
 pub struct Exposition(Registry);
 
 impl Exposition {
-    /// The samples of `metrics`, of this `version`, of the process, and of how far the drain has come: `phase` gives 0
-    /// while serving, 1 while unready but still accepting, 2 while draining, 3 after the deadline. `memory` gives what all
-    /// payloads hold, and the budget for them, in bytes; `certificates` the files of those that are shown, and
-    /// their ends, in seconds since 1970; `log` the lines that were dropped.
-    pub fn new(
-        metrics: &Metrics,
-        version: &'static str,
-        phase: impl Fn() -> i64 + Send + Sync + 'static,
-        memory: impl Fn() -> (u64, u64) + Send + Sync + 'static,
-        certificates: impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static,
-        log: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Self {
+    /// The samples of `metrics`, of this `version`, of the process, and of what `read` gives at each scrape.
+    pub fn new(metrics: &Metrics, version: &'static str, read: impl Fn() -> Readings + Send + Sync + 'static) -> Self {
         let mut registry = Registry::default();
         let build = Info::new(vec![("version", version)]);
         registry.register("underpass_build", "The program that runs", build);
         metrics.register(&mut registry);
-        registry.register_collector(Box::new(Drain(Box::new(phase))));
-        registry.register_collector(Box::new(Memory(Box::new(memory))));
-        registry.register_collector(Box::new(Certificates(Box::new(certificates))));
-        registry.register_collector(Box::new(LogLines(Box::new(log))));
+        registry.register_collector(Box::new(Rooms(Box::new(read))));
         registry.register_collector(Box::new(Process));
         Self(registry)
     }
@@ -60,92 +47,108 @@ impl Exposition {
     }
 }
 
-struct Drain(Box<dyn Fn() -> i64 + Send + Sync>);
+/// What the rooms are asked for at each scrape.
+struct Rooms(Box<dyn Fn() -> Readings + Send + Sync>);
 
-impl fmt::Debug for Drain {
+impl fmt::Debug for Rooms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Drain")
+        f.write_str("Rooms")
     }
 }
 
-impl Collector for Drain {
+impl Collector for Rooms {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let read = (self.0)();
+        let to = &mut encoder;
         let help = "How far stopping has come: 0 serving, 1 unready but accepting, 2 draining, 3 past the deadline.";
-        gauge(&mut encoder, "underpass_drain_phase", help, None, (self.0)())
-    }
-}
-
-struct Memory(Box<dyn Fn() -> (u64, u64) + Send + Sync>);
-
-impl fmt::Debug for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Memory")
-    }
-}
-
-impl Collector for Memory {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (held, budget) = (self.0)();
-        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let help = "Memory that payloads hold, as it is counted against the budget.";
-        gauge(&mut encoder, "underpass_memory_held", help, Some(&Unit::Bytes), signed(held))?;
-        let help = "Memory that payloads may hold.";
-        gauge(&mut encoder, "underpass_memory_budget", help, Some(&Unit::Bytes), signed(budget))
-    }
-}
-
-struct Certificates(Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>);
-
-impl fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Certificates")
-    }
-}
-
-impl Collector for Certificates {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        gauge(to, "underpass_drain_phase", help, None, read.phase as usize)?;
+        encode_buffers(to, &read)?;
+        encode_limits(to, &read)?;
+        encode_backends(to, &read)?;
         let help = "When a certificate that is shown to clients expires, in seconds since 1970.";
-        let (name, unit) = ("underpass_certificate_expiry_timestamp", Some(&Unit::Seconds));
-        let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
-        for (file, at) in (self.0)() {
-            let gauge = ConstGauge::new(i64::try_from(at).unwrap_or(i64::MAX));
-            gauge.encode(family.encode_family(&[("certificate", file)])?)?;
-        }
-        Ok(())
-    }
-}
-
-struct LogLines(Box<dyn Fn() -> u64 + Send + Sync>);
-
-impl fmt::Debug for LogLines {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LogLines")
-    }
-}
-
-impl Collector for LogLines {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let expiries =
+            read.certificates.iter().map(|(file, at)| (file.as_str(), usize::try_from(*at).unwrap_or_default()));
+        let name = "underpass_certificate_expiry_timestamp";
+        gauges(to, name, help, Some(&Unit::Seconds), "certificate", expiries)?;
         let help = "Lines of the log that standard error did not take in time, or not at all.";
-        let constant = ConstCounter::new((self.0)());
-        let name = "underpass_log_lines_dropped";
-        constant.encode(encoder.encode_descriptor(name, help, None, constant.metric_type())?)
+        let dropped = ConstCounter::new(read.log_lines_dropped);
+        dropped.encode(to.encode_descriptor("underpass_log_lines_dropped", help, None, dropped.metric_type())?)
     }
 }
 
-fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>, value: i64) -> fmt::Result {
-    let constant = ConstGauge::new(value);
+fn encode_buffers(to: &mut DescriptorEncoder<'_>, read: &Readings) -> fmt::Result {
+    let bytes = Some(&Unit::Bytes);
+    let help = "Memory that payloads hold, as it is counted against the budget.";
+    gauge(to, "underpass_memory_held", help, bytes, read.memory.used)?;
+    gauge(to, "underpass_memory_budget", "Memory that payloads may hold.", bytes, read.memory.limit)?;
+    gauge(to, "underpass_session_kept", "Kept for clients, all sessions together.", bytes, read.load.kept)?;
+    let help = "Messages of clients that wait for backends, all sessions together.";
+    gauge(to, "underpass_session_queued", help, bytes, read.load.queued)?;
+    let help = "Sessions whose backend is not read now, because the client is behind.";
+    gauge(to, "underpass_sessions_paused", help, None, read.load.paused)
+}
+
+fn encode_limits(to: &mut DescriptorEncoder<'_>, read: &Readings) -> fmt::Result {
+    let (ended, clients) = (read.ended, read.clients);
+    gauge(to, "underpass_ended_sessions", "Ended sessions that are remembered.", None, ended.used)?;
+    gauge(to, "underpass_ended_sessions_limit", "Ended sessions that may be remembered.", None, ended.limit)?;
+    let help = "Addresses of clients that are known, to limit each of them.";
+    gauge(to, "underpass_clients_known", help, None, clients.used)?;
+    let help = "Addresses of clients that may be known; beyond them new ones are not limited.";
+    gauge(to, "underpass_clients_known_limit", help, None, clients.limit)
+}
+
+fn encode_backends(to: &mut DescriptorEncoder<'_>, read: &Readings) -> fmt::Result {
+    let by_route = |of: fn(&BackendLoad) -> usize| read.backends.iter().map(move |one| (&*one.route, of(one)));
+    let help = "Connections to a backend that are being opened.";
+    gauges(to, "underpass_dials_active", help, None, "route", by_route(|one| one.dials.used))?;
+    let help = "Connections to a backend that wait until one fewer is being opened.";
+    gauges(to, "underpass_dials_waiting", help, None, "route", by_route(|one| one.waiting))?;
+    let help = "Connections to a backend that may be opened at once.";
+    gauges(to, "underpass_dials_limit", help, None, "route", by_route(|one| one.dials.limit))?;
+    let help = "Idle connections that are kept for plain requests to a backend.";
+    gauges(to, "underpass_pooled_connections", help, None, "route", by_route(|one| one.pooled.used))?;
+    let help = "Idle connections that may be kept for plain requests to a backend.";
+    gauges(to, "underpass_pooled_connections_limit", help, None, "route", by_route(|one| one.pooled.limit))
+}
+
+fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, unit: Option<&Unit>, value: usize) -> fmt::Result {
+    let constant = ConstGauge::new(signed(value));
     constant.encode(to.encode_descriptor(name, help, unit, constant.metric_type())?)
+}
+
+/// A family with one label.
+fn gauges<'v>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    label: &'static str,
+    values: impl Iterator<Item = (&'v str, usize)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for (word, value) in values {
+        ConstGauge::new(signed(value)).encode(family.encode_family(&[(label, word)])?)?;
+    }
+    Ok(())
+}
+
+fn signed(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::admin::house::Share;
+    use crate::lifecycle::Phase;
     use crate::metrics::Unintroduced;
+    use crate::registry::roster::Load;
     use crate::terms::{Cause, Direction, Ending, ErrorCode, Resume, Transport};
 
     type Samples = BTreeMap<String, f64>;
@@ -193,8 +196,19 @@ mod tests {
     }
 
     fn read(metrics: &Metrics) -> Samples {
-        let certificates = || BTreeMap::from([("/a.pem".to_owned(), 9)]);
-        parse(&Exposition::new(metrics, "1.2.3", || 2, || (5, 7), certificates, || 9).text())
+        let share = |used, limit| Share { used, limit };
+        let backend = BackendLoad { route: "a.example/".into(), dials: share(3, 64), waiting: 4, pooled: share(6, 8) };
+        let readings = Readings {
+            phase: Phase::Draining,
+            memory: share(5, 7),
+            load: Load { kept: 21, queued: 22, paused: 23, ..Load::default() },
+            ended: share(31, 32),
+            clients: share(33, 34),
+            backends: vec![backend],
+            certificates: BTreeMap::from([("/a.pem".to_owned(), 9)]),
+            log_lines_dropped: 9,
+        };
+        parse(&Exposition::new(metrics, "1.2.3", move || readings.clone()).text())
     }
 
     #[test]
@@ -240,6 +254,8 @@ mod tests {
         let expected = [
             "build_info{version=1.2.3} 1",
             "certificate_expiry_timestamp_seconds{certificate=/a.pem} 9",
+            "clients_known 33",
+            "clients_known_limit 34",
             "config_last_reload_success_timestamp_seconds 11",
             "config_last_reload_successful 1",
             "config_reloads_total{result=refused} 1",
@@ -248,7 +264,12 @@ mod tests {
             "connections_limit 17",
             "delivery_delay_seconds_count{transport=sse} 1",
             "delivery_delay_seconds_sum{transport=sse} 0.002",
+            "dials_active{route=a.example/} 3",
+            "dials_limit{route=a.example/} 64",
+            "dials_waiting{route=a.example/} 4",
             "drain_phase 2",
+            "ended_sessions 31",
+            "ended_sessions_limit 32",
             "log_lines_dropped_total 9",
             "memory_budget_bytes 7",
             "memory_held_bytes 5",
@@ -258,15 +279,20 @@ mod tests {
             "messages_total{direction=down,transport=sse} 3",
             "messages_total{direction=up,transport=any} 2",
             "pauses_total 1",
+            "pooled_connections{route=a.example/} 6",
+            "pooled_connections_limit{route=a.example/} 8",
             "proxied_requests_active 1",
             "proxied_requests_total{class=4xx} 1",
             "proxy_header_failures_total{reason=late} 1",
             "refusals_total{code=gap} 1",
+            "session_kept_bytes 21",
+            "session_queued_bytes 22",
             "session_resumes_total{result=lost} 1",
             "session_transports_total{transport=sse,cause=refused} 1",
             "sessions_ended_total{reason=too_slow} 1",
             "sessions_limit 13",
             "sessions_opened_total 1",
+            "sessions_paused 23",
             "tls_handshake_failures_total 1",
             "transport_changes_total{from=ws,to=sse} 1",
             "tunnel_bytes_total{direction=up} 7",

@@ -40,7 +40,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use self::exposition::Exposition;
 use self::formats::Format;
 use self::guards::Reach;
-pub use self::house::House;
+pub use self::house::{BackendLoad, House, Share};
 
 /// What the form of the metrics depends on.
 const ACCEPT_FIELD: HeaderValue = HeaderValue::from_static("accept");
@@ -94,7 +94,7 @@ pub struct AdminState {
     /// All must hold for `/readyz` to answer 200.
     pub checks: Vec<Check>,
     /// What the operator looks at and acts on.
-    pub house: House,
+    pub house: Arc<House>,
 }
 
 /// Answers on `listener` until dropped, which also ends the connections. It is to outlive the clients' listeners: while
@@ -221,11 +221,10 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn state(checks: Vec<Check>) -> Arc<AdminState> {
-        Arc::new(AdminState {
-            exposition: Exposition::new(&Metrics::default(), "0", || 0, || (0, 0), Default::default, || 0),
-            checks,
-            house: House::sample(),
-        })
+        let house = Arc::new(House::sample());
+        let read = Arc::clone(&house);
+        let exposition = Exposition::new(&Metrics::default(), "0", move || read.readings());
+        Arc::new(AdminState { exposition, checks, house })
     }
 
     /// A served loopback listener; the tasks end with the test's runtime.

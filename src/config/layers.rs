@@ -1,10 +1,11 @@
 //! What is laid over the file: variables of the environment, and flags.
 //!
-//! Enters: keys, values as texts, and where each comes from. Leaves: the file's tables with these in place of their own, and
-//! for each span behind the end of the file where it comes from. Must not touch: the environment itself (`sources`).
+//! Enters: keys, values as texts, and where each comes from. Leaves: the file's tables with these in place of their own or
+//! behind them, and for each span behind the end of the file where it comes from. Must not touch: the environment itself
+//! (`sources`).
 
 use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::errors::SpannedError;
 use super::reader::{Kind, Span};
@@ -12,7 +13,7 @@ use super::reader::{Kind, Span};
 /// One value that stands before that of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
-    /// As `session.grace`; of the keys that are there once.
+    /// As `session.grace`, or `route[0].upstream` in a table that may be there several times.
     pub key: String,
     /// As text: a list with commas or in brackets, a flag as true or false, a number or a text as they are.
     pub value: String,
@@ -25,6 +26,8 @@ pub(super) struct Layers(Vec<Layer>);
 
 pub(super) struct Layer {
     table: String,
+    /// Which table of that name, counted from 0, where there may be several.
+    index: Option<usize>,
     name: String,
     /// `v = <value>`, as TOML.
     line: String,
@@ -38,28 +41,42 @@ impl Layers {
     /// `end` is the length of the file; each gets a place of its own behind it. `kinds` is what each key takes.
     pub(super) fn of(over: &[Overlay], end: usize, kinds: &[(String, Kind)]) -> Self {
         let layer = |(at, overlay): (usize, &Overlay)| {
-            let kind = kinds.iter().find(|(key, _)| *key == overlay.key).map_or(Kind::Text, |(_, kind)| *kind);
-            let shown = literal(kind, &overlay.value);
             let (table, name) = overlay.key.split_once('.').unwrap_or(("", &overlay.key));
+            let (table, index) = split_index(table);
+            let any = |key: &str| match index {
+                Some(_) => key == format!("{table}[].{name}"),
+                None => key == overlay.key,
+            };
+            let kind = kinds.iter().find(|(key, _)| any(key)).map_or(Kind::Text, |(_, kind)| *kind);
+            let shown = literal(kind, &overlay.value);
             let span = end + 1 + 2 * at..end + 2 + 2 * at;
             let (table, name, origin) = (table.to_owned(), name.to_owned(), overlay.origin.clone());
-            Layer { table, name, line: format!("v = {shown}"), shown, origin, span }
+            Layer { table, index, name, line: format!("v = {shown}"), shown, origin, span }
         };
-        Self(over.iter().enumerate().map(layer).collect())
+        let mut layers: Vec<_> = over.iter().enumerate().map(layer).collect();
+        // A table is made behind those that are there, so the lower numbers come first.
+        layers.sort_by_key(|layer| layer.index);
+        Self(layers)
     }
 
-    /// Puts each into its table.
-    pub(super) fn lay_over<'a>(&'a self, document: &mut DeTable<'a>) {
+    /// Puts each into its table. What is left over is for a table that is neither there nor the next one.
+    pub(super) fn lay_over<'a>(&'a self, document: &mut DeTable<'a>) -> Vec<SpannedError> {
+        let mut errors = Vec::new();
         for layer in &self.0 {
             let (mut parsed, _) = DeTable::parse_recoverable(&layer.line);
             let Some(value) = parsed.get_mut().remove("v") else { continue };
             let value = Spanned::new(layer.span.clone(), all_at(value.into_inner(), &layer.span));
-            let table = if layer.table.is_empty() { Some(&mut *document) } else { layer.table_in(document) };
-            if let Some(table) = table {
-                table.remove(layer.name.as_str());
-                table.insert(Spanned::new(layer.span.clone(), DeString::Borrowed(&layer.name)), value);
+            match layer.table_in(document) {
+                Ok(Some(table)) => {
+                    table.remove(layer.name.as_str());
+                    table.insert(Spanned::new(layer.span.clone(), DeString::Borrowed(&layer.name)), value);
+                }
+                // The file has something else there, which is an error of its own.
+                Ok(None) => {}
+                Err(there) => errors.push(layer.gap(there)),
             }
         }
+        errors
     }
 
     /// The one that has this span.
@@ -77,17 +94,51 @@ impl Layers {
 }
 
 impl Layer {
-    fn table_in<'d, 'a>(&'a self, document: &'d mut DeTable<'a>) -> Option<&'d mut DeTable<'a>> {
+    /// The table that it belongs into, made where there is none; `None` where something else stands in its place.
+    ///
+    /// # Errors
+    /// How many tables of the name there are, when that would leave one out.
+    fn table_in<'d, 'a>(&'a self, document: &'d mut DeTable<'a>) -> Result<Option<&'d mut DeTable<'a>>, usize> {
+        if self.table.is_empty() {
+            return Ok(Some(document));
+        }
         if document.get(self.table.as_str()).is_none() {
             let key = Spanned::new(self.span.clone(), DeString::Borrowed(&self.table));
-            document.insert(key, Spanned::new(self.span.clone(), DeValue::Table(DeTable::new())));
+            let none = self.index.map_or_else(|| DeValue::Table(DeTable::new()), |_| DeValue::Array(DeArray::new()));
+            document.insert(key, Spanned::new(self.span.clone(), none));
         }
-        match document.get_mut(self.table.as_str())?.get_mut() {
-            DeValue::Table(table) => Some(table),
-            // The file has something else there, which is an error of its own.
+        let found = document.get_mut(self.table.as_str()).map(Spanned::get_mut);
+        let found = match (found, self.index) {
+            (Some(DeValue::Array(list)), Some(index)) => {
+                if index > list.len() {
+                    return Err(list.len());
+                }
+                if index == list.len() {
+                    list.push(Spanned::new(self.span.clone(), DeValue::Table(DeTable::new())));
+                }
+                list.get_mut(index).map(Spanned::get_mut)
+            }
+            (found, None) => found,
             _ => None,
-        }
+        };
+        Ok(found.and_then(|found| if let DeValue::Table(table) = found { Some(table) } else { None }))
     }
+
+    fn gap(&self, there: usize) -> SpannedError {
+        let what = format!("there is no [[{}]] before it: they are counted from 0, and there are {there}", self.table);
+        let index = self.index.unwrap_or_default();
+        let hint = format!("the next one is {}", self.origin.replacen(&index.to_string(), &there.to_string(), 1));
+        SpannedError { span: Some(self.span.clone()), what, hint }
+    }
+}
+
+/// `route[2]` as `route` and 2.
+fn split_index(table: &str) -> (&str, Option<usize>) {
+    let split = || {
+        let (name, index) = table.strip_suffix(']')?.split_once('[')?;
+        Some((name, index.parse().ok()?))
+    };
+    split().map_or((table, None), |(name, index)| (name, Some(index)))
 }
 
 /// The items of a list get the span of the whole.

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
@@ -249,7 +250,8 @@ pub struct Limits {
 }
 
 /// Bounds and timers of sessions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Session {
     /// Most sessions. At this limit opening another one is refused.
     pub max: usize,

@@ -24,8 +24,8 @@ pub(super) fn loaded(bytes: &[u8], name: &str, over: &[Overlay]) -> Result<Loade
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut document, toml_errors) = DeTable::parse_recoverable(text);
     // What is laid over the file lies behind its end, so to speak: there its errors are found again.
-    let layers = Layers::of(over, text.len(), &if over.is_empty() { Vec::new() } else { single_keys() });
-    layers.lay_over(document.get_mut());
+    let layers = Layers::of(over, text.len(), &if over.is_empty() { Vec::new() } else { keys() });
+    let misplaced = layers.lay_over(document.get_mut());
     let (report, config) = Report::read(Some(document.get_ref()), keys::config);
     let lines = Lines::of(text);
     let mut errors = syntax_errors(text, &lines, &toml_errors);
@@ -35,7 +35,7 @@ pub(super) fn loaded(bytes: &[u8], name: &str, over: &[Overlay]) -> Result<Loade
         |error: &SpannedError| lines.all(error).is_some_and(|lines| unreadable.range(lines).next().is_some());
     let set = report.set().to_vec();
     let others = report.into_errors(errors.is_empty());
-    errors.extend(others.into_iter().filter(|error| !is_guess(error)));
+    errors.extend(misplaced.into_iter().chain(others).filter(|error| !is_guess(error)));
     let errors: Vec<_> = errors.into_iter().map(|error| layers.named(error)).collect();
     if !errors.is_empty() {
         return Err(ConfigErrors::new(name, text, errors));
@@ -47,14 +47,16 @@ pub(super) fn loaded(bytes: &[u8], name: &str, over: &[Overlay]) -> Result<Loade
     Ok(Loaded { config, settings })
 }
 
-/// Every key that may be laid over a file, and what it takes: those that are there once.
-pub(super) fn single_keys() -> Vec<(String, Kind)> {
+/// Every key that may be laid over a file, and what it takes: `session.grace`, and `route[].upstream` where there may be
+/// several tables.
+pub(super) fn keys() -> Vec<(String, Kind)> {
     let (report, _) = Report::read(None, keys::config);
-    let single =
-        report.keys().iter().filter(|key| key.kind != Kind::Table && !matches!(key.table, "listener" | "route"));
-    let path =
-        |key: &Key| if key.table.is_empty() { key.name.to_owned() } else { format!("{}.{}", key.table, key.name) };
-    single.map(|key| (path(key), key.kind)).collect()
+    let path = |key: &Key| match key.table {
+        "" => key.name.to_owned(),
+        "listener" | "route" => format!("{}[].{}", key.table, key.name),
+        table => format!("{table}.{}", key.name),
+    };
+    report.keys().iter().filter(|key| key.kind != Kind::Table).map(|key| (path(key), key.kind)).collect()
 }
 
 /// Every key that the file may have: `node`, `session.grace`, `listener.address` …

@@ -22,7 +22,7 @@ pub(super) struct Report {
     errors: Vec<SpannedError>,
     missing: Vec<SpannedError>,
     keys: Vec<Key>,
-    /// Where each key was set, by its path: `session.grace`, `route[2].upstream`.
+    /// Where each key was set, by its path: `session.grace`, `route[0].upstream`.
     set: Vec<(String, Span)>,
     unknown: Vec<Unknown>,
 }
@@ -63,7 +63,7 @@ pub(super) struct Table<'r, 'd> {
     name: &'static str,
     in_table: &'static str,
     values: Option<&'d DeTable<'d>>,
-    /// Which of several, counted from 1.
+    /// Which of several, counted from 0.
     index: Option<usize>,
     /// Its `[header]`, if it has one.
     header: Option<Span>,
@@ -235,7 +235,7 @@ impl<'r, 'd> Table<'r, 'd> {
                 self.error(key, item.span(), ValueError::new("must hold tables only", format!("write [[{key}]]")));
                 continue;
             };
-            let mut table = Table::new(key, in_table, Some(values), (Some(item.span()), Some(at + 1)), self.report);
+            let mut table = Table::new(key, in_table, Some(values), (Some(item.span()), Some(at)), self.report);
             done.push(read(&mut table));
             table.finish();
         }

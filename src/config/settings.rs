@@ -21,7 +21,7 @@ pub struct Loaded {
 /// One key of the configuration in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// As `session.grace`; of a table that may be there several times as `route[2].upstream`.
+    /// As `session.grace`; of a table that may be there several times as `route[0].upstream`, counted from 0.
     pub key: String,
     /// As it would be written in the file.
     pub value: String,
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn every_key_is_told_with_its_default_or_is_known_to_have_none() {
         let told: Vec<_> = in_force(&Config::default()).into_iter().map(|(key, _)| key).collect();
-        for (key, _) in parse::single_keys() {
+        for (key, _) in parse::keys().into_iter().filter(|(key, _)| !key.contains("[]")) {
             assert!(told.contains(&key.as_str()) != WITHOUT_DEFAULT.contains(&key.as_str()), "{key}");
         }
     }
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(told("session.max"), ("5".into(), "standard input:5".into()));
         assert_eq!(told("selftest"), ("false".into(), "--selftest".into()));
         assert_eq!(told("admin"), ("\"unix\"".into(), "--admin".into()));
-        assert_eq!(told("route[1].upstream"), ("\"ws://b\"".into(), "standard input:8".into()));
+        assert_eq!(told("route[0].upstream"), ("\"ws://b\"".into(), "standard input:8".into()));
         assert_eq!(told("session.probe"), ("\"400ms\"".into(), "default".into()));
         // Half of the grace: what counts is told, not what would count alone.
         assert_eq!(told("session.wait"), ("\"15s\"".into(), "default".into()));
@@ -234,12 +234,78 @@ mod tests {
     }
 
     #[test]
+    fn variables_change_tables_of_the_file_and_add_further_ones() {
+        let file = b"listen = \"127.0.0.1:1\"\n[[route]]\npath = \"/a\"\nupstream = \"ws://a\"\n[[route]]\nupstream = \"ws://b\"\n";
+        let load = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let sources = Sources::text(file.to_vec()).with_environment(variables);
+            (sources.load(), sources)
+        };
+        let more: Vec<_> = (2..12).map(|at| (format!("UNDERPASS_ROUTE_{at}_PATH"), format!("/{at}"))).collect();
+        let more: Vec<_> = more.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let upstreams: Vec<_> = (2..12).map(|at| format!("UNDERPASS_ROUTE_{at}_UPSTREAM")).collect();
+        let upstreams = upstreams.iter().map(|name| (name.as_str(), "ws://c"));
+        let variables = [
+            ("UNDERPASS_ROUTE_0_UPSTREAM", "ws://other"),
+            ("UNDERPASS_ROUTE_0_UPGRADES", "spdy/3.1, x"),
+            ("UNDERPASS_LISTENER_0_ADDRESS", "127.0.0.1:2"),
+        ];
+        let all: Vec<_> = variables.into_iter().chain(more.iter().copied()).chain(upstreams).collect();
+        let loaded = load(&all).0.expect("sound");
+        let told = |key| setting(&loaded.settings, key);
+        assert_eq!(told("route[0].upstream"), ("\"ws://other\"".into(), "UNDERPASS_ROUTE_0_UPSTREAM".into()));
+        assert_eq!(told("route[0].path"), ("\"/a\"".into(), "standard input:3".into()));
+        assert_eq!(told("route[11].path"), ("\"/11\"".into(), "UNDERPASS_ROUTE_11_PATH".into()));
+        assert_eq!(told("listener[0].address").1, "UNDERPASS_LISTENER_0_ADDRESS");
+        let paths: Vec<_> = loaded.config.routes.iter().map(|route| route.path.as_str()).collect();
+        assert_eq!(paths, ["/a", "/", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9", "/10", "/11"]);
+        assert_eq!((loaded.config.listeners.len(), loaded.config.routes[0].upgrades.len()), (2, 2));
+
+        let wrong = |variables: &[(&str, &str)]| load(variables).0.expect_err("it is wrong").to_string();
+        let gap = wrong(&[("UNDERPASS_ROUTE_3_PATH", "/x")]);
+        assert!(
+            gap.contains("UNDERPASS_ROUTE_3_PATH: there is no [[route]] before it: they are counted from 0"),
+            "{gap}"
+        );
+        assert!(gap.contains("there are 2\n") && gap.contains("the next one is UNDERPASS_ROUTE_2_PATH"), "{gap}");
+        let half = wrong(&[("UNDERPASS_ROUTE_2_PATH", "/x")]);
+        assert!(half.contains("UNDERPASS_ROUTE_2_PATH: a route without `upstream`"), "{half}");
+        let value = wrong(&[("UNDERPASS_LISTENER_0_ADDRESS", "80")]);
+        assert!(value.contains("UNDERPASS_LISTENER_0_ADDRESS: `listener.address` "), "{value}");
+        let twice = wrong(&[("UNDERPASS_ROUTE_1_PATH", "/a")]);
+        assert!(twice.contains("UNDERPASS_ROUTE_1_PATH: `route` has two entries"), "{twice}");
+
+        let (_, sources) = load(&[("UNDERPASS_ROUTE_7_UPSTRAEM", "x"), ("UNDERPASS_ROUTE_N_PATH", "x")]);
+        let strange = sources.strange().join("\n");
+        assert!(
+            strange
+                .contains("UNDERPASS_ROUTE_7_UPSTRAEM: no key has this name; did you mean UNDERPASS_ROUTE_7_UPSTREAM?"),
+            "{strange}"
+        );
+        assert!(strange.contains("UNDERPASS_ROUTE_N_PATH: no key has this name"), "{strange}");
+    }
+
+    #[test]
+    fn variables_alone_are_a_whole_configuration() {
+        let variables = [
+            ("UNDERPASS_LISTENER_0_ADDRESS", "127.0.0.1:2"),
+            ("UNDERPASS_ROUTE_0_UPSTREAM", "ws://a"),
+            ("UNDERPASS_ROUTE_0_HOST", "a.example"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let sources = Sources::default().with_default("listen", "127.0.0.1:8080").with_environment(variables);
+        assert!(sources.has_backend());
+        let config = sources.load().expect("sound").config;
+        assert_eq!((config.listeners.len(), config.routes[0].host.as_deref()), (1, Some("a.example")));
+    }
+
+    #[test]
     fn every_variable_is_one_key_alone() {
         let mut names: Vec<_> = Config::variables().into_iter().map(|(_, name)| name).collect();
         let all = names.len();
         names.sort_unstable();
         names.dedup();
-        assert!(names.len() == all && all > 60, "{all}");
-        assert!(parse::single_keys().iter().all(|(_, kind)| *kind != Kind::Table));
+        assert!(names.len() == all && all > 80, "{all}");
+        assert!(parse::keys().iter().all(|(_, kind)| *kind != Kind::Table));
     }
 }

@@ -56,14 +56,20 @@ impl Sources {
         self
     }
 
-    /// The variables of the environment, of which those count that are named like a key.
+    /// The variables of the environment, of which those count that are named like a key. Tables that may be there several times
+    /// are counted from 0, those of the file first.
     #[must_use]
     pub fn with_environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        let keys: Vec<_> = parse::single_keys().into_iter().map(|(key, _)| (variable(&key), key)).collect();
+        let keys = Config::variables();
         for (name, value) in variables.into_iter().filter(|(name, _)| name.starts_with(PREFIX)) {
-            match keys.iter().find(|(known, _)| *known == name) {
-                Some((_, key)) => self.environment.push(overlay(key, &value, &name)),
-                None => self.strange.extend(misspelled(&name, &keys)),
+            let (pattern, index) = split_index(&name);
+            let is_its = |key: &str| key.contains("[]") == index.is_some();
+            match keys.iter().find(|(key, known)| *known == pattern && is_its(key)) {
+                Some((key, _)) => {
+                    let key = key.replace("[]", &format!("[{}]", index.unwrap_or_default()));
+                    self.environment.push(overlay(&key, &value, &name));
+                }
+                None => self.strange.extend(misspelled(&name, (&pattern, index), &keys)),
             }
         }
         self.environment.sort_by(|one, other| one.key.cmp(&other.key));
@@ -90,7 +96,9 @@ impl Sources {
     /// Whether anything says where the backend is.
     #[must_use]
     pub fn has_backend(&self) -> bool {
-        let upstream = |overlay: &Overlay| overlay.key == "upstream";
+        let upstream = |overlay: &Overlay| {
+            overlay.key == "upstream" || is_of("route", overlay) && overlay.key.ends_with(".upstream")
+        };
         self.file.is_some() || self.text.is_some() || self.environment.iter().chain(&self.flags).any(upstream)
     }
 
@@ -105,25 +113,45 @@ impl Sources {
             (None, Some(text)) => text.clone(),
             (None, None) => Vec::new(),
         };
-        let over = [self.defaults.as_slice(), &self.environment, &self.flags].concat();
+        // Who names listeners one by one does not want the usual one as well.
+        let has_listeners = self.environment.iter().any(|overlay| is_of("listener", overlay));
+        let defaults = self.defaults.iter().filter(|default| !(has_listeners && default.key == "listen")).cloned();
+        let over: Vec<_> = defaults.chain(self.environment.iter().chain(&self.flags).cloned()).collect();
         parse::loaded(&bytes, &name, &over)
     }
 }
 
-/// The variable for a key: `UNDERPASS_SESSION_GRACE` for `session.grace`.
-pub(super) fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+/// The variable for a key: `UNDERPASS_SESSION_GRACE` for `session.grace`, and `UNDERPASS_ROUTE_N_UPSTREAM` for
+/// `route[].upstream`, with a number for N.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace("[]", "_N").replace('.', "_").to_ascii_uppercase())
+}
+
+/// `UNDERPASS_ROUTE_0_UPSTREAM` as `UNDERPASS_ROUTE_N_UPSTREAM` and 0.
+fn split_index(name: &str) -> (String, Option<u16>) {
+    let mut parts: Vec<_> = name.split('_').collect();
+    let index = parts.get(2).and_then(|part| part.parse().ok().filter(|index: &u16| index.to_string() == *part));
+    if index.is_some() {
+        parts[2] = "N";
+    }
+    (parts.join("_"), index)
+}
+
+/// Whether it is for a key of one of these tables.
+fn is_of(tables: &str, overlay: &Overlay) -> bool {
+    overlay.key.strip_prefix(tables).is_some_and(|rest| rest.starts_with('['))
 }
 
 fn overlay(key: &str, value: &str, origin: &str) -> Overlay {
     Overlay { key: key.to_owned(), value: value.to_owned(), origin: origin.to_owned() }
 }
 
-fn misspelled(name: &str, keys: &[(String, String)]) -> Option<String> {
+fn misspelled(name: &str, (pattern, index): (&str, Option<u16>), keys: &[(String, String)]) -> Option<String> {
     // Without what they all begin with, which would make any two look alike.
     let bare = |name: &str| name[PREFIX.len()..].to_ascii_lowercase();
-    let known: Vec<_> = keys.iter().map(|(known, _)| bare(known)).collect();
-    let near = nearest(&bare(name), known.iter().map(String::as_str))?.to_ascii_uppercase();
+    let known: Vec<_> = keys.iter().map(|(_, known)| bare(known)).collect();
+    let near = nearest(&bare(pattern), known.iter().map(String::as_str))?.to_ascii_uppercase();
+    let near = index.map_or(near.clone(), |index| near.replacen("_N_", &format!("_{index}_"), 1));
     Some(format!("{}: no key has this name; did you mean {PREFIX}{near}?", name.escape_debug()))
 }
 
@@ -138,10 +166,11 @@ impl Config {
         Self::parse(read_file(path, &name)?, &name)
     }
 
-    /// The variable of the environment for each key that has one, as (key, variable).
+    /// Each key and its variable of the environment. Where a table may be there several times, a number stands for the N of
+    /// the variable, and in the brackets of the key: `route[].upstream`, `UNDERPASS_ROUTE_N_UPSTREAM`.
     #[must_use]
     pub fn variables() -> Vec<(String, String)> {
-        parse::single_keys().into_iter().map(|(key, _)| (key.clone(), variable(&key))).collect()
+        parse::keys().into_iter().map(|(key, _)| (key.clone(), variable(&key))).collect()
     }
 }
 

@@ -67,7 +67,10 @@ pub(super) fn status(answer: &Value) -> String {
     text += &line("beside", beside.map(|(name, key)| format!("{name} {}", counted[key])).to_vec());
     let moved = |way: &str| format!("{way} {} ({})", counted[way][0], bytes(number(&counted[way][1])));
     text += &line("messages", vec![moved("down"), moved("up")]);
-    text += &line("reloads", vec![format!("applied {}, refused {}", counted["reloads"][0], counted["reloads"][1])]);
+    let (buffers, size) = (&answer["buffers"], |value: &Value| bytes(number(value)));
+    let (kept, queued) = (size(&buffers["kept"]), size(&buffers["queued"]));
+    text += &line("buffers", vec![format!("kept {kept}, queued {queued}, paused {}", buffers["paused"])]);
+    text += &line("reloads", reloads(answer));
     text.push('\n');
     let limits = answer["limits"].as_array().into_iter().flatten().map(|one| {
         let (used, limit) = (number(&one["used"]), number(&one["limit"]));
@@ -76,6 +79,11 @@ pub(super) fn status(answer: &Value) -> String {
     });
     text += &table(&["LIMIT", "USED", "OF", ""], limits.collect());
     let now = number(&answer["now"]);
+    let backends = answer["backends"].as_array().into_iter().flatten().map(|one| {
+        let opening = format!("{} of {}", one["dials"], one["dials_limit"]);
+        vec![word(&one["route"]), opening, one["waiting"].to_string(), one["pooled"].to_string()]
+    });
+    text += &format!("\n{}", table(&["BACKEND OF", "OPENING", "WAITING", "IDLE"], backends.collect()));
     let certificates = answer["certificates"].as_array().into_iter().flatten().map(|one| {
         let left = number(&one["expires"]) - now;
         vec![word(&one["file"]), if left < 0.0 { "EXPIRED".to_owned() } else { format!("in {}", span(left)) }]
@@ -93,6 +101,17 @@ pub(super) fn status(answer: &Value) -> String {
         text += &format!("\n{}", table(&["CHANGED", "SESSION", "FROM", "TO", "CAUSE"], changes));
     }
     text
+}
+
+/// How many reloads there were, and what became of the last one.
+fn reloads(answer: &Value) -> Vec<String> {
+    let (counts, last) = (&answer["counted"]["reloads"], &answer["configuration"]["last_reload"]);
+    let mut told = vec![format!("applied {}", counts[0]), format!("refused {}", counts[1])];
+    if let (Some(at), Some(now)) = (last["at"].as_f64(), answer["now"].as_f64()) {
+        let result = if last["applied"] == true { "applied" } else { "REFUSED, the log says why" };
+        told.push(format!("the last {} ago: {result}", span(now - at)));
+    }
+    told
 }
 
 /// Columns as wide as their widest cell.

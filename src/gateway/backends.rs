@@ -13,7 +13,7 @@ use crate::config::pattern::matches;
 use crate::config::{self, Config};
 use crate::listener::dialling::DialQueue;
 use crate::metrics::Metrics;
-use crate::upstream::dial::Dialer;
+use crate::upstream::dial::{DialCount, Dialer};
 use crate::upstream::own::OwnListeners;
 use crate::upstream::proxy::Proxy;
 use crate::upstream::tls::UpstreamTlsError;
@@ -54,6 +54,17 @@ impl Backend {
     }
 }
 
+/// The connections to one backend at one moment.
+#[derive(Clone, Debug)]
+pub struct BackendCount {
+    /// The route's host, if it names one, and its path.
+    pub route: Arc<str>,
+    /// Those that are being opened.
+    pub dials: DialCount,
+    /// Those that lie idle.
+    pub pooled: usize,
+}
+
 /// The configured routes, most specific first.
 pub(super) struct Backends(Vec<(config::Route, Arc<Backend>)>);
 
@@ -76,6 +87,16 @@ impl Backends {
         let vague = |host: Option<&String>| host.map_or(2, |host| u8::from(host.contains('*')));
         routes.sort_by_key(|(route, _)| (vague(route.host.as_ref()), std::cmp::Reverse(route.path.len())));
         Ok(Self(routes))
+    }
+
+    /// The connections to each.
+    pub(super) fn count(&self) -> Vec<BackendCount> {
+        let one = |backend: &Backend| BackendCount {
+            route: Arc::clone(&backend.name),
+            dials: backend.dialer.dials(),
+            pooled: backend.proxy.idle(),
+        };
+        self.0.iter().map(|(_, backend)| one(backend)).collect()
     }
 
     /// The backend for a host (in lower case, with a port perhaps) and a path.

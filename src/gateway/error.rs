@@ -29,6 +29,9 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
 /// When to try again, in seconds, what was refused because there was no room.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
+/// The same of what the next process will do.
+const AT_ONCE: HeaderValue = HeaderValue::from_static("0");
+
 /// What clients are told of a backend that is too slow; which it is, the log says.
 const TOO_SLOW: &str = "the backend did not answer in time: this server's log says more";
 
@@ -47,12 +50,23 @@ pub struct Refusal {
     /// The backend's answer, within `error`.
     backend: Option<Value>,
     headers: HeaderMap,
+    /// Whose request it was, for the log.
+    asked: Option<Box<Asked>>,
+}
+
+/// Who asked, and for what, as the log tells it.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) client: String,
+    pub(super) host: String,
+    /// Without a query; `None` where it may hold a token.
+    pub(super) path: Option<String>,
 }
 
 impl Refusal {
     pub(super) fn new(code: ErrorCode, status: StatusCode, message: impl Into<String>) -> Self {
         let (fields, headers) = (Map::new(), HeaderMap::new());
-        Self { code, status, message: message.into(), logged: None, fields, backend: None, headers }
+        Self { code, status, message: message.into(), logged: None, fields, backend: None, headers, asked: None }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -117,6 +131,27 @@ impl Refusal {
     /// The words, fit for the log: they hold neither tokens nor what a backend said.
     pub(super) fn message(&self) -> &str {
         self.logged.as_deref().unwrap_or(&self.message)
+    }
+
+    /// Logs it, with who asked.
+    pub(super) fn log(&self) {
+        let (code, what) = (self.code.as_str(), self.message());
+        let asked = self.asked.as_deref();
+        let (client, host) = (asked.map(|asked| asked.client.as_str()), asked.map(|asked| asked.host.as_str()));
+        let path = asked.and_then(|asked| asked.path.as_deref());
+        if self.status.is_server_error() {
+            tracing::warn!(code, what, client, host, path, "request refused");
+        } else {
+            tracing::debug!(code, what, client, host, path, "request refused");
+        }
+    }
+
+    /// Keeps who asked, where it will be logged.
+    pub(super) fn asked_by(mut self, asked: impl FnOnce() -> Asked) -> Self {
+        if self.status.is_server_error() || tracing::enabled!(tracing::Level::DEBUG) {
+            self.asked = Some(Box::new(asked()));
+        }
+        self
     }
 
     /// True when trying again later may help: what a bare `EventSource` is told with a 200 (PROTOCOL 3.2).
@@ -212,6 +247,9 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::Gap { next } => plain(ErrorCode::Gap, StatusCode::CONFLICT).field("next", next),
         Fault::Busy { next } => plain(ErrorCode::Busy, StatusCode::SERVICE_UNAVAILABLE).field("next", next).later(),
         Fault::SessionClosed(close) => plain(ErrorCode::SessionClosed, StatusCode::GONE).field("close", json!(close)),
+        Fault::Moved(_) | Fault::Open(OpenError::Moved(_)) => {
+            plain(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE).with(RETRY_AFTER, AT_ONCE)
+        }
         Fault::Unrouted(path) => Refusal::not_found(&path),
         Fault::UnknownSession => plain(ErrorCode::UnknownSession, StatusCode::NOT_FOUND),
         Fault::TooLarge { limit, .. } => {
@@ -232,7 +270,9 @@ fn from_open(error: OpenError) -> Refusal {
         OpenError::Full { .. } | OpenError::OutOfMemory => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
         }
-        OpenError::Draining => Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Draining | OpenError::Moved(_) => {
+            Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later()
+        }
         OpenError::NonceReused => Refusal::new(ErrorCode::NonceReused, StatusCode::CONFLICT, message),
         OpenError::Randomness(_) => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()

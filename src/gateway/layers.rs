@@ -113,11 +113,7 @@ impl<F: Future<Output = Result<Response<Body>, Refusal>>> Future for Written<F> 
 
 fn write(refusal: Refusal, metrics: &Metrics, page: Option<Box<Page>>) -> Response<Body> {
     metrics.refused(refusal.code);
-    if refusal.status.is_server_error() {
-        tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
-    } else {
-        tracing::debug!(code = refusal.code.as_str(), what = refusal.message(), "request refused");
-    }
+    refusal.log();
     let code = refusal.code.as_str();
     let mut response = refusal.respond();
     if let Some(page) = page {

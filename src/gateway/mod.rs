@@ -30,11 +30,11 @@ use arc_swap::ArcSwap;
 use http::header::{CACHE_CONTROL, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 
-pub use self::backends::BackendError;
+pub use self::backends::{BackendCount, BackendError};
 use self::backends::{Backends, bare};
 use self::endpoints::Call;
 pub use self::error::Refusal;
-use self::error::refuse;
+use self::error::{Asked, refuse};
 use self::request_log::RequestLine;
 use self::rewriting::Rewriting;
 use self::route::Purpose;
@@ -156,6 +156,13 @@ impl Gateway {
         self.limits.reload(&config);
         self.live.store(Arc::new(live));
         Ok(())
+    }
+
+    /// The connections to each backend, and how many may lie idle at each.
+    #[must_use]
+    pub fn backends(&self) -> (Vec<BackendCount>, usize) {
+        let live = self.live.load();
+        (live.backends.count(), live.backend.pool)
     }
 
     /// Decides from its head what a request is for, and who asks. Once for each request.
@@ -311,11 +318,18 @@ impl tower::Service<Request<IncomingBody>> for GatewayService {
             match routed {
                 Some(routed) => {
                     let line = RequestLine::of(&gateway, &routed, &*request);
+                    let target = routed.purpose.is_at_target().then(|| request.uri().path_and_query().cloned());
                     let responded = gateway.respond(&routed, request).await;
                     if let Some(line) = line {
-                        line.write(responded.as_ref().map_or_else(|refusal| refusal.status, Response::status));
+                        line.write(&responded);
                     }
-                    responded
+                    responded.map_err(|refusal| {
+                        refusal.asked_by(|| Asked {
+                            client: routed.peer.client_text(),
+                            host: routed.peer.host.clone(),
+                            path: target.flatten().map(|target| target.path().to_owned()),
+                        })
+                    })
                 }
                 None => Err(Refusal::internal("this request was not routed: put `Router` in front of the service")),
             }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, request};
 
 use super::endpoints::{Call, JSON, LAST_EVENT_ID, no_content};
 use super::error::{Refusal, refuse};
+use super::request_log::OpenedSession;
 use super::rewriting::Rewriting;
 use super::target::{self, Ours, Target};
 use super::{BoxRequest, forwarded, origin, patience};
@@ -48,7 +49,15 @@ impl Call<'_> {
         let url = self.url(&session, &head.uri);
         let mut response = response(StatusCode::OK, JSON, greeting::of_session(&session, &url) + "\n");
         response.headers_mut().extend(fields);
+        self.name(&mut response, &session);
         Ok(response)
+    }
+
+    /// Tells the line of the request which session it opened.
+    fn name(&self, response: &mut Response<Body>, session: &LiveSession) {
+        if self.live.config.log.requests {
+            response.extensions_mut().insert(OpenedSession(session.id().into()));
+        }
     }
 
     /// `GET …?underpass=sse`: resumes, or opens, and streams. What may pass is told to an `EventSource` with a 200.
@@ -62,7 +71,9 @@ impl Call<'_> {
             return Err(refusal);
         }
         self.gateway.metrics.refused(refusal.code);
-        tracing::warn!(code = refusal.code.as_str(), what = refusal.message(), "one-request SSE is unavailable");
+        let (client, host, path) = (self.peer.client_text(), self.peer.host.as_str(), head.uri.path());
+        let (code, what) = (refusal.code.as_str(), refusal.message());
+        tracing::warn!(code, what, client, host, path, "one-request SSE is unavailable");
         Ok(sse::unavailable(&refusal.json()))
     }
 
@@ -95,7 +106,9 @@ impl Call<'_> {
         let attach = Attach { after, acknowledging: false, is_poll: false };
         let reader = session.attach(Transport::Sse, attach, Stay::Carries(None))?;
         let url = self.url(&session, requested);
-        Ok(self.streaming(sse::respond(reader, IdForm::Token(session), arrival, &url)))
+        let mut response = self.streaming(sse::respond(reader, IdForm::Token(Arc::clone(&session)), arrival, &url));
+        self.name(&mut response, &session);
+        Ok(response)
     }
 
     async fn open_session(

@@ -5,14 +5,20 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, Response};
 use tokio::time::Instant;
 
+use super::error::Refusal;
 use super::route::{Endpoint, Purpose};
 use super::{Gateway, Routed};
+use crate::http::body::Body;
 use crate::registry::Found;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The public name of the session that a request has opened, in the extensions of its response.
+#[derive(Clone, Debug)]
+pub(super) struct OpenedSession(pub(super) Box<str>);
 
 /// What is said of a request once its status is known.
 pub(super) struct RequestLine {
@@ -38,15 +44,18 @@ impl RequestLine {
             method: request.method().clone(),
             path: path.into_owned(),
             host: peer.host.clone(),
-            client: peer.client.map_or_else(|| "unix".into(), |client| client.to_string()),
+            client: peer.client_text(),
             session,
             trace: trace(request.headers()),
         }))
     }
 
-    /// Its answer begins.
-    pub(super) fn write(&self, status: StatusCode) {
+    /// Its answer begins, or it was refused.
+    pub(super) fn write(&self, responded: &Result<Response<Body>, Refusal>) {
         let Self { came, method, path, host, client, session, trace } = self;
+        let status = responded.as_ref().map_or_else(|refusal| refusal.status, Response::status);
+        let opened = responded.as_ref().ok().and_then(|response| response.extensions().get::<OpenedSession>());
+        let session = session.as_deref().or(opened.map(|opened| &*opened.0));
         tracing::info!(
             client,
             host,

@@ -106,6 +106,13 @@ impl Endpoint {
 }
 
 impl Purpose {
+    /// Whether its path is one of the backend's: no token of ours is in it.
+    pub(super) fn is_at_target(&self) -> bool {
+        let opens = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Open | Endpoint::Sse);
+        matches!(self, Self::Proxied | Self::Tunnel | Self::Switch(_))
+            || matches!(self, Self::Endpoint(endpoint) if opens(endpoint))
+    }
+
     /// The purpose of this request, where our endpoints lie under `prefix`; the self-test's when it is on.
     pub(super) fn of<B>(request: &Request<B>, prefix: &str, selftest: bool) -> Self {
         if let Some(what) = request_fault(request) {

@@ -7,6 +7,7 @@
 mod floods;
 mod level;
 mod lines;
+mod times;
 mod writer;
 
 use std::io::{self, IsTerminal as _};

@@ -104,6 +104,12 @@ impl Limits {
         self.rules.store(Arc::new(Rules::of(config)));
     }
 
+    /// How many addresses are known, and how many may be.
+    #[must_use]
+    pub fn known(&self) -> (usize, usize) {
+        ((0..SHARDS).map(|index| self.shard(index).clients.len()).sum(), SHARDS * MOST)
+    }
+
     /// A connection of this peer, the socket's other end.
     ///
     /// # Errors
@@ -271,7 +277,7 @@ mod tests {
     }
 
     fn known(limits: &Limits) -> usize {
-        (0..SHARDS).map(|index| limits.shard(index).clients.len()).sum()
+        limits.known().0
     }
 
     #[test]

@@ -119,6 +119,12 @@ impl Peer {
         }
     }
 
+    /// Its address as the log has it; `unix` where there is none.
+    #[must_use]
+    pub fn client_text(&self) -> String {
+        self.client.map_or_else(|| "unix".to_owned(), |client| client.to_string())
+    }
+
     fn believe(&mut self, headers: &HeaderMap, trusted: &Trusted) {
         let hops = list(headers, &FORWARDED_FOR);
         self.client = walk(&hops, trusted).or(self.near);

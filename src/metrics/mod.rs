@@ -1,21 +1,22 @@
 //! The counters of the house: what the busy rooms count.
 //!
-//! Enters: events, told by whoever saw them. Leaves: metrics, registered once by the admin room. Must not touch:
+//! Enters: events, told by whoever saw them. Leaves: counters, which `names` registers and `reading` reads. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
 
 mod handover;
+mod names;
 mod reading;
 mod series;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::{Registry, Unit};
 
 pub use self::handover::Handovers;
 use self::reading::Recent;
-pub use self::reading::{Reading, RecentChange};
+pub use self::reading::{LastReload, Reading, RecentChange};
 use self::series::{Delays, Series};
 use crate::terms::{Cause, Direction, Ending, ErrorCode, Limit, Resume, Transport};
 
@@ -70,6 +71,7 @@ pub struct Metrics {
     reload_success: Gauge,
     /// Hand-overs, which the app tells of.
     pub handover: Handovers,
+    last_reload: Mutex<Option<LastReload>>,
     sessions_limit: Gauge,
     connections_limit: Gauge,
     recent: Recent,
@@ -127,6 +129,7 @@ impl Default for Metrics {
             reload_successful: Gauge::default(),
             reload_success: Gauge::default(),
             handover: Handovers::default(),
+            last_reload: Mutex::default(),
             sessions_limit: Gauge::default(),
             connections_limit: Gauge::default(),
             recent: Recent::default(),
@@ -145,6 +148,16 @@ impl Metrics {
     pub fn session_ended(&self, attached: Option<Transport>, why: Ending) {
         self.active[slot(attached)].dec();
         self.ended[why as usize].inc();
+    }
+
+    /// An active session that `attached` carried has gone to another process.
+    pub fn session_left(&self, attached: Option<Transport>) {
+        self.active[slot(attached)].dec();
+    }
+
+    /// An active session has come from another process.
+    pub fn session_came(&self) {
+        self.active[slot(None)].inc();
     }
 
     /// An active session is carried by `to` now, and by `from` no more. Both `None` when nothing is attached.
@@ -274,79 +287,20 @@ impl Metrics {
     pub fn reloaded(&self, applied: bool, at: SystemTime) {
         self.reloads[usize::from(!applied)].inc();
         self.note_reload(applied, at);
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastReload { at: unix(at), applied });
     }
 
     fn note_reload(&self, applied: bool, at: SystemTime) {
         self.reload_successful.set(applied.into());
         if applied {
-            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            self.reload_success.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+            self.reload_success.set(i64::try_from(unix(at)).unwrap_or(i64::MAX));
         }
     }
+}
 
-    /// Names every metric in `registry`, which shares the counters. To be done once for a registry.
-    pub fn register(&self, registry: &mut Registry) {
-        let of = registry.sub_registry_with_prefix("underpass");
-        self.register_sessions(of);
-        self.register_rest(of);
-    }
-
-    // The encoder adds the unit, and `_total` to counters, and a full stop to the help.
-    fn register_sessions(&self, of: &mut Registry) {
-        of.register("sessions_opened", "Sessions opened", self.opened.clone());
-        of.register("sessions_ended", "Sessions ended, by reason", self.ended.clone());
-        of.register("sessions_active", "Sessions alive, by the transport attached now", self.active.clone());
-        of.register("session_resumes", "Clients that came back for a session, by result", self.resumes.clone());
-        let help = "Sessions by the transport that carried them first, and why it was no better one";
-        of.register("session_transports", help, self.firsts.clone());
-        of.register("transport_changes", "Sessions carried on by another transport", self.changes.clone());
-        of.register("pauses", "Times a backend was not read because its client was behind", self.pauses.clone());
-        of.register(
-            "memory_waits",
-            "Times a backend, a client's WebSocket or a send had to wait because memory was short",
-            self.memory_waits.clone(),
-        );
-        of.register("messages", "Messages carried; up messages have the transport any", self.messages.clone());
-        let help = "Payload of the messages carried; up messages have the transport any";
-        of.register_with_unit("message", help, Unit::Bytes, self.message_bytes.clone());
-        let help = "Delay we add to a message: from its arrival from the backend to its handing to the client's writer";
-        of.register_with_unit("delivery_delay", help, Unit::Seconds, self.delays.clone());
-        of.register("refusals", "Requests refused, by error code", self.refusals.clone());
-    }
-
-    fn register_rest(&self, of: &mut Registry) {
-        of.register("tunnels_opened", "WebSockets passed through", self.tunnels.clone());
-        of.register("tunnels_active", "WebSockets passed through that are open", self.tunnels_active.clone());
-        of.register_with_unit("tunnel", "Bytes through tunnels", Unit::Bytes, self.tunnel_bytes.clone());
-        let help = "Plain HTTP requests proxied, by class of the backend's status; none when it gave no valid answer";
-        of.register("proxied_requests", help, self.proxied.clone());
-        let help = "Plain HTTP requests made again on a new connection, because the kept one had just ended";
-        of.register("proxied_requests_repeated", help, self.repeated.clone());
-        of.register("proxied_requests_active", "Plain HTTP requests in flight", self.proxied_active.clone());
-        of.register("connections_accepted", "Connections of clients accepted", self.connections.clone());
-        of.register("connections_active", "Connections of clients that are open", self.connections_active.clone());
-        let help = "Connections of clients that had to wait because there were as many as there may be";
-        of.register("connections_full", help, self.connections_full.clone());
-        of.register("limited", "Refusals because one client has or does as much as one may", self.limited.clone());
-        of.register("tls_handshake_failures", "TLS handshakes of clients that failed", self.handshake_failures.clone());
-        let help = "Connections closed because they had no PROXY header that counts, by reason";
-        of.register("proxy_header_failures", help, self.unintroduced.clone());
-        of.register("dial_waits", "Requests that waited for their turn to dial a backend", self.dial_waits.clone());
-        of.register(
-            "dial_waits_active",
-            "Requests that wait now for their turn to dial",
-            self.dial_waits_active.clone(),
-        );
-        of.register("config_reloads", "Reloads of the configuration, by result", self.reloads.clone());
-        let help = "Whether the last reload was applied, certificates included; 1 from the start on";
-        of.register("config_last_reload_successful", help, self.reload_successful.clone());
-        let help = "When the configuration in force was read, in seconds since 1970";
-        let name = "config_last_reload_success_timestamp";
-        of.register_with_unit(name, help, Unit::Seconds, self.reload_success.clone());
-        self.handover.register(of);
-        of.register("sessions_limit", "Sessions that there may be", self.sessions_limit.clone());
-        of.register("connections_limit", "Connections of clients that there may be", self.connections_limit.clone());
-    }
+/// In seconds since 1970.
+fn unix(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Where the gauge of what is attached stands in `Metrics::active`.

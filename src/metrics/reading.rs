@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 
-use super::{Metrics, slot};
+use super::{Metrics, slot, unix};
 use crate::terms::{Ending, ErrorCode, Transport};
 
 /// So many changes are remembered.
@@ -68,6 +68,15 @@ pub struct RecentChange {
     pub cause: String,
 }
 
+/// The last reload of the configuration that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LastReload {
+    /// Seconds since 1970.
+    pub at: u64,
+    /// Whether all of it was taken, certificates included.
+    pub applied: bool,
+}
+
 /// The last changes, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Recent(Mutex<VecDeque<RecentChange>>);
@@ -75,7 +84,7 @@ pub(super) struct Recent(Mutex<VecDeque<RecentChange>>);
 impl Metrics {
     /// Remembers a change of transport for the status page.
     pub fn remember_change(&self, session: &str, from: Option<Transport>, to: Transport, cause: String) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let at = unix(SystemTime::now());
         let from = from.map(Transport::as_str);
         let change = RecentChange { at, session: session.to_owned(), from, to: to.as_str(), cause };
         // Each change is one push or pop, so a panic leaves nothing half done.
@@ -90,6 +99,18 @@ impl Metrics {
     #[must_use]
     pub fn recent_changes(&self) -> Vec<RecentChange> {
         self.recent.0.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    /// The last reload, if there was one.
+    #[must_use]
+    pub fn last_reload(&self) -> Option<LastReload> {
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the configuration in force was read, in seconds since 1970.
+    #[must_use]
+    pub fn in_force_since(&self) -> u64 {
+        u64::try_from(self.reload_success.get()).unwrap_or_default()
     }
 
     /// All numbers of this moment.

@@ -4,24 +4,28 @@
 //! finished. Must not touch: the client's side. While the session is paused, the socket is not polled.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
+use super::frozen::{Freeze, SessionRecord};
 use super::live_session::LiveSession;
 use super::memory::Intake;
 use crate::config;
+use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::{Guard, What};
 use crate::limits::Held;
 use crate::session::Close;
 use crate::terms::Ending;
+use crate::upstream::dial::Io;
 use crate::upstream::socket::{Socket, SocketEvent};
+use crate::upstream::wire::WireState;
 
 /// How much is read from the socket before the messages go to the session and other tasks go on, in bytes of message cost.
 /// As much as one read of the socket brings; only after that does a pause take effect.
@@ -33,19 +37,24 @@ const FAR: Duration = Duration::from_secs(3600);
 
 /// Drives one session until it is finished, and then removes it. Not an `async fn`, whose future would have room for
 /// these fields twice.
-pub(super) struct Driver<S> {
+pub(super) struct Driver {
     session: Arc<LiveSession>,
     registry: Arc<Registry>,
-    /// One of the `session.max` seats, for as long as the session exists.
-    _seat: OwnedSemaphorePermit,
+    /// One of the `session.max` seats, for as long as the session exists; a session that came from another process may have
+    /// none.
+    _seat: Option<OwnedSemaphorePermit>,
     /// Its place among the sessions of its client, likewise.
     _place: Option<Held>,
-    socket: Option<Socket<S>>,
+    socket: Option<Socket<Io>>,
     paused: bool,
     /// The socket was given a message that it has not written yet.
     sending: bool,
     /// The backend is closed: until then our close frame may still be written.
     closing: Option<Instant>,
+    /// The session is to be written down.
+    ordered: Option<Box<Freeze>>,
+    /// It was; only a closing socket is left.
+    moved: bool,
     pings: Pings,
     intake: Intake,
     timer: Pin<Box<Sleep>>,
@@ -63,30 +72,35 @@ struct Pings {
     pinged: Option<Instant>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl Driver {
+    /// The driver of a session that was just opened, or that came from another process: what its socket was last told is the
+    /// session's to say.
     pub(super) fn new(
         registry: Arc<Registry>,
         session: Arc<LiveSession>,
-        socket: Socket<S>,
+        socket: Option<Socket<Io>>,
         backend: Arc<config::Backend>,
-        (seat, place): (OwnedSemaphorePermit, Option<Held>),
+        (seat, place): (Option<OwnedSemaphorePermit>, Option<Held>),
     ) -> Self {
         let now = Instant::now();
-        let guard = registry.lifecycle.guard(What::Session);
+        let guard = socket.is_some().then(|| registry.lifecycle.guard(What::Session));
+        let (paused, sending) = session.told();
         Self {
             session,
             registry,
             _seat: seat,
             _place: place,
-            socket: Some(socket),
-            paused: false,
-            sending: false,
+            socket,
+            paused,
+            sending,
             closing: None,
+            ordered: None,
+            moved: false,
             pings: Pings { backend, heard: now, pinged: None },
             intake: Intake::default(),
             timer: Box::pin(sleep_until(now)),
             overdue: true,
-            guard: Some(guard),
+            guard,
         }
     }
 
@@ -97,6 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.pings.hear();
         }
         self.paused = orders.paused;
+        self.ordered = orders.freeze.or(self.ordered.take());
         self.overdue |= orders.rearm;
         if let Some(socket) = &mut self.socket {
             if let Some(message) = orders.send {
@@ -118,6 +133,65 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             self.finish_upstream();
         }
         orders.finished
+    }
+
+    /// Writes the session down and gives it to the successor. False while an order of the session is to be carried out first.
+    fn freeze(&mut self, order: &Freeze) -> bool {
+        let bare = self.socket.as_ref().is_none_or(|socket| socket.io().is_bare());
+        if !bare && order.pump.is_none() && self.session.is_open() {
+            self.session.end(Close::clean(1012, "service restart"), Ending::Drained);
+            return false;
+        }
+        let Some((mut session, facts)) = self.session.freeze() else { return false };
+        let (wire, descriptor) = match self.socket.take() {
+            Some(socket) if socket.is_open() => self.take_apart(socket, order).unzip(),
+            closing => {
+                self.socket = closing;
+                (None, None)
+            }
+        };
+        if wire.is_none() {
+            // The closing handshake ends here; what the client is told of it does not depend on that.
+            session.upstream_closed(self.session.now(), Close::lost());
+        }
+        let record = SessionRecord::new(&self.session, session, facts, wire);
+        let parcel = Parcel::new(Kind::Session, &record, descriptor.into_iter().collect());
+        if self.registry.lifecycle.give(parcel).is_err() {
+            tracing::warn!(session = self.session.id(), "a session was written down too late, and is lost");
+        }
+        self.registry.directory.remove(&self.session);
+        true
+    }
+
+    /// The socket of an open backend, and what lies between it and the session.
+    fn take_apart(&mut self, socket: Socket<Io>, order: &Freeze) -> Option<(WireState, OwnedFd)> {
+        let (io, wire) = socket.into_parts()?;
+        let descriptor = match &order.pump {
+            Some(pump) if !io.is_bare() => pump(io),
+            _ => io.into_descriptor(),
+        };
+        match descriptor {
+            Ok(descriptor) => Some((wire, descriptor)),
+            Err(error) => {
+                tracing::warn!(session = self.session.id(), %error, "the backend's socket cannot be given");
+                None
+            }
+        }
+    }
+
+    /// Ready when the socket that stayed behind has said and heard its last word, or the time for it is over.
+    fn see_off(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(socket) = &mut self.socket else { return Poll::Ready(()) };
+        let until = *self.closing.get_or_insert_with(|| Instant::now() + self.session.policy().close_wait);
+        while let Poll::Ready(event) = socket.poll_next(cx) {
+            if matches!(event, SocketEvent::Closed(_) | SocketEvent::Failed(_)) {
+                let _ = socket.poll_flush(cx);
+                return Poll::Ready(());
+            }
+        }
+        let _ = socket.poll_flush(cx);
+        self.timer.as_mut().reset(until);
+        self.timer.as_mut().poll(cx)
     }
 
     /// Writes what is pending. True when the session can give the next message.
@@ -290,7 +364,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 }
 
-impl<S> Drop for Driver<S> {
+impl Drop for Driver {
     fn drop(&mut self) {
         self.intake.count(&self.session, 0);
     }
@@ -303,7 +377,7 @@ impl Pings {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
+impl Future for Driver {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -312,6 +386,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
             if let Some(close) = this.carry_out(cx) {
                 this.registry.retire(&this.session, close);
                 return Poll::Ready(());
+            }
+            if let Some(order) = this.ordered.take() {
+                this.moved = this.freeze(&order);
+                if !this.moved {
+                    this.ordered = Some(order);
+                    continue;
+                }
+            }
+            if this.moved {
+                return this.see_off(cx);
             }
             let again = this.flush(cx) || (this.read(cx) | this.tick(cx));
             this.count();

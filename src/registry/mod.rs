@@ -5,10 +5,12 @@
 mod directory;
 mod driver;
 mod ended;
+mod frozen;
 mod live_session;
 mod memory;
 mod nonces;
 mod owner;
+mod policies;
 mod push;
 mod reader;
 pub mod roster;
@@ -19,16 +21,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
-pub use self::live_session::{LiveSession, Progress};
+pub use self::frozen::{Frozen, Moved, Pump, ThawError};
+pub use self::live_session::{LiveSession, Progress, Refused};
 pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
 use self::owner::{Owner, Places};
+use self::policies::Policies;
 pub use self::reader::{Reader, Stay};
 use self::token::Token;
 use crate::budget::{Budget, Level};
@@ -63,6 +67,9 @@ pub struct Registry {
     directory: Directory,
     nonces: Nonces,
     places: Places,
+    policies: Policies,
+    /// How many sessions are being opened.
+    openings: watch::Sender<usize>,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
@@ -112,6 +119,8 @@ pub enum OpenError {
     OutOfMemory,
     #[error("this server is stopping: try again in a moment")]
     Draining,
+    #[error(transparent)]
+    Moved(#[from] Moved),
     /// The nonce was used for something else, or by somebody else.
     #[error(
         "this nonce was used for another target, or with other protocols, origin or credentials: take a new one for each open"
@@ -141,10 +150,28 @@ impl Registry {
             directory: Directory::new(node, Memory { age: session.ended, count: session.ended_max }),
             nonces: Nonces::default(),
             places: Places::default(),
+            policies: Policies::default(),
+            openings: watch::Sender::new(0),
             metrics,
             budget,
             lifecycle,
         }
+    }
+
+    /// Goes on with the clock of the process before this one, whose present moment is `moment`, and knows tokens of `nodes`.
+    #[must_use]
+    pub fn succeeding(mut self, moment: Moment, nodes: &[String]) -> Self {
+        let age = Duration::from_micros(moment.0);
+        // The clock of the machine is older than any process on it.
+        self.epoch = self.epoch.checked_sub(age).unwrap_or(self.epoch);
+        nodes.iter().for_each(|node| self.directory.call(node));
+        self
+    }
+
+    /// The names that this node has or had: tokens begin with one of them.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<String> {
+        self.directory.names()
     }
 
     /// The memory that all payloads may take.
@@ -171,7 +198,7 @@ impl Registry {
     /// [`OpenError`]; nothing is left behind.
     pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
         let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
-        let purpose = self.nonces.purpose(&opening.handshake);
+        let purpose = Nonces::purpose(&opening.handshake);
         let slot =
             self.nonces.slot(&nonce, purpose, opening.policy.nonce, self.max.saturating_mul(2)).map_err(|refused| {
                 match refused {
@@ -198,8 +225,12 @@ impl Registry {
     }
 
     async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
+        let _opening = self.count_opening();
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
+        }
+        if self.lifecycle.is_moving() {
+            return Err(Moved.into());
         }
         self.check_memory()?;
         let full = |_| OpenError::Full { max: self.max };
@@ -219,6 +250,10 @@ impl Registry {
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared, owner);
         let live = Arc::new(live);
+        if !self.directory.insert(&live) {
+            return Err(Moved.into());
+        }
+        self.metrics.session_opened();
         tracing::info!(
             session = live.id(),
             client = live.owner.client(),
@@ -227,9 +262,28 @@ impl Registry {
             protocol = live.protocol(),
             "session opened"
         );
-        self.directory.insert(&live);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, (seat, opening.place)));
+        let places = (Some(seat), opening.place);
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), Some(socket), opening.backend, places));
         Ok(Opened { session: live, fields })
+    }
+
+    /// Counts one more session that is being opened, until what is returned is dropped.
+    fn count_opening(&self) -> impl Drop + use<'_> {
+        struct Counted<'a>(&'a watch::Sender<usize>);
+        impl Drop for Counted<'_> {
+            fn drop(&mut self) {
+                self.0.send_if_modified(|under_way| {
+                    *under_way -= 1;
+                    *under_way == 0
+                });
+            }
+        }
+        // Who waits does so for fewer.
+        self.openings.send_if_modified(|under_way| {
+            *under_way += 1;
+            false
+        });
+        Counted(&self.openings)
     }
 
     /// Removes a finished session and remembers how it ended.

@@ -49,6 +49,19 @@ pub struct SessionFacts {
     pub ended: Option<Close>,
 }
 
+/// What all sessions together are and hold.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// How many sessions each route has.
+    pub routes: HashMap<Arc<str>, usize>,
+    /// Bytes kept for clients.
+    pub kept: usize,
+    /// Bytes that wait for backends.
+    pub queued: usize,
+    /// Sessions whose backend is not read, because the client is behind.
+    pub paused: usize,
+}
+
 /// Which sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Which {
@@ -88,17 +101,27 @@ impl Registry {
         chosen.iter().filter(|live| live.kill(close)).count()
     }
 
-    /// How many sessions each route has.
+    /// What all sessions together are and hold. Each is locked for a moment of its own.
     #[must_use]
-    pub fn by_route(&self) -> HashMap<Arc<str>, usize> {
-        let mut counts = HashMap::new();
+    pub fn load(&self) -> Load {
+        let mut load = Load::default();
         for live in self.directory.all() {
-            match counts.get_mut(&live.owner.place.route) {
+            match load.routes.get_mut(&live.owner.place.route) {
                 Some(count) => *count += 1,
-                None => drop(counts.insert(Arc::clone(&live.owner.place.route), 1)),
+                None => drop(load.routes.insert(Arc::clone(&live.owner.place.route), 1)),
             }
+            let state = live.lock();
+            load.kept += state.session.counts().kept;
+            load.queued += state.session.queued();
+            load.paused += usize::from(state.orders.paused);
         }
-        counts
+        load
+    }
+
+    /// Ended sessions: those that are remembered, and how many may be.
+    #[must_use]
+    pub fn remembered(&self) -> (usize, usize) {
+        self.directory.remembered()
     }
 
     /// Seats: those that are taken, and all.
@@ -124,6 +147,7 @@ impl LiveSession {
             state.session.end(now, close.clone());
             open
         });
+        let killed = killed.unwrap_or(false);
         if killed {
             tracing::warn!(
                 session = self.id(),

@@ -17,6 +17,7 @@
 
 mod actions;
 mod downlink;
+mod handover;
 mod lease;
 mod memory;
 mod types;

@@ -14,13 +14,15 @@ use http::{HeaderValue, Response, StatusCode, request, response};
 use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{Backend, Endpoint, Upstream};
+pub use crate::upstream::dials::DialCount;
+use crate::upstream::dials::Dials;
 pub use crate::upstream::handshake::Upgraded;
 use crate::upstream::handshake::{self, HandshakeFailure, Refusal};
 use crate::upstream::http1_exchange::HeadLimits;
@@ -43,8 +45,7 @@ pub struct Dialer {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     connect: Duration,
     handshake: Duration,
-    dials: Semaphore,
-    most_dials: usize,
+    dials: Dials,
     limits: HeadLimits,
     own: Arc<OwnListeners>,
 }
@@ -174,7 +175,6 @@ impl Dialer {
             None => None,
             Some(tls) => Some((tls::connector(tls)?, tls::server_name(&upstream.endpoint)?)),
         };
-        let most_dials = backend.dials.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             address: address(&upstream.endpoint).into(),
             endpoint: upstream.endpoint.clone(),
@@ -182,8 +182,7 @@ impl Dialer {
             tls,
             connect: backend.connect,
             handshake: backend.handshake,
-            dials: Semaphore::new(most_dials),
-            most_dials,
+            dials: Dials::new(backend.dials),
             limits: backend.into(),
             own: Arc::default(),
         })
@@ -199,7 +198,6 @@ impl Dialer {
     /// end, a bare stream of frames. `name` is its address for people.
     #[must_use]
     pub fn inside(name: &str, backend: &Backend, talk: fn(UnixStream)) -> Self {
-        let most_dials = backend.dials.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             endpoint: Endpoint::Unix(name.into()),
             inside: Some(talk),
@@ -207,8 +205,7 @@ impl Dialer {
             tls: None,
             connect: backend.connect,
             handshake: backend.handshake,
-            dials: Semaphore::new(most_dials),
-            most_dials,
+            dials: Dials::new(backend.dials),
             limits: backend.into(),
             own: Arc::default(),
         }
@@ -218,6 +215,12 @@ impl Dialer {
     #[must_use]
     pub fn address(&self) -> &Arc<str> {
         &self.address
+    }
+
+    /// How many connections are being opened, and may be.
+    #[must_use]
+    pub fn dials(&self) -> DialCount {
+        self.dials.count()
     }
 
     /// The `Host` for requests that came without one.
@@ -329,13 +332,9 @@ impl Dialer {
     }
 
     async fn acquire_dial(&self) -> Result<SemaphorePermit<'_>, DialError> {
-        match timeout(self.handshake, self.dials.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // The semaphore is never closed, so only the deadline comes here.
-            Ok(Err(_)) | Err(_) => {
-                Err(DialError::Crowded { address: self.address.clone(), most: self.most_dials, after: self.handshake })
-            }
-        }
+        let crowded =
+            || DialError::Crowded { address: self.address.clone(), most: self.dials.limit(), after: self.handshake };
+        self.dials.acquire(self.handshake).await.ok_or_else(crowded)
     }
 
     async fn connect_and_secure(&self) -> Result<Io, DialError> {

@@ -8,6 +8,7 @@
 //! head on a connection that was made without it.
 
 pub mod dial;
+mod dials;
 pub mod frame;
 pub mod handshake;
 pub mod headers;

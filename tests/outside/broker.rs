@@ -70,7 +70,8 @@ impl Drop for Broker {
     }
 }
 
-async fn free_port() -> SocketAddr {
+/// One that is free at this moment.
+pub(crate) async fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     listener.local_addr().expect("an address")
 }

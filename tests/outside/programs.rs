@@ -18,15 +18,15 @@ pub enum Program {
     /// The proxies of `tests/outside/networks`.
     Boxes,
     Chromium,
-    /// Node.js, and what `tests/outside/client/tools/package.json` names.
+    /// Node.js, and what `tests/outside/client/tools/package.json` names: TypeScript and Grafana's types are there too.
     ClientTools,
     Curl,
     Firefox,
     Mosquitto,
     /// Node.js, and what `tests/outside/real/package.json` names.
     Node,
-    /// Prometheus' own judge of metrics and rules.
-    Promtool,
+    /// Prometheus, and its own judge of metrics and rules.
+    Prometheus,
     /// A Python with what `tests/outside/real/requirements.txt` names.
     Python,
     SystemdAnalyze,
@@ -42,7 +42,7 @@ impl Program {
         Self::Firefox,
         Self::Mosquitto,
         Self::Node,
-        Self::Promtool,
+        Self::Prometheus,
         Self::Python,
         Self::SystemdAnalyze,
     ];
@@ -57,7 +57,7 @@ impl Program {
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
             Self::ClientTools | Self::Node => &["node"],
             Self::Applications | Self::Python => &[],
-            Self::Promtool => &["promtool"],
+            Self::Prometheus => &["prometheus", "promtool"],
             Self::SystemdAnalyze => &["systemd-analyze"],
         };
         let place = match self {

@@ -1,4 +1,4 @@
-//! An event as a line of the log: text, or a JSON object.
+//! An event as a line of the log: text here, a JSON object in `json`.
 //!
 //! Enters: events. Leaves: lines, whose values are cut to a length, so that no path, host or address that a stranger sends
 //! makes a long one. Must not touch: where the lines go.
@@ -6,13 +6,13 @@
 //! Lines without colours are formatted here, byte for byte as tracing-subscriber formats them: its own formatting took an
 //! eighth of the instructions for opening and closing a session, and cuts nothing. Colours are left to it.
 
-use std::cell::RefCell;
+mod json;
+
 use std::error::Error;
 use std::fmt::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::field::{RecordFields, VisitOutput as _};
@@ -20,6 +20,9 @@ use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+pub(super) use self::json::JsonLines;
+use self::json::{put_json, put_json_end, put_json_head};
+use super::times::put_time;
 use crate::config::LogFormat;
 
 /// The longest value in a line, in bytes before they are escaped.
@@ -123,8 +126,6 @@ pub(super) fn line((format, place): (LogFormat, Place), at: Level, message: &str
     line.push('\n');
     line
 }
-
-// === text ===
 
 /// `<time> <level> <target>: <message> <field>=<value> …`; without spans, because underpass uses none.
 pub(super) struct TextLines(pub(super) Place);
@@ -236,133 +237,10 @@ impl Visit for Fields<'_> {
     }
 }
 
-// === JSON ===
-
-/// `{"timestamp":…,"level":…,<field>:<value>,…,"target":…}`.
-pub(super) struct JsonLines(pub(super) Place);
-
-impl<S, N> FormatEvent<S, N> for JsonLines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let about = event.metadata();
-        put_json_head(&mut writer, self.0, *about.level())?;
-        let mut fields = JsonFields { writer: writer.by_ref(), done: Ok(()) };
-        event.record(&mut fields);
-        fields.done?;
-        put_json_end(&mut writer, about.target())?;
-        writer.write_char('\n')
-    }
-}
-
-fn put_json_head(writer: &mut Writer<'_>, place: Place, at: Level) -> fmt::Result {
-    place.begin(writer, at)?;
-    writer.write_str("{\"timestamp\":\"")?;
-    put_time(writer, SystemTime::now())?;
-    write!(writer, "\",\"level\":\"{}\"", level(at).trim())
-}
-
-fn put_json_end(writer: &mut Writer<'_>, target: &str) -> fmt::Result {
-    put_json(writer, "target", target)?;
-    writer.write_char('}')
-}
-
-fn put_json(writer: &mut Writer<'_>, name: &str, value: impl Serialize) -> fmt::Result {
-    // Names are those in our code, and need no escapes.
-    let value = serde_json::to_string(&value).map_err(|_| fmt::Error)?;
-    write!(writer, ",\"{name}\":{value}")
-}
-
-struct JsonFields<'a> {
-    writer: Writer<'a>,
-    done: fmt::Result,
-}
-
-impl JsonFields<'_> {
-    fn put(&mut self, field: &Field, value: impl Serialize) {
-        if self.done.is_ok() {
-            self.done = put_json(&mut self.writer, field.name(), value);
-        }
-    }
-}
-
-impl Visit for JsonFields<'_> {
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, cut(value, longest(field.name())));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{:?}", Cut(value, longest(field.name()))));
-    }
-}
-
-// === times ===
-
-thread_local! {
-    /// The second that was written last, and its text.
-    static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
-}
-
-/// RFC 3339 with microseconds. Everything before the fraction is formatted only once a second.
-fn put_time(writer: &mut Writer<'_>, now: SystemTime) -> fmt::Result {
-    // Only a clock that is wrong is before 1970.
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    SECOND.with_borrow_mut(|(second, text)| {
-        if *second != since.as_secs() || text.is_empty() {
-            (*second, *text) = (since.as_secs(), second_of(since.as_secs()));
-        }
-        writer.write_str(text)
-    })?;
-    let micros = since.subsec_micros();
-    let digits = [100_000, 10_000, 1000, 100, 10, 1].map(|least| b'0' + (micros / least % 10) as u8);
-    writer.write_str(std::str::from_utf8(&digits).unwrap_or_default())?;
-    writer.write_char('Z')
-}
-
-/// Date and time of a second since 1970, up to and including the point before the fraction.
-fn second_of(second: u64) -> String {
-    let (year, month, day) = date_of(second / 86_400);
-    let (hour, minute, second) = (second / 3600 % 24, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.")
-}
-
-/// Year, month and day of a day since 1970. Computed in eras of 400 years whose years begin in March, so that the leap day
-/// is the last day of a year.
-fn date_of(day: u64) -> (u64, u64, u64) {
-    const ERA: u64 = 146_097;
-    let shifted = day + 719_468;
-    let of_era = shifted % ERA;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / (ERA - 1)) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = shifted / ERA * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, of_year - (153 * from_march + 2) / 5 + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
-    use std::time::Duration;
 
     use tracing_subscriber::fmt::MakeWriter;
 
@@ -503,20 +381,5 @@ mod tests {
             (&json["level"], &json["message"], &json["dropped"]),
             (&"WARN".into(), &"lines \"dropped\"".into(), &7.into())
         );
-    }
-
-    #[test]
-    fn times_are_those_of_another_calendar() {
-        let years = (0..140 * 366).map(|day| day * 86_400 + day % 86_400);
-        for second in years.chain([1_795_418_373]) {
-            let http = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(second));
-            let (date, time) = (http.split(' ').collect::<Vec<_>>(), second_of(second));
-            let month = "JanFebMarAprMayJunJulAugSepOctNovDec".find(date[2]).expect("a month") / 3 + 1;
-            assert_eq!(time, format!("{}-{month:02}-{}T{}.", date[3], date[1], date[4]));
-        }
-        let mut written = String::new();
-        let now = UNIX_EPOCH + Duration::from_micros(1_795_418_373_012_345);
-        put_time(&mut Writer::new(&mut written), now).expect("memory takes all");
-        assert_eq!(written, "2026-11-23T07:19:33.012345Z");
     }
 }
