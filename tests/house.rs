@@ -43,13 +43,14 @@ const DOORS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("demo", &[]),
     ("check", &["lifecycle::descriptors"]),
+    ("handover", &["lifecycle::moving", "lifecycle::systemd"]),
     // A client of another process.
     ("control", &[]),
     ("selftest", &["session", "upstream::socket"]),
     // A client: of the house it knows what a client could take with it.
     ("probe", &["codec", "session", "upstream::dial", "upstream::socket", "upstream::tls", "selftest"]),
     ("terms", &[]),
-    ("metrics", &["terms"]),
+    ("metrics", &["lifecycle::moving", "terms"]),
     ("http", &[]),
     ("upstream", &["certificate", "http", "session"]),
     ("budget", &[]),
@@ -93,6 +94,7 @@ const PURE: &[&str] = &[
     "certificate.rs",
     "budget/marks.rs",
     "limits/rate.rs",
+    "handover/format.rs",
     "http/fields.rs",
     "upstream/headers.rs",
     "upstream/frame.rs",
