@@ -79,7 +79,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "selftest",
         ],
     ),
-    ("listener", &["certificate", "http", "lifecycle", "limits", "metrics"]),
+    ("listener", &["budget", "certificate", "http", "lifecycle", "limits", "metrics"]),
 ];
 
 /// Files that see all rooms.
