@@ -216,11 +216,11 @@ async fn a_connection_and_the_heads_of_its_requests_count_in_the_memory_of_all()
     let at = silent.local_addr().expect("a bound socket");
     let mut client = Client::start(&format!("http://{at}"), "").await;
     client.site.counts(HELD, CONNECTION).await;
-    let large = "a".repeat(20 * 1024);
+    let large = "a".repeat(12 * 1024);
     let request = Request::get("https://localhost/").header("x-large", large).body(()).expect("a request");
     let (response, stream) = client.requests.send_request(request, true).expect("a request");
     let grown = async {
-        while client.site.metric(HELD).await < CONNECTION + 20.0 * 1024.0 {
+        while client.site.metric(HELD).await < CONNECTION + 12.0 * 1024.0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
