@@ -32,6 +32,7 @@ impl App {
             client: Arc::new(self.config.client.clone()),
             trusted: Arc::clone(&self.trusted),
             connections: Arc::new(Connections::new(Arc::new(Semaphore::new(self.config.client.connections)))),
+            budget: Arc::clone(&self.budget),
             limits: Arc::clone(&self.limits),
             lifecycle: self.lifecycle.clone(),
             metrics: Arc::clone(&self.metrics),

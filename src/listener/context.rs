@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::idle::Connections;
 use super::peer::ConnInfo;
+use crate::budget::Budget;
 use crate::config::{Client, Trusted};
 use crate::lifecycle::Lifecycle;
 use crate::limits::Limits;
@@ -25,6 +26,8 @@ pub struct ListenerContext<H> {
     pub trusted: Arc<ArcSwap<Trusted>>,
     /// The connections of all listeners together, which it bounds.
     pub connections: Arc<Connections>,
+    /// Bounds what all buffers take.
+    pub budget: Arc<Budget>,
     /// Bounds what one client may take.
     pub limits: Arc<Limits>,
     /// When to stop.

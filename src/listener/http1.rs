@@ -21,6 +21,8 @@ use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::hyper_server::{TakenRequest, serve_until_taken};
+use super::memory;
+use crate::budget::LazyClaim;
 use crate::http::body::Body;
 use crate::http::fields::end_of_head;
 use crate::http::incoming::{BoxError, IncomingBody};
@@ -39,6 +41,8 @@ pub(super) struct Http1<H, IO> {
     timer: Option<Pin<Box<Sleep>>>,
     /// Ends the connection while a response is waited for; made and kept likewise.
     closing: Option<Reached>,
+    /// What has been read ahead, or what hyper has.
+    held: LazyClaim,
 }
 
 enum Step<IO> {
@@ -46,8 +50,8 @@ enum Step<IO> {
     Reading(Replay<IO>),
     /// There is the beginning of a request's head: so many bytes.
     ReadingHead(Replay<IO>, usize),
-    /// hyper serves, until it ends or gives up a request whose response may take long.
-    Hyper(HyperServing<IO>),
+    /// hyper serves, until it ends or gives up a request whose response may take long; its buffers have so many bytes.
+    Hyper(HyperServing<IO>, usize),
     /// A request waits for its turn to dial.
     Queued(Queued<IO>),
     Responding(Exchange<IO>),
@@ -87,7 +91,7 @@ where
     /// A connection of which nothing was read.
     pub(super) fn new(context: ConnContext<H>, io: IO) -> Self {
         let deadline = Instant::now() + context.shared.client.handshake;
-        Self { context, step: Step::Reading(Replay::new(io)), deadline, timer: None, closing: None }
+        Self { context, step: Step::Reading(Replay::new(io)), deadline, timer: None, closing: None, held: LazyClaim::default() }
     }
 
     /// What comes after the present step.
@@ -108,10 +112,13 @@ where
                     }
                     Poll::Ready(true) => return Poll::Ready(Ok(self.parse())),
                     Poll::Ready(false) => return Poll::Ready(Ok(Step::Over)),
+                    Poll::Pending if memory::refuses_rest(&self.context.shared.budget, io.ahead().len()) => {
+                        return Poll::Ready(Ok(self.refuse()));
+                    }
                     Poll::Pending => return poll_deadline(&mut self.timer, cx, self.deadline).map(Err),
                 }
             },
-            Step::Hyper(serving) => {
+            Step::Hyper(serving, _) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
                     Some((io, taken)) => match queue_of(&taken.request, taken.latency) {
@@ -176,20 +183,48 @@ where
     }
 
     /// Reads and routes a request, which may have its turn to dial already.
-    fn read(&self, mut io: Replay<IO>, mut turn: Option<DialTurn>) -> Step<IO> {
-        let (mut request, end) = match read_request(io.ahead(), &self.context.shared.client) {
-            ReadRequest::Whole(request, end) => (request, end),
+    fn read(&self, io: Replay<IO>, turn: Option<DialTurn>) -> Step<IO> {
+        let budget = &self.context.shared.budget;
+        let (request, end) = match read_request(io.ahead(), &self.context.shared.client) {
+            ReadRequest::Whole(mut request, end) => {
+                memory::hold_head(budget, &mut request, end);
+                (request, end)
+            }
             ReadRequest::Partial if !io.is_full() => {
                 let seen = io.ahead().len();
                 return Step::ReadingHead(io, seen);
             }
-            ReadRequest::Partial => return self.hand_to_hyper(io, Head::default()),
-            ReadRequest::Other(head) => return self.hand_to_hyper(io, head),
+            ReadRequest::Partial if memory::refuses_rest(budget, io.ahead().len()) => {
+                (memory::refused(), io.ahead().len())
+            }
+            ReadRequest::Other(_) if memory::refuses_buffers(budget) => (memory::refused(), io.ahead().len()),
+            ReadRequest::Partial => {
+                return self.hand_to_hyper(io, Head::default(), memory::http1(self.context.shared.client.header_bytes));
+            }
+            ReadRequest::Other(head) => return self.hand_to_hyper(io, head, memory::http1(0)),
             ReadRequest::Malformed(what) => {
                 let end = io.ahead().len();
                 (malformed(what), end)
             }
         };
+        self.begin(io, request, end, turn)
+    }
+
+    /// There is no memory for the rest of a head.
+    fn refuse(&mut self) -> Step<IO> {
+        let Step::ReadingHead(io, _) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
+        let end = io.ahead().len();
+        self.begin(io, memory::refused(), end, None)
+    }
+
+    /// Routes a request that was read, up to `end` of what there is.
+    fn begin(
+        &self,
+        mut io: Replay<IO>,
+        mut request: Request<IncomingBody>,
+        end: usize,
+        mut turn: Option<DialTurn>,
+    ) -> Step<IO> {
         let latency = self.context.shared.handler.route(&mut request, &self.context.info);
         if let Some(queue) = queue_of(&request, latency) {
             turn = turn.or_else(|| queue.try_acquire());
@@ -201,12 +236,25 @@ where
         self.respond(io, request, turn)
     }
 
-    fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head) -> Step<IO> {
+    /// Counts the buffers that this step has.
+    fn count(&mut self) {
+        let bytes = match &self.step {
+            Step::ReadingHead(io, _) | Step::Queued(Queued { io, .. }) | Step::Responding(Exchange { io, .. }) => {
+                io.ahead().len()
+            }
+            Step::Writing(writer) => writer.ahead(),
+            Step::Hyper(_, buffers) => *buffers,
+            Step::Reading(_) | Step::Switching(_) | Step::Over => 0,
+        };
+        self.held.set(&self.context.shared.budget, bytes);
+    }
+
+    fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head, buffers: usize) -> Step<IO> {
         if let Some((readable, length)) = &head.readable {
             io.skip(*length);
             io.put_back(readable);
         }
-        Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)))
+        Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)), buffers)
     }
 
     fn queue(io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
@@ -261,10 +309,14 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            match ready!(self.poll_step(cx)) {
-                Ok(Step::Over) => return Poll::Ready(()),
-                Ok(step) => self.step = step,
-                Err(error) => {
+            match self.poll_step(cx) {
+                Poll::Pending => {
+                    self.count();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(Step::Over)) => return Poll::Ready(()),
+                Poll::Ready(Ok(step)) => self.step = step,
+                Poll::Ready(Err(error)) => {
                     tracing::debug!(peer = %self.context.info.peer, error = &*error as &dyn StdError, "connection ended");
                     return Poll::Ready(());
                 }

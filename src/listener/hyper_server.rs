@@ -27,6 +27,7 @@ use super::h2_preface::Beginning;
 use super::h2_window::Streams;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::header_deadline::HeaderTimer;
+use super::memory;
 use super::traffic::Traffic;
 use crate::config::Client;
 use crate::http::as_written::NamesKeptByHyper;
@@ -148,6 +149,8 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
                 None => drop(request.extensions_mut().insert(NamesKeptByHyper)),
             }
         }
+        let head = memory::size_of_head(&request);
+        memory::hold_head(&shared.budget, &mut request, head);
         let latency = handler.route(&mut request, info);
         match &self.slot {
             Some(slot) if latency != Latency::Short && request.body().is_end_stream() => {
@@ -246,6 +249,8 @@ where
     let (client, lifecycle) = (&shared.client, &shared.lifecycle);
     let exchanges = Arc::new(Exchanges::new(Arc::clone(&traffic)));
     traffic.become_idle();
+    let mut held = shared.budget.claim();
+    held.set(memory::HTTP2);
     let streams = Streams::default();
     let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
     let service = Counting::new(service, Arc::clone(&exchanges));

@@ -20,6 +20,7 @@ mod header_deadline;
 mod http1;
 pub mod hyper_server;
 pub mod idle;
+mod memory;
 pub mod peer;
 pub mod proxy_protocol;
 mod socket;
