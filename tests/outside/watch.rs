@@ -218,7 +218,9 @@ fn the_dashboard_is_one_by_grafanas_own_types() {
     let said = type_check(DASHBOARD);
     assert_eq!(said, "");
     // It can fail: a word that is none, a name that is none.
-    for (word, wrong) in [("\"displayMode\": \"list\"", "\"displayMode\": \"lust\""), ("\"fillOpacity\"", "\"fullOpacity\"")] {
+    for (word, wrong) in
+        [("\"displayMode\": \"list\"", "\"displayMode\": \"lust\""), ("\"fillOpacity\"", "\"fullOpacity\"")]
+    {
         assert!(type_check(&DASHBOARD.replacen(word, wrong, 1)).contains("error TS"), "{wrong}");
     }
 }
@@ -236,7 +238,8 @@ fn type_check(dashboard: &str) -> String {
     let options = json!({ "noEmit": true, "strict": true, "skipLibCheck": true, "module": "nodenext", "types": [], "paths": paths });
     let scratch = Scratch::new("dashboard");
     scratch.file("dashboard.ts", &format!("{TYPES}{dashboard};\n"));
-    let project = scratch.file("tsconfig.json", &json!({ "compilerOptions": options, "files": ["dashboard.ts"] }).to_string());
+    let project =
+        scratch.file("tsconfig.json", &json!({ "compilerOptions": options, "files": ["dashboard.ts"] }).to_string());
     let output = Command::new(tools.join(".bin/tsc")).arg("--project").arg(project).output().expect("it runs");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
