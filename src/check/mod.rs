@@ -3,6 +3,7 @@
 //! Enters: a checked configuration. Leaves: findings for people. Must not touch: anything; it opens no socket and changes no
 //! file. What it cannot find out, it does not tell.
 
+mod routes;
 mod unit;
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+pub use self::routes::routes;
 use crate::config::{Address, Config};
 use crate::lifecycle::descriptors;
 

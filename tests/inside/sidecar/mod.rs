@@ -16,6 +16,7 @@ mod logins;
 mod logs;
 mod memory;
 mod operator;
+mod operator_day;
 mod operator_load;
 mod pressure;
 mod refusals;
