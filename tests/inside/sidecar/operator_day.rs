@@ -2,6 +2,8 @@
 //! installs and removes it is tested with the package. Enters: commands, signals, files. Leaves: verdicts. Must not touch:
 //! other processes.
 
+use std::collections::BTreeSet;
+
 use http::{Method, StatusCode};
 use serde_json::Value;
 
@@ -9,6 +11,8 @@ use crate::binary::{Running, output};
 use crate::support::plain::nowhere;
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site};
+
+const OPERATIONS: &str = include_str!("../../../docs/OPERATIONS.md");
 
 /// An operator at a terminal.
 struct Operator {
@@ -52,7 +56,7 @@ async fn a_day_of_an_operator() {
     let toml = |upstream: std::net::SocketAddr, more: &str| {
         format!(
             "listen = \"127.0.0.1:0\"\nhosts = [\"127.0.0.1\"]\nadmin = \"127.0.0.1:0\"\nupstream = \"ws://{upstream}\"\n{more}\
-             [client]\nconnections = 100\n[log]\nformat = \"json\"\n"
+             [client]\nconnections = 100\n[log]\nformat = \"json\"\nrequests = true\n"
         )
     };
     let gone_route = format!("[[route]]\npath = \"/gone\"\nupstream = \"ws://{gone}\"\n");
@@ -91,10 +95,17 @@ async fn a_day_of_an_operator() {
     // A customer calls: everything is slow since an hour. The log and the list say why.
     let opened = site.open("/chat/room").await;
     let mut conversation = backend.accept().await;
-    site.get(&format!("{}/poll?wait=0.01&cause=sse%20held", opened.url)).await.json();
+    let mut sse = site.stream(&format!("{}/sse?cause=ws%20refused", opened.url), &[]).await;
+    sse.told().await;
     let line = running.says("session attached").await;
     let id = field(&opened.session, "id");
-    assert_eq!([field(&line, "session"), field(&line, "transport"), field(&line, "cause")], [&id, "poll", "sse held"]);
+    assert_eq!([field(&line, "session"), field(&line, "transport"), field(&line, "cause")], [&id, "sse", "ws refused"]);
+    drop(sse);
+    let poll = format!("{}/poll?wait=0.01&cause=sse%20held", opened.url);
+    let trace = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")];
+    site.request(Method::GET, &poll, &trace, "").await.json();
+    let line = running.says("session changed transport").await;
+    assert_eq!([field(&line, "from"), field(&line, "to"), field(&line, "cause")], ["sse", "poll", "sse held"]);
     let told = operator.tell(&["sessions", "--client", "127.0.0.1"]).await;
     reads(&told, &["ID ", "CLIENT", "CAUSE", &id, "127.0.0.1", "/chat/room", "poll", "sse held", "1 session(s)\n"]);
 
@@ -163,4 +174,38 @@ async fn drained(mut running: Running, site: Site, operator: &Operator) {
     let (code, _, error) = output(&["status", "--admin", &operator.admin]).await;
     assert_eq!(code, 1);
     reads(&error, &["nobody answers at ", &operator.admin]);
+    documented(&running.lines);
+}
+
+/// A line of the log: its level, target and message, and the names of its fields.
+type Shape = (String, String, String, BTreeSet<String>);
+
+/// The examples of the documents are lines that were written on this day.
+fn documented(lines: &[String]) {
+    let section = OPERATIONS.split_once("\n## Log\n").expect("a section").1.split_once("\n## ").expect("another one").0;
+    let examples: Vec<_> = section.lines().filter(|line| line.starts_with("2026-")).map(shape_of_text).collect();
+    assert!(examples.len() >= 8, "{examples:#?}");
+    let written: Vec<_> = lines.iter().map(|line| shape_of_json(line)).collect();
+    for example in examples {
+        let alike: Vec<_> = written.iter().filter(|shape| shape.2 == example.2).collect();
+        assert!(alike.contains(&&example), "no line is like that of OPERATIONS.md: {example:?}, but {alike:#?}");
+    }
+}
+
+fn shape_of_text(line: &str) -> Shape {
+    let (_time, rest) = line.split_once(' ').expect("a time");
+    let (level, rest) = rest.trim_start().split_once(' ').expect("a level");
+    let (target, rest) = rest.split_once(": ").expect("a target");
+    // What is quoted may hold anything.
+    let bare: String = rest.split('"').step_by(2).collect::<Vec<_>>().join("_");
+    let fields = bare.split(' ').filter_map(|word| Some(word.split_once('=')?.0.to_owned()));
+    let message = bare.split(' ').take_while(|word| !word.contains('=')).collect::<Vec<_>>().join(" ");
+    (level.to_owned(), target.to_owned(), message, fields.collect())
+}
+
+fn shape_of_json(line: &str) -> Shape {
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    let own = ["timestamp", "level", "target", "message"];
+    let fields = line.as_object().expect("an object").keys().filter(|name| !own.contains(&name.as_str())).cloned();
+    (field(&line, "level"), field(&line, "target"), field(&line, "message"), fields.collect())
 }
