@@ -78,7 +78,7 @@ fn systemd_accepts_the_units_and_finds_little_exposed() {
         return;
     }
     let directory = installed();
-    let verify = analyze(&directory, &["verify", "./underpass.service", "./underpass-http.socket"]);
+    let verify = analyze(&directory, &["verify", "--man=no", "./underpass.service", "./underpass-http.socket"]);
     let threshold = format!("--threshold={EXPOSURE}");
     analyze(&directory, &["security", "--offline=true", &threshold, "./underpass.service"]);
     fs::remove_dir_all(&directory).expect("a writable temporary directory");

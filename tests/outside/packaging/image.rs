@@ -96,6 +96,7 @@ async fn the_compose_file_is_valid_and_what_it_configures_is_too() {
     // A variable that no key has is a warning.
     assert!(!said.contains("UNDERPASS_"), "{said}");
     // Nothing but a variable says where the backend is.
-    let bare = Command::new(env!("CARGO_BIN_EXE_underpass")).arg("check").arg(root().join(CONFIGURATION)).output().await;
+    let bare =
+        Command::new(env!("CARGO_BIN_EXE_underpass")).arg("check").arg(root().join(CONFIGURATION)).output().await;
     assert_eq!(bare.expect("it runs").status.code(), Some(1));
 }
