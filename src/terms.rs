@@ -217,6 +217,32 @@ terms! {
     }
 }
 
+terms! {
+    /// How a hand-over ended. The process that lives on counts it.
+    HandedOver {
+        /// This process has it from the service manager, which kept it over a restart.
+        Restarted = "restarted",
+        /// This process has it from the one before, which it asked.
+        TakenOver = "taken_over",
+        /// This process had let go of everything, and has taken it back, because its successor failed.
+        RolledBack = "rolled_back",
+        /// A successor was refused, or gave up, before this process had let go of anything.
+        Refused = "refused",
+        /// The service manager kept something that this process cannot read: it is lost.
+        Unreadable = "unreadable",
+    }
+}
+
+terms! {
+    /// What became of a thing that a predecessor has handed over.
+    Crossing {
+        /// It lives on here.
+        Crossed = "crossed",
+        /// It does not: its descriptor was missing, or it could not be made live again.
+        Lost = "lost",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

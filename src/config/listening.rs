@@ -17,11 +17,11 @@ pub enum Address {
     Activated(String),
 }
 
-/// As it is written in a file.
+/// As it is written in the file.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(at) => at.fmt(f),
+            Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Activated(name) => write!(f, "systemd:{name}"),
         }

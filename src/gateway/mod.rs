@@ -47,15 +47,16 @@ use crate::http::timely::Patience;
 use crate::lifecycle::Lifecycle;
 use crate::limits::{Limited, Limits};
 use crate::listener::dialling::DialQueue;
-use crate::listener::guard::Traffic;
 use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
+use crate::listener::traffic::{Companion, Traffic};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
+use crate::upstream::private::PrivateConnections;
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -172,7 +173,7 @@ impl Gateway {
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
         let mut purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
         // What is wrong with a request is said first: one that cannot be read names no host.
-        if !matches!(purpose, Purpose::Faulty(_)) && !live.serves(&peer.host) {
+        if !matches!(purpose, Purpose::Faulty(_) | Purpose::Unaffordable) && !live.serves(&peer.host) {
             purpose = Purpose::Misdirected;
         }
         if purpose == Purpose::Proxied
@@ -203,6 +204,7 @@ impl Gateway {
         // and is moved and allocated with it.
         match purpose {
             Purpose::Faulty(what) => Err(Refusal::bad_request(*what).closing()),
+            Purpose::Unaffordable => Err(Refusal::out_of_memory()),
             Purpose::Misdirected => Err(Refusal::host_refused(&peer.host)),
             Purpose::Untraceable => Err(Refusal::not_traced()),
             Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),
@@ -262,6 +264,13 @@ fn identity([subject, fingerprint]: &[HeaderName; 2], peer: &Peer) -> Vec<(Heade
         (subject.clone(), shown.map(|shown| shown.subject.clone())),
         (fingerprint.clone(), shown.map(|shown| shown.fingerprint.clone())),
     ]
+}
+
+/// A client's connection is bound to those over which it has logged in.
+impl Companion for PrivateConnections {
+    fn binds(&self) -> bool {
+        !self.is_empty()
+    }
 }
 
 /// What was decided of a request. It goes with the request, in its extensions.

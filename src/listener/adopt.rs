@@ -6,16 +6,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::ListenerContext;
+use super::context::{ConnContext, ListenerContext};
 use super::given::ConnectionRecord;
-use super::guard::{ConnPermits, Guarded, Traffic};
+use super::guard::{ConnPermits, Guarded};
 use super::handler::Handler;
 use super::http1::Http1;
-use super::idle::Idleness;
+use super::idle::Place;
 use super::peer::ConnInfo;
 use super::socket::{self, Socket};
+use super::traffic::Traffic;
 use crate::http::bare::Duplex;
 use crate::http::replay::Replay;
 use crate::lifecycle::What;
@@ -47,21 +46,22 @@ pub enum NotAdopted {
 ///
 /// # Errors
 /// [`NotAdopted`]; the connection is closed.
-pub fn adopt<H: Handler>(mut parcel: Parcel, context: &ListenerContext<H>) -> Result<(), NotAdopted> {
+pub fn adopt<H: Handler>(mut parcel: Parcel, context: &Arc<ListenerContext<H>>) -> Result<(), NotAdopted> {
     let record: ConnectionRecord = parcel.read()?;
     let peer = record.peer().ok_or_else(|| NotAdopted::Peer(record.peer.clone()))?;
     let socket = parcel.descriptors.pop().ok_or(NotAdopted::NoSocket)?;
     let (socket, near) = socket::adopt(socket, context.client.write)?;
     let held = context.limits.connection(near.ip()).map_err(|Limited { .. }| NotAdopted::Limited)?;
-    let Ok(permit) = Arc::clone(&context.connections).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(context.connections.places()).try_acquire_owned() else {
         context.metrics.connections_full();
         return Err(NotAdopted::Full);
     };
-    let (permits, idleness) = permits(context, Some(permit), held);
-    let info = ConnInfo { peer, tls: false, certificate: None, bytes: Arc::default() };
-    let mut io = Replay::new(guarded(context, socket, Arc::clone(&info.bytes), permits));
+    let traffic = Arc::<Traffic>::default();
+    let place = context.connections.enter(Arc::clone(&traffic), permit);
+    let info = ConnInfo { peer, tls: false, certificate: None, bytes: Arc::clone(&traffic) };
+    let mut io = Replay::new(guarded(context, socket, traffic, (Some(place), held)));
     io.put_back(&record.ahead);
-    tokio::spawn(Http1::again_on(context.conn(info, idleness), io));
+    tokio::spawn(Http1::again_on(ConnContext { shared: Arc::clone(context), info }, io));
     Ok(())
 }
 
@@ -72,27 +72,19 @@ pub fn adopt<H: Handler>(mut parcel: Parcel, context: &ListenerContext<H>) -> Re
 pub fn adopt_upgraded<H>(socket: OwnedFd, context: &ListenerContext<H>) -> io::Result<Box<dyn Duplex>> {
     let (socket, near) = socket::adopt(socket, context.client.write)?;
     let held = context.limits.connection(near.ip()).unwrap_or_default();
-    let permit = Arc::clone(&context.connections).try_acquire_owned().ok();
-    let (permits, _) = permits(context, permit, held);
-    Ok(Box::new(guarded(context, socket, Arc::default(), permits)))
-}
-
-fn permits<H>(
-    context: &ListenerContext<H>,
-    permit: Option<OwnedSemaphorePermit>,
-    held: Option<Held>,
-) -> (ConnPermits, Arc<Idleness>) {
-    let (place, idleness) = context.all.enter();
-    let guard = context.lifecycle.guard(What::Connection);
-    let counted = context.metrics.connection_again();
-    (ConnPermits { permit, place, held, guard, counted }, idleness)
+    let traffic = Arc::<Traffic>::default();
+    let permit = Arc::clone(context.connections.places()).try_acquire_owned().ok();
+    let place = permit.map(|permit| context.connections.enter(Arc::clone(&traffic), permit));
+    Ok(Box::new(guarded(context, socket, traffic, (place, held))))
 }
 
 fn guarded<H>(
     context: &ListenerContext<H>,
     socket: Socket,
     traffic: Arc<Traffic>,
-    permits: ConnPermits,
+    (place, held): (Option<Place>, Option<Held>),
 ) -> Guarded<Socket> {
-    Guarded::new(socket, context.client.write, traffic, Some(permits))
+    let guard = context.lifecycle.guard(What::Connection);
+    let permits = ConnPermits { place, held, guard, counted: context.metrics.connection_again() };
+    Guarded::new(socket, Arc::clone(&context.client), traffic, Some(permits))
 }

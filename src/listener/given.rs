@@ -40,7 +40,7 @@ pub(super) struct ConnectionRecord {
 
 /// Whether a connection would be given, once it is between two requests.
 pub(super) fn may_be_given<H, IO: Bare>(context: &ConnContext<H>, io: &Replay<IO>) -> bool {
-    io.is_bare() && !context.info.bytes.has_companion()
+    io.is_bare() && !context.info.bytes.is_bound()
 }
 
 /// Gives a connection to the successor. Nothing is left of it: where nobody takes it (any more), it ends.
@@ -51,7 +51,7 @@ pub(super) fn give<H, IO: Bare>(context: &ConnContext<H>, io: Replay<IO>) {
         let record = ConnectionRecord { peer: peer.to_string(), ahead };
         Some(Parcel::new(Kind::Connection, &record, vec![socket]))
     };
-    if context.lifecycle.give_made(io, parcel).is_err() {
+    if context.shared.lifecycle.give_made(io, parcel).is_err() {
         tracing::debug!(%peer, "connection ended: it is too late for it to be handed over");
     }
 }

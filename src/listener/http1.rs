@@ -21,6 +21,8 @@ use super::framing::Malformed;
 use super::given::{give, may_be_given};
 use super::handler::{Handler, ResponseFuture};
 use super::hyper_server::{TakenRequest, serve_until_taken};
+use super::memory;
+use crate::budget::LazyClaim;
 use crate::http::bare::Bare;
 use crate::http::body::Body;
 use crate::http::fields::end_of_head;
@@ -36,10 +38,13 @@ pub(super) struct Http1<H, IO> {
     step: Step<IO>,
     /// Until when a first byte must come.
     deadline: Instant,
-    /// Made when it is first needed, and kept from request to request.
-    idle: Option<Idle>,
-    /// Ends the connection while a response is waited for; made and kept likewise.
+    /// Fires at the deadline, or earlier. Made when it is first needed, and kept from request to request.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Ends the connection while a response is waited for; made and kept likewise. Where a head has begun, wakes it when the
+    /// process hands over.
     closing: Option<Reached>,
+    /// What has been read ahead, or what hyper has.
+    held: LazyClaim,
 }
 
 enum Step<IO> {
@@ -47,8 +52,8 @@ enum Step<IO> {
     Reading(Replay<IO>),
     /// There is the beginning of a request's head: so many bytes.
     ReadingHead(Replay<IO>, usize),
-    /// hyper serves, until it ends or gives up a request whose response may take long.
-    Hyper(HyperServing<IO>),
+    /// hyper serves, until it ends or gives up a request whose response may take long; its buffers have so many bytes.
+    Hyper(HyperServing<IO>, usize),
     /// A request waits for its turn to dial.
     Queued(Queued<IO>),
     Responding(Exchange<IO>),
@@ -62,15 +67,6 @@ type HyperServing<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, T
 
 /// A state of the process, waited for.
 type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// What ends a connection that has nothing to do.
-struct Idle {
-    sleep: Pin<Box<Sleep>>,
-    /// The process hands over or drains; `None` when that was reached.
-    leaving: Option<Reached>,
-    /// The timer will wake the connection.
-    is_set: bool,
-}
 
 /// A request that will have a backend dialled. When many come at once most of them wait here, so nothing is kept of it
 /// but its bytes, and it is parsed and routed again.
@@ -96,18 +92,18 @@ where
 {
     /// A connection of which nothing was read.
     pub(super) fn new(context: ConnContext<H>, io: IO) -> Self {
-        let deadline = Instant::now() + context.client.handshake;
+        let deadline = Instant::now() + context.shared.client.handshake;
         Self::reading(context, Replay::new(io), deadline)
     }
 
     /// A connection that has answered a request, in another process perhaps.
     pub(super) fn again_on(context: ConnContext<H>, io: Replay<IO>) -> Self {
-        let deadline = Instant::now() + context.client.idle;
+        let deadline = Instant::now() + context.shared.client.idle;
         Self::reading(context, io, deadline)
     }
 
     fn reading(context: ConnContext<H>, io: Replay<IO>, deadline: Instant) -> Self {
-        Self { context, step: Step::Reading(io), deadline, idle: None, closing: None }
+        Self { context, step: Step::Reading(io), deadline, timer: None, closing: None, held: LazyClaim::default() }
     }
 
     /// What comes after the present step.
@@ -115,20 +111,10 @@ where
         match &mut self.step {
             Step::Reading(io) => match if io.is_fresh() { io.poll_ahead(cx) } else { Poll::Ready(true) } {
                 // Another has its place: what has come at the last moment is as good as not come.
-                Poll::Ready(true) if !self.context.idleness.finish() => Poll::Ready(Ok(Step::Over)),
+                Poll::Ready(true) if !self.context.info.bytes.become_busy() => Poll::Ready(Ok(Step::Over)),
                 Poll::Ready(true) => Poll::Ready(Ok(self.parse())),
                 Poll::Ready(false) => Poll::Ready(Ok(Step::Over)),
-                Poll::Pending if self.context.idleness.is_ended() => Poll::Ready(Ok(Step::Over)),
-                Poll::Pending => {
-                    self.context.idleness.introduce(cx);
-                    self.context.idleness.begin();
-                    let lifecycle = &self.context.lifecycle;
-                    let idle = self.idle.get_or_insert_with(|| Idle::new(self.deadline));
-                    if idle.poll_leaving(cx, lifecycle).is_ready() {
-                        return Poll::Ready(Ok(self.leave(cx)));
-                    }
-                    idle.poll_deadline(cx, self.deadline).map_ok(|()| Step::Over)
-                }
+                Poll::Pending => self.idle(cx),
             },
             Step::ReadingHead(io, seen) => loop {
                 match io.poll_ahead(cx) {
@@ -138,21 +124,13 @@ where
                     }
                     Poll::Ready(true) => return Poll::Ready(Ok(self.parse())),
                     Poll::Ready(false) => return Poll::Ready(Ok(Step::Over)),
-                    Poll::Pending => {
-                        let lifecycle = &self.context.lifecycle;
-                        let idle = self.idle.get_or_insert_with(|| Idle::new(self.deadline));
-                        // What has begun is read to its end, unless that can be done by the successor.
-                        if idle.poll_leaving(cx, lifecycle).is_ready()
-                            && lifecycle.is_moving()
-                            && may_be_given(&self.context, io)
-                        {
-                            return Poll::Ready(Ok(self.leave(cx)));
-                        }
-                        return idle.poll_deadline(cx, self.deadline).map_ok(|()| Step::Over);
+                    Poll::Pending if memory::refuses_rest(&self.context.shared.budget, io.ahead().len()) => {
+                        return Poll::Ready(Ok(self.refuse()));
                     }
+                    Poll::Pending => return self.wait_for_head(cx),
                 }
             },
-            Step::Hyper(serving) => {
+            Step::Hyper(serving, _) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
                     Some((io, taken)) => match DialQueue::of(&taken.request, taken.latency) {
@@ -170,14 +148,14 @@ where
                 }
             },
             Step::Responding(exchange) => {
-                let response = ready!(exchange.poll_response(cx, &self.context.lifecycle, &mut self.closing));
+                let response = ready!(exchange.poll_response(cx, &self.context.shared.lifecycle, &mut self.closing));
                 Poll::Ready(Ok(response.map_or(Step::Over, |response| self.write(response))))
             }
             Step::Writing(writer) => match Pin::new(&mut *writer).poll(cx) {
                 Poll::Ready(io) => Poll::Ready(Ok(self.again(io))),
                 Poll::Pending => {
                     // No request follows a stream for as long as it lives.
-                    self.idle = self.idle.take().filter(|_| !writer.is_stream());
+                    self.timer = self.timer.take().filter(|_| !writer.is_stream());
                     self.closing = None;
                     Poll::Pending
                 }
@@ -190,24 +168,43 @@ where
         }
     }
 
-    /// More bytes of a request are there: all of it, as a rule.
-    fn parse(&mut self) -> Step<IO> {
-        let (io, begins) = match std::mem::replace(&mut self.step, Step::Over) {
-            Step::Reading(io) => (io, true),
-            Step::ReadingHead(io, _) => (io, false),
-            _ => return Step::Over,
-        };
-        let step = self.read(io, None);
-        if begins && matches!(step, Step::ReadingHead(..)) {
-            self.deadline = Instant::now() + self.context.client.header;
+    /// There is nothing to do, until bytes come or the connection has to end.
+    fn idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
+        let traffic = &self.context.info.bytes;
+        traffic.introduce_task(cx);
+        traffic.become_idle();
+        if traffic.must_end() {
+            return Poll::Ready(Ok(Step::Over));
         }
-        step
+        // Asked only now: who is idle before it is said that the process hands over or drains is woken for it.
+        if self.context.shared.lifecycle.is_leaving() {
+            return Poll::Ready(Ok(self.leave(cx)));
+        }
+        poll_deadline(&mut self.timer, cx, self.deadline).map(Err)
+    }
+
+    /// A head has begun. It is read to its end, unless that can be done by the successor.
+    fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
+        let lifecycle = &self.context.shared.lifecycle;
+        let moved = self.closing.get_or_insert_with(|| {
+            let lifecycle = lifecycle.clone();
+            Box::pin(async move { lifecycle.moved().await })
+        });
+        if moved.as_mut().poll(cx).is_ready() {
+            self.closing = None;
+            if let Step::ReadingHead(io, _) = &self.step
+                && may_be_given(&self.context, io)
+            {
+                return Poll::Ready(Ok(self.leave(cx)));
+            }
+        }
+        poll_deadline(&mut self.timer, cx, self.deadline).map(Err)
     }
 
     /// Nothing is asked for, and the process leaves: the connection goes to the successor if it can, and ends here.
     fn leave(&mut self, cx: &mut Context<'_>) -> Step<IO> {
         if let Step::Reading(mut io) | Step::ReadingHead(mut io, _) = std::mem::replace(&mut self.step, Step::Over) {
-            if self.context.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+            if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
                 give(&self.context, io);
             } else {
                 // Under TLS the peer is to know that this is the end and nobody has cut it.
@@ -217,27 +214,74 @@ where
         Step::Over
     }
 
+    /// More bytes of a request are there: all of it, as a rule.
+    fn parse(&mut self) -> Step<IO> {
+        let (io, begins) = match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Reading(io) => (io, true),
+            Step::ReadingHead(io, _) => {
+                self.closing = None;
+                (io, false)
+            }
+            _ => return Step::Over,
+        };
+        let step = self.read(io, None);
+        if begins && matches!(step, Step::ReadingHead(..)) {
+            self.closing = None;
+            self.deadline = Instant::now() + self.context.shared.client.header;
+        }
+        step
+    }
+
     /// Reads and routes a request, which may have its turn to dial already. While the process hands over nothing is read that
     /// the successor can read.
-    fn read(&self, mut io: Replay<IO>, mut turn: Option<DialTurn>) -> Step<IO> {
-        if self.context.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+    fn read(&self, io: Replay<IO>, turn: Option<DialTurn>) -> Step<IO> {
+        if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
             give(&self.context, io);
             return Step::Over;
         }
-        let (mut request, end) = match read_request(io.ahead(), &self.context.client) {
-            ReadRequest::Whole(request, end) => (request, end),
+        let budget = &self.context.shared.budget;
+        let (request, end) = match read_request(io.ahead(), &self.context.shared.client) {
+            ReadRequest::Whole(mut request, end) => {
+                memory::hold_head(budget, &mut request, end);
+                (request, end)
+            }
             ReadRequest::Partial if !io.is_full() => {
                 let seen = io.ahead().len();
                 return Step::ReadingHead(io, seen);
             }
-            ReadRequest::Partial => return self.hand_to_hyper(io, Head::default()),
-            ReadRequest::Other(head) => return self.hand_to_hyper(io, head),
+            ReadRequest::Partial if memory::refuses_rest(budget, io.ahead().len()) => {
+                (memory::refused(), io.ahead().len())
+            }
+            ReadRequest::Other(_) if memory::refuses_buffers(budget) => (memory::refused(), io.ahead().len()),
+            ReadRequest::Partial => {
+                return self.hand_to_hyper(io, Head::default(), memory::http1(self.context.shared.client.header_bytes));
+            }
+            ReadRequest::Other(head) => return self.hand_to_hyper(io, head, memory::http1(0)),
             ReadRequest::Malformed(what) => {
                 let end = io.ahead().len();
                 (Malformed::request(what), end)
             }
         };
-        let latency = self.context.handler.route(&mut request, &self.context.info);
+        self.begin(io, request, end, turn)
+    }
+
+    /// There is no memory for the rest of a head.
+    fn refuse(&mut self) -> Step<IO> {
+        let Step::ReadingHead(io, _) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
+        let end = io.ahead().len();
+        self.closing = None;
+        self.begin(io, memory::refused(), end, None)
+    }
+
+    /// Routes a request that was read, up to `end` of what there is.
+    fn begin(
+        &self,
+        mut io: Replay<IO>,
+        mut request: Request<IncomingBody>,
+        end: usize,
+        mut turn: Option<DialTurn>,
+    ) -> Step<IO> {
+        let latency = self.context.shared.handler.route(&mut request, &self.context.info);
         if let Some(queue) = DialQueue::of(&request, latency) {
             turn = turn.or_else(|| queue.try_acquire());
             if turn.is_none() {
@@ -248,16 +292,29 @@ where
         self.respond(io, request, turn)
     }
 
-    fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head) -> Step<IO> {
+    /// Counts the buffers that this step has.
+    fn count(&mut self) {
+        let bytes = match &self.step {
+            Step::ReadingHead(io, _) | Step::Queued(Queued { io, .. }) | Step::Responding(Exchange { io, .. }) => {
+                io.ahead().len()
+            }
+            Step::Writing(writer) => writer.ahead(),
+            Step::Hyper(_, buffers) => *buffers,
+            Step::Reading(_) | Step::Switching(_) | Step::Over => 0,
+        };
+        self.held.set(&self.context.shared.budget, bytes);
+    }
+
+    fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head, buffers: usize) -> Step<IO> {
         if let Some((readable, length)) = &head.readable {
             io.skip(*length);
             io.put_back(readable);
         }
-        Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)))
+        Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)), buffers)
     }
 
     fn queue(&self, io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
-        let lifecycle = self.context.lifecycle.clone();
+        let lifecycle = self.context.shared.lifecycle.clone();
         let turn = async move {
             tokio::select! {
                 turn = queue.acquire() => turn,
@@ -284,7 +341,7 @@ where
             request.extensions_mut().insert(turn);
         }
         let (version, keep_alive) = (request.version(), keeps_alive(&request));
-        let response = self.context.handler.respond(request);
+        let response = self.context.shared.handler.respond(request);
         Step::Responding(Exchange { io, response, version, keep_alive })
     }
 
@@ -301,13 +358,13 @@ where
 
     /// Whether another request may follow on this connection, here or at the successor.
     fn goes_on(&self, io: &Replay<IO>) -> bool {
-        let lifecycle = &self.context.lifecycle;
+        let lifecycle = &self.context.shared.lifecycle;
         !lifecycle.is_leaving() || !lifecycle.is_draining() && may_be_given(&self.context, io)
     }
 
     /// Behind a response: another request, if there may be one.
     fn again(&mut self, io: Option<Replay<IO>>) -> Step<IO> {
-        self.deadline = Instant::now() + self.context.client.idle;
+        self.deadline = Instant::now() + self.context.shared.client.idle;
         io.map_or(Step::Over, Step::Reading)
     }
 }
@@ -321,10 +378,14 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            match ready!(self.poll_step(cx)) {
-                Ok(Step::Over) => return Poll::Ready(()),
-                Ok(step) => self.step = step,
-                Err(error) => {
+            match self.poll_step(cx) {
+                Poll::Pending => {
+                    self.count();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(Step::Over)) => return Poll::Ready(()),
+                Poll::Ready(Ok(step)) => self.step = step,
+                Poll::Ready(Err(error)) => {
                     tracing::debug!(peer = %self.context.info.peer, error = &*error as &dyn StdError, "connection ended");
                     return Poll::Ready(());
                 }
@@ -335,36 +396,20 @@ where
 
 impl<H, IO> Unpin for Http1<H, IO> {}
 
-impl Idle {
-    fn new(deadline: Instant) -> Self {
-        Self { sleep: Box::pin(sleep_until(deadline)), leaving: None, is_set: false }
-    }
-
-    /// Ready while the process hands over or drains.
-    fn poll_leaving(&mut self, cx: &mut Context<'_>, lifecycle: &Lifecycle) -> Poll<()> {
-        let leaving = self.leaving.get_or_insert_with(|| {
-            let lifecycle = lifecycle.clone();
-            Box::pin(async move { lifecycle.leaving().await })
-        });
-        ready!(leaving.as_mut().poll(cx));
-        self.leaving = None;
-        Poll::Ready(())
-    }
-
-    /// An error when the deadline has passed.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Result<(), BoxError>> {
-        // A timer that fires too early costs less than one that is moved at every request. One that will fire in time
-        // need not be polled: a connection is one task all its life, which it will wake.
-        let will_wake = self.is_set && !self.sleep.is_elapsed() && self.sleep.deadline() <= deadline;
-        self.is_set = true;
-        while !will_wake && (deadline < self.sleep.deadline() || self.sleep.as_mut().poll(cx).is_ready()) {
-            if deadline <= Instant::now() {
-                return Poll::Ready(Err("no request came in time".into()));
-            }
-            self.sleep.as_mut().reset(deadline);
+/// Ready with an error when the deadline has passed.
+fn poll_deadline(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>, deadline: Instant) -> Poll<BoxError> {
+    // A timer that fires too early costs less than one that is moved at every request. One that will fire in time
+    // need not be polled: a connection is one task all its life, which it will wake.
+    let is_set = timer.is_some();
+    let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+    let will_wake = is_set && !sleep.is_elapsed() && sleep.deadline() <= deadline;
+    while !will_wake && (deadline < sleep.deadline() || sleep.as_mut().poll(cx).is_ready()) {
+        if deadline <= Instant::now() {
+            return Poll::Ready("no request came in time".into());
         }
-        Poll::Pending
+        sleep.as_mut().reset(deadline);
     }
+    Poll::Pending
 }
 
 impl<IO: AsyncRead + Unpin> Exchange<IO> {
@@ -392,4 +437,23 @@ impl<IO: AsyncRead + Unpin> Exchange<IO> {
 fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {
     let lifecycle = lifecycle.clone();
     Box::pin(async move { lifecycle.reached(phase).await })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::guard::Guarded;
+    use crate::listener::socket::Socket;
+    use crate::listener::traffic::Traffic;
+
+    /// What tokio has beside a future in the allocation of its task: 104 bytes with version 1.48 to 1.54.
+    const TASK: usize = 104;
+
+    #[test]
+    fn an_idle_connection_fits_into_its_size_classes() {
+        // tokio rounds up to 128 bytes: one word more here and each connection takes 128 bytes more.
+        assert!(size_of::<Http1<Arc<()>, Guarded<Socket>>>() + TASK <= 512);
+        // Beside the two counts of an `Arc`.
+        assert!(size_of::<Traffic>() + 16 <= 96);
+    }
 }

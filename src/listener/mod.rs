@@ -22,63 +22,42 @@ mod header_deadline;
 mod http1;
 pub mod hyper_server;
 pub mod idle;
+mod memory;
 pub mod peer;
 pub mod proxy_protocol;
 mod socket;
 pub mod tls;
+pub mod traffic;
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use self::complaints::Complaints;
 use self::conn::Layers;
 use self::context::ConnContext;
+pub use self::context::ListenerContext;
 use self::given::ListenerRecord;
-use self::guard::{ConnPermits, Traffic};
+use self::guard::ConnPermits;
 use self::handler::Handler;
-use self::idle::{Connections, Idleness};
 use self::peer::{ConnInfo, PeerAddr};
 use self::proxy_protocol::Introductions;
 use self::socket::Socket;
 use self::tls::TlsSource;
-use crate::config::{Client, Trusted};
+use self::traffic::Traffic;
 use crate::lifecycle::sockets::BoundListener;
-use crate::lifecycle::{Lifecycle, Phase, What};
-use crate::limits::{Held, Limits};
-use crate::metrics::Metrics;
+use crate::lifecycle::{Phase, What};
+use crate::limits::Held;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
 
 /// Most idle connections that end at once to make room, arbitrary: to find them all are looked through.
 const MOST_ENDED: usize = 64;
-
-/// What all listeners share.
-#[derive(Clone)]
-pub struct ListenerContext<H> {
-    /// Where requests go.
-    pub handler: H,
-    /// The bounds of a connection.
-    pub client: Arc<Client>,
-    /// Bounds the connections of all listeners together.
-    pub connections: Arc<Semaphore>,
-    /// Who may introduce others by the PROXY protocol; follows the configuration.
-    pub trusted: Arc<ArcSwap<Trusted>>,
-    /// All connections, of which idle ones make room for new ones.
-    pub all: Arc<Connections>,
-    /// Bounds what one client may take.
-    pub limits: Arc<Limits>,
-    /// When to stop.
-    pub lifecycle: Lifecycle,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-}
 
 /// What is spoken on a listener before HTTP.
 #[derive(Clone, Debug, Default)]
@@ -104,7 +83,7 @@ pub async fn serve<H: Handler>(
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let complaints = Complaints::default();
+    let (context, complaints) = (Arc::new(context), Complaints::default());
     let introductions = || Introductions::new(Arc::clone(&context.trusted), Arc::clone(&context.metrics));
     let layers = Layers {
         introductions: spoken.proxy_protocol.then(|| Arc::new(introductions())),
@@ -112,6 +91,7 @@ pub async fn serve<H: Handler>(
     };
     loop {
         accept_all(&bound, &layers, &context, &complaints).await;
+        context.connections.wake_idle();
         match given::give_listener(bound, &record, &context.lifecycle) {
             // Too late: it is served again if the process stays.
             Some(kept) if !context.lifecycle.is_draining() => bound = kept,
@@ -125,7 +105,7 @@ pub async fn serve<H: Handler>(
 async fn accept_all<H: Handler>(
     bound: &BoundListener,
     layers: &Layers,
-    context: &ListenerContext<H>,
+    context: &Arc<ListenerContext<H>>,
     complaints: &Complaints,
 ) {
     let lifecycle = &context.lifecycle;
@@ -141,28 +121,20 @@ async fn accept_all<H: Handler>(
             permit = place.as_mut() => permit,
             () = lifecycle.reached(Phase::Draining) => return,
             // What goes to the successor makes room here.
-            () = lifecycle.moved() => match timeout(REST, place).await {
-                Ok(permit) => permit,
-                Err(_) => return,
+            () = lifecycle.moved() => {
+                context.connections.wake_idle();
+                match timeout(REST, place).await {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                }
             }
         };
-        let guard = lifecycle.guard(What::Connection);
-        let (place, idleness) = context.all.enter();
-        let permits = ConnPermits { permit: Some(permit), place, held, guard, counted: context.metrics.connection() };
-        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: Arc::new(Traffic::default()) };
-        conn::drive(context.conn(info, idleness), socket, permits, layers.clone());
-    }
-}
-
-impl<H: Handler> ListenerContext<H> {
-    fn conn(&self, info: ConnInfo, idleness: Arc<Idleness>) -> ConnContext<H> {
-        ConnContext {
-            handler: self.handler.clone(),
-            info,
-            client: Arc::clone(&self.client),
-            lifecycle: self.lifecycle.clone(),
-            idleness,
-        }
+        let (guard, counted) = (lifecycle.guard(What::Connection), context.metrics.connection());
+        let traffic = Arc::<Traffic>::default();
+        let place = Some(context.connections.enter(Arc::clone(&traffic), permit));
+        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: traffic };
+        let shared = Arc::clone(context);
+        conn::drive(ConnContext { shared, info }, socket, ConnPermits { place, held, guard, counted }, layers.clone());
     }
 }
 
@@ -191,7 +163,7 @@ async fn next<H>(
 /// A place for a connection. It comes last: an idle listener that kept one ready would keep it from the others, since the kernel
 /// gives each its own share of the connections, and those of a full share would wait beside a free place.
 async fn place<H>(context: &ListenerContext<H>, complaints: &Complaints) -> OwnedSemaphorePermit {
-    match Arc::clone(&context.connections).try_acquire_owned() {
+    match Arc::clone(context.connections.places()).try_acquire_owned() {
         Ok(permit) => permit,
         Err(_) => place_of_another(context, complaints).await,
     }
@@ -201,9 +173,9 @@ async fn place<H>(context: &ListenerContext<H>, complaints: &Complaints) -> Owne
 async fn place_of_another<H>(context: &ListenerContext<H>, complaints: &Complaints) -> OwnedSemaphorePermit {
     let most = context.client.connections;
     context.metrics.connections_full();
-    let mut acquire = pin!(Arc::clone(&context.connections).acquire_owned());
+    let mut acquire = pin!(Arc::clone(context.connections.places()).acquire_owned());
     loop {
-        let ended = context.all.end_longest_idle((most / 256).clamp(1, MOST_ENDED));
+        let ended = context.connections.end_longest_idle((most / 256).clamp(1, MOST_ENDED));
         if let Some(swallowed) = complaints.due() {
             let what = "all connections are taken: idle ones end, others wait; `client.connections` may be too low";
             tracing::warn!(most, ended, swallowed, "{what}");

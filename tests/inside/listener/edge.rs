@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tower::service_fn;
+use underpass::budget::Budget;
 use underpass::config::{Address, Backend, Client, Config};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
@@ -25,12 +26,16 @@ use underpass::listener::adopt::{self, NotAdopted};
 use underpass::listener::dialling::DialQueue;
 use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
+use underpass::listener::idle::Connections;
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
 use underpass::listener::{self, ListenerContext, Spoken};
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
+
+/// The memory that all may take, in bytes.
+pub(crate) const BUDGET: usize = 1024 * 1024;
 
 /// Limits that no test meets by accident.
 pub(crate) fn client() -> Client {
@@ -71,6 +76,7 @@ pub(crate) struct Edge {
     pub(crate) at: Address,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) serving: JoinHandle<()>,
     /// Serves a further listening socket.
     pub(crate) serve: Box<dyn Fn(BoundListener) + Send + Sync>,
@@ -116,27 +122,27 @@ impl Edge {
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
         let respond: Responder = Arc::new(move |request| Box::pin(handler(request)));
         let service = service_fn(move |request| respond(request).map(Ok::<_, Infallible>));
-        let metrics = Arc::default();
+        let (metrics, budget) = (Arc::default(), Arc::new(Budget::of(Some(BUDGET))));
         let queue = Arc::new(DialQueue::new(&Backend::default(), Arc::clone(&metrics)));
         let context = ListenerContext {
             handler: Stack { router: Router(latency, queue), service },
             client: Arc::new(client),
-            connections: Arc::clone(&permits),
             trusted: Arc::default(),
-            all: Arc::default(),
+            connections: Arc::new(Connections::new(Arc::clone(&permits))),
+            budget: Arc::clone(&budget),
             limits: Arc::new(Limits::new(&Config::default(), Arc::clone(&metrics))),
             lifecycle: lifecycle.clone(),
             metrics,
         };
         let (spoken, record) = (Spoken { tls, ..Spoken::default() }, ListenerRecord::default());
-        let (further, given) = (context.clone(), context.clone());
+        let (further, given) = (context.clone(), Arc::new(context.clone()));
         let serve = Box::new(move |bound| {
             drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), further.clone())));
         });
         let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given));
         let record = ListenerRecord { address: address.to_string(), spread: false };
         let serving = tokio::spawn(listener::serve(bound, record, spoken, context));
-        Self { at, lifecycle, permits, serving, serve, adopt }
+        Self { at, lifecycle, permits, budget, serving, serve, adopt }
     }
 
     pub(crate) fn port(&self) -> SocketAddr {

@@ -18,6 +18,7 @@ use underpass::listener::adopt::NotAdopted;
 use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::Latency;
 use underpass::listener::peer::ConnInfo;
+use underpass::listener::traffic::Companion;
 
 use super::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 
@@ -180,8 +181,10 @@ async fn what_was_given_lives_again_where_it_was_when_the_move_is_taken_back() {
     ask(&mut stream).await;
     for _ in 0..3 {
         let mut parcels = edge.lifecycle.begin_move();
+        let mut listener = next(&mut parcels, Kind::Listener).await;
         let connection = next(&mut parcels, Kind::Connection).await;
         edge.lifecycle.end_move();
+        (edge.serve)(BoundListener::of(listener.descriptors.pop().expect("a socket")).expect("it listens"));
         (edge.adopt)(connection).expect("there is a place");
         ask(&mut stream).await;
     }
@@ -207,11 +210,21 @@ async fn what_is_too_late_ends_and_the_listener_is_kept() {
     timeout(FOREVER, edge.serving).await.expect("it is closed").expect("the task does not panic");
 }
 
+/// Something that a client's connection cannot do without.
+#[derive(Default)]
+struct Login;
+
+impl Companion for Login {
+    fn binds(&self) -> bool {
+        true
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_something_here_belongs_to_is_closed() {
     let edge = Edge::tcp(client(), None, |request: Request<IncomingBody>| {
         let info = request.extensions().get::<ConnInfo>().expect("the listener tells");
-        info.bytes.companion::<u32>().expect("nothing else is kept");
+        info.bytes.companion::<Login>().expect("nothing else is kept");
         ok(request)
     });
     let mut stream = edge.connect().await;

@@ -2,6 +2,7 @@
 
 pub(crate) mod edge;
 mod given;
+mod memory;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
