@@ -6,20 +6,23 @@
 //! Written as a state machine and not as `async`: a stream or a poll waits in here for most of its life, and an `async`
 //! future would keep room for every step at once.
 
+mod steps;
+
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
+use self::steps::{Exchange, Queued, Reached, Step, moved, poll_deadline};
 use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
 use super::given::{give, may_be_given};
-use super::handler::{Handler, ResponseFuture};
+use super::handler::Handler;
 use super::hyper_server::{TakenRequest, serve_until_taken};
 use super::memory;
 use crate::budget::LazyClaim;
@@ -29,8 +32,7 @@ use crate::http::fields::end_of_head;
 use crate::http::incoming::{BoxError, IncomingBody};
 use crate::http::read_request::{Head, ReadRequest, keeps_alive, read_request};
 use crate::http::replay::Replay;
-use crate::http::write_response::{ResponseWriter, Upgraded, write_switching};
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::http::write_response::{ResponseWriter, write_switching};
 
 /// The connection, as a task.
 pub(super) struct Http1<H, IO> {
@@ -45,44 +47,6 @@ pub(super) struct Http1<H, IO> {
     closing: Option<Reached>,
     /// What has been read ahead, or what hyper has.
     held: LazyClaim,
-}
-
-enum Step<IO> {
-    /// There is no request, or it was not parsed yet. No buffer is kept while there is none.
-    Reading(Replay<IO>),
-    /// There is the beginning of a request's head: so many bytes.
-    ReadingHead(Replay<IO>, usize),
-    /// hyper serves, until it ends or gives up a request whose response may take long; its buffers have so many bytes.
-    Hyper(HyperServing<IO>, usize),
-    /// A request waits for its turn to dial.
-    Queued(Queued<IO>),
-    Responding(Exchange<IO>),
-    Writing(ResponseWriter<IO>),
-    /// The head of a 101 is being written.
-    Switching(Pin<Box<dyn Future<Output = Option<Upgraded>> + Send>>),
-    Over,
-}
-
-type HyperServing<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, TakenRequest)>, BoxError>> + Send>>;
-
-/// A state of the process, waited for.
-type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A request that will have a backend dialled. When many come at once most of them wait here, so nothing is kept of it
-/// but its bytes, and it is parsed and routed again.
-struct Queued<IO> {
-    io: Replay<IO>,
-    /// A request that is not in `io` any more, because hyper has read it.
-    taken: Option<TakenRequest>,
-    turn: Pin<Box<dyn Future<Output = DialTurn> + Send>>,
-}
-
-/// A request whose response is waited for.
-struct Exchange<IO> {
-    io: Replay<IO>,
-    response: ResponseFuture,
-    version: Version,
-    keep_alive: bool,
 }
 
 impl<H, IO> Http1<H, IO>
@@ -185,11 +149,7 @@ where
 
     /// A head has begun. It is read to its end, unless that can be done by the successor.
     fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
-        let lifecycle = &self.context.shared.lifecycle;
-        let moved = self.closing.get_or_insert_with(|| {
-            let lifecycle = lifecycle.clone();
-            Box::pin(async move { lifecycle.moved().await })
-        });
+        let moved = self.closing.get_or_insert_with(|| moved(&self.context.shared.lifecycle));
         if moved.as_mut().poll(cx).is_ready() {
             self.closing = None;
             if let Step::ReadingHead(io, _) = &self.step
@@ -294,15 +254,7 @@ where
 
     /// Counts the buffers that this step has.
     fn count(&mut self) {
-        let bytes = match &self.step {
-            Step::ReadingHead(io, _) | Step::Queued(Queued { io, .. }) | Step::Responding(Exchange { io, .. }) => {
-                io.ahead().len()
-            }
-            Step::Writing(writer) => writer.ahead(),
-            Step::Hyper(_, buffers) => *buffers,
-            Step::Reading(_) | Step::Switching(_) | Step::Over => 0,
-        };
-        self.held.set(&self.context.shared.budget, bytes);
+        self.held.set(&self.context.shared.budget, self.step.buffers());
     }
 
     fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head, buffers: usize) -> Step<IO> {
@@ -395,49 +347,6 @@ where
 }
 
 impl<H, IO> Unpin for Http1<H, IO> {}
-
-/// Ready with an error when the deadline has passed.
-fn poll_deadline(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>, deadline: Instant) -> Poll<BoxError> {
-    // A timer that fires too early costs less than one that is moved at every request. One that will fire in time
-    // need not be polled: a connection is one task all its life, which it will wake.
-    let is_set = timer.is_some();
-    let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-    let will_wake = is_set && !sleep.is_elapsed() && sleep.deadline() <= deadline;
-    while !will_wake && (deadline < sleep.deadline() || sleep.as_mut().poll(cx).is_ready()) {
-        if deadline <= Instant::now() {
-            return Poll::Ready("no request came in time".into());
-        }
-        sleep.as_mut().reset(deadline);
-    }
-    Poll::Pending
-}
-
-impl<IO: AsyncRead + Unpin> Exchange<IO> {
-    /// Waits for the response, as long as the client is there and the process lives: `None` when either is over.
-    fn poll_response(
-        &mut self,
-        cx: &mut Context<'_>,
-        lifecycle: &Lifecycle,
-        closing: &mut Option<Reached>,
-    ) -> Poll<Option<Response<Body>>> {
-        if let Poll::Ready(response) = self.response.as_mut().poll(cx) {
-            return Poll::Ready(Some(response));
-        }
-        // Polled once, it wakes the connection at the next phase; until then there is no need to poll it again.
-        let will_wake = closing.is_some() && !lifecycle.is_draining();
-        let closing = closing.get_or_insert_with(|| reached(lifecycle, Phase::Closing));
-        if !will_wake && closing.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        while ready!(self.io.poll_ahead(cx)) {}
-        Poll::Ready(None)
-    }
-}
-
-fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {
-    let lifecycle = lifecycle.clone();
-    Box::pin(async move { lifecycle.reached(phase).await })
-}
 
 #[cfg(test)]
 mod tests {
