@@ -71,7 +71,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "listener::peer",
             "listener::framing",
             "listener::handler",
-            "listener::guard",
+            "listener::traffic",
             "listener::dialling",
             "limits",
             "codec",
@@ -80,7 +80,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "selftest",
         ],
     ),
-    ("listener", &["certificate", "http", "lifecycle", "limits", "metrics"]),
+    ("listener", &["budget", "certificate", "http", "lifecycle", "limits", "metrics"]),
 ];
 
 /// Rooms that see all others.

@@ -90,6 +90,11 @@ impl Refusal {
             .with(RETRY_AFTER, seconds.max(1).into())
     }
 
+    /// Closes the connection: what has come on it, and what comes, is not waited for.
+    pub(super) fn out_of_memory() -> Self {
+        from_open(OpenError::OutOfMemory).closing()
+    }
+
     pub(super) fn not_traced() -> Self {
         let message = "TRACE is not passed on: its answer would show a script the credentials of the request";
         let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");

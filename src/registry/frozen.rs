@@ -292,7 +292,7 @@ impl Registry {
         backend: Arc<config::Backend>,
         place: impl FnOnce(Option<std::net::IpAddr>) -> Option<Held>,
     ) -> Result<(), ThawError> {
-        let record: SessionRecord = parcel.read()?;
+        let mut record: SessionRecord = parcel.read()?;
         let token = Token::from_text(record.token).ok_or(ThawError::NoToken)?;
         let id = token.id().to_owned();
         let socket = match (record.wire, parcel.descriptors.pop()) {
@@ -307,13 +307,14 @@ impl Registry {
         let owner = Owner { client, place: self.places.find(route.into(), &path), opened };
         let place = place(owner.address());
         let policy = self.policies.share(record.policy);
+        record.session.share_limits(&self.limits.of(&policy));
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, record.protocol, policy, record.session, self.epoch, shared, owner);
         live.recall(record.facts);
         let live = Arc::new(live);
         self.directory.insert(&live);
         // There may be more sessions than seats, if fewer are allowed now.
-        let seat = Arc::clone(&self.seats).try_acquire_owned().ok();
+        let seat = self.seats.try_acquire().ok();
         tokio::spawn(Driver::new(Arc::clone(self), live, socket, backend, (seat, place)));
         Ok(())
     }

@@ -17,7 +17,7 @@ pub mod roster;
 mod token;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -62,7 +62,7 @@ pub struct Registry {
     node: String,
     epoch: Instant,
     /// A seat for each session, live or ended and kept for its client.
-    seats: Arc<Semaphore>,
+    seats: Semaphore,
     max: usize,
     directory: Directory,
     nonces: Nonces,
@@ -70,6 +70,7 @@ pub struct Registry {
     policies: Policies,
     /// How many sessions are being opened.
     openings: watch::Sender<usize>,
+    limits: SharedLimits,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
@@ -145,13 +146,14 @@ impl Registry {
         Self {
             node: node.to_owned(),
             epoch: Instant::now(),
-            seats: Arc::new(Semaphore::new(session.max)),
+            seats: Semaphore::new(session.max),
             max: session.max,
             directory: Directory::new(node, Memory { age: session.ended, count: session.ended_max }),
             nonces: Nonces::default(),
             places: Places::default(),
             policies: Policies::default(),
             openings: watch::Sender::new(0),
+            limits: SharedLimits::default(),
             metrics,
             budget,
             lifecycle,
@@ -234,7 +236,7 @@ impl Registry {
         }
         self.check_memory()?;
         let full = |_| OpenError::Full { max: self.max };
-        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
+        let seat = self.seats.try_acquire().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let place = self.places.find(opening.route, opening.handshake.uri.path());
         let owner = Owner::new(opening.client, place, self.epoch);
@@ -245,7 +247,7 @@ impl Registry {
         }
         let (protocol, fields) = (protocol_of(&upgraded.head), acted_on(&upgraded.head.headers));
         let policy = opening.policy;
-        let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
+        let session = Session::new(self.moment(), self.limits.of(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared, owner);
@@ -387,6 +389,21 @@ fn not_offered(head: &http::response::Parts, offered: &[String]) -> Option<&'sta
 /// of boxes, which hold what a slow client takes in half a grace (`client.write` is as long by default).
 fn replay_age(grace: Duration) -> Duration {
     grace + grace / 2
+}
+
+/// The core's limits, which all sessions of one configuration share.
+#[derive(Default)]
+struct SharedLimits(Mutex<Option<(Arc<config::Session>, Arc<Limits>)>>);
+
+impl SharedLimits {
+    /// Those of `policy`: the last ones, or new ones when the configuration has changed.
+    fn of(&self, policy: &Arc<config::Session>) -> Arc<Limits> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, limits)) if Arc::ptr_eq(known, policy) => Arc::clone(limits),
+            _ => Arc::clone(&last.insert((Arc::clone(policy), Arc::new(limits(policy)))).1),
+        }
+    }
 }
 
 fn limits(policy: &config::Session) -> Limits {

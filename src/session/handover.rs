@@ -2,8 +2,10 @@
 //!
 //! Enters: the state. Leaves: the same without its reader; what the socket was last told. Must not touch: how a state travels.
 
+use std::sync::Arc;
+
 use super::Session;
-use super::types::Moment;
+use super::types::{Limits, Moment};
 
 impl Session {
     /// Its reader stays behind. Nobody is woken any more: whoever waits is told by others that the session has gone.
@@ -13,6 +15,13 @@ impl Session {
         }
         (self.outbox.wake_reader, self.outbox.wake_senders) = (false, false);
         self.up.take_starved();
+    }
+
+    /// Has one copy of equal limits for many sessions.
+    pub fn share_limits(&mut self, limits: &Arc<Limits>) {
+        if *self.limits == **limits {
+            self.limits = Arc::clone(limits);
+        }
     }
 
     /// Whether the backend was last told to pause.
