@@ -11,12 +11,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 use tokio::process::{Child, Command};
 
 use super::scratch::Scratch;
+use super::site::FOREVER;
 
 /// What a unit is to systemd: a main process, and a store.
 pub struct Manager {
@@ -128,6 +130,16 @@ impl Manager {
         self.shared.lock().store.clear();
     }
 
+    /// Returns when what the main process has sent was worked through, so that nothing else is kept than this.
+    pub fn stores(&self, expected: &[&str]) {
+        let end = Instant::now() + FOREVER;
+        let mut state = self.shared.lock();
+        while !state.store.iter().map(|stored| stored.name.as_str()).eq(expected.iter().copied()) {
+            assert!(Instant::now() < end, "waited in vain for {expected:?} to be kept");
+            state = self.shared.changed.wait_timeout(state, FOREVER).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// The names of what is kept.
     pub fn stored(&self) -> Vec<String> {
         self.shared.lock().store.iter().map(|stored| stored.name.clone()).collect()
@@ -202,6 +214,7 @@ impl Shared {
             }
         }
         state.said.extend(lines);
+        self.changed.notify_all();
     }
 }
 
