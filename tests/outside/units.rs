@@ -5,15 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use underpass::config::{Config, Drain};
 use underpass::lifecycle::drain::CLOSE_WAIT;
 
 use crate::programs::{Program, present};
 
 const SERVICE: &str = include_str!("../../systemd/underpass.service");
 const SOCKET: &str = include_str!("../../systemd/socket/underpass-http.socket");
-
-/// Seconds. To become `underpass::config`'s default of `drain.timeout` once that has one.
-const DRAIN_TIMEOUT: u64 = 30;
 
 /// What systemd may find at most, in tenths; 10 is what hardly any network service reaches.
 const EXPOSURE: u32 = 12;
@@ -31,7 +29,10 @@ fn seconds(value: &str) -> u64 {
 #[test]
 fn systemd_waits_longer_than_the_drain() {
     let [stop] = values(SERVICE, "TimeoutStopSec")[..] else { panic!("TimeoutStopSec= must be there once") };
-    assert!(seconds(stop) >= DRAIN_TIMEOUT + CLOSE_WAIT.as_secs() + 5, "TimeoutStopSec={stop} cuts the drain short");
+    assert!(
+        seconds(stop) >= (Drain::default().timeout + CLOSE_WAIT).as_secs() + 5,
+        "TimeoutStopSec={stop} cuts the drain short"
+    );
 }
 
 #[test]
@@ -45,6 +46,20 @@ fn the_service_speaks_the_protocol_it_promises() {
     assert_eq!(values(SERVICE, "ExecReload"), [check, "/bin/kill -HUP $MAINPID"]);
     let families = values(SERVICE, "RestrictAddressFamilies");
     assert!(families[0].contains("AF_UNIX"), "without unix sockets systemd cannot be told anything");
+}
+
+#[test]
+fn a_restart_hands_over_and_a_stop_does_not() {
+    assert_eq!(values(SERVICE, "RestartKillSignal"), ["SIGUSR2"]);
+    // SIGTERM, which drains.
+    assert_eq!(values(SERVICE, "KillSignal"), [""; 0]);
+    // One is enough; a name that a drop-in of somebody's stores must not push it out.
+    assert_eq!(values(SERVICE, "FileDescriptorStoreMax"), ["4"]);
+    // What is kept is let go of when systemd gives up.
+    assert_eq!(values(SERVICE, "StartLimitIntervalSec"), ["0"]);
+    let [limit] = values(SERVICE, "LimitNOFILE")[..] else { panic!("LimitNOFILE= must be there once") };
+    let connections = 2 * Config::default().client.connections;
+    assert!(limit.parse::<usize>().is_ok_and(|limit| limit > connections), "LimitNOFILE={limit} is too few");
 }
 
 #[test]
