@@ -49,6 +49,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod gateway;
+pub mod handover;
 pub mod http;
 pub mod lifecycle;
 pub mod limits;

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use underpass::app::{App, StartError, check_files, memory_budget};
 use underpass::check::{routes, world};
-use underpass::config::{Address, Config, Loaded, Log, LogFormat, Sources};
+use underpass::config::{Config, Loaded, Log, LogFormat, Sources};
 use underpass::control::{Format, Order};
 use underpass::demo;
 use underpass::lifecycle::drain::{Signal, signals};
@@ -36,7 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(
     version,
     arg_required_else_help = true,
-    after_help = "Signals: SIGTERM drains and exits 0; SIGHUP reads the configuration again.\n\
+    after_help = "Signals: SIGTERM drains and exits 0; SIGHUP reads the configuration again; SIGUSR2 hands over to the\n\
+                                 process that systemd starts next, and exits 0.\n\
                                  Logs go to standard error; RUST_LOG overrides the configured level.\n\
                                  Each key of the configuration has a variable, as UNDERPASS_SESSION_GRACE=30s for session.grace\n\
                                  and UNDERPASS_ROUTE_0_PATH=/chat for path in the first [[route]]. A flag stands before a variable, that before the file, and that before the default."
@@ -109,6 +110,9 @@ struct RunArgs {
     /// Serve the self-test under the prefix
     #[arg(long)]
     selftest: bool,
+    /// Take over everything from the process that runs with this configuration (`handover.socket`), which then exits
+    #[arg(long)]
+    take_over: bool,
 }
 
 #[derive(Args)]
@@ -141,6 +145,10 @@ struct ProbeArgs {
     #[arg(long, value_name = "PATH")]
     target: Option<String>,
 }
+
+/// What is missing when a successor does not know whom to ask.
+const NO_SOCKET: &str = "--take-over asks the running process at `handover.socket`, which is not set; write for example\n    \
+                         [handover]\n    socket = \"/run/underpass/handover.sock\"\nand restart the running process once: it listens there from then on";
 
 /// What is missing when `run` is given nothing.
 const NO_BACKEND: &str = "nothing says where the backend is: name a configuration file, or\n    \
@@ -245,6 +253,9 @@ impl RunArgs {
 
 fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
     let Loaded { config, settings } = sources.load().map_err(|errors| errors.to_string())?;
+    if args.take_over && config.handover.socket.is_none() {
+        return Err(NO_SOCKET.to_owned());
+    }
     let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
     for strange in sources.strange() {
         tracing::warn!("{strange}");
@@ -256,10 +267,10 @@ fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
         let signals = heard()?;
         let app = App::start(config, sockets).map_err(|error| error.to_string())?.with_settings(settings);
         for address in &app.addresses {
-            tracing::info!(address = %text(address), version = env!("CARGO_PKG_VERSION"), "listening");
+            tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         }
         if let Some(address) = &app.admin {
-            tracing::info!(address = %text(address), "admin listening");
+            tracing::info!(%address, "admin listening");
         }
         let again = args.config.is_some().then_some(sources);
         app.run(signals, again).await;
@@ -332,7 +343,7 @@ fn start_demo(listen: SocketAddr, backend: SocketAddr) -> Result<App, StartError
 }
 
 fn print_demo(app: &App, backend: SocketAddr) {
-    let url = app.addresses.first().map(|address| format!("http://{}", text(address))).unwrap_or_default();
+    let url = app.addresses.first().map(|address| format!("http://{address}")).unwrap_or_default();
     say(&format!(
         "\
 underpass {version} demo
@@ -384,12 +395,4 @@ fn on_runtime(work: impl Future<Output = Result<(), String>>) -> Result<(), Stri
     let done = runtime.block_on(work);
     runtime.shutdown_background();
     done
-}
-
-fn text(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) => address.to_string(),
-        Address::Unix(path) => format!("unix:{}", path.display()),
-        Address::Activated(name) => format!("systemd:{name}"),
-    }
 }

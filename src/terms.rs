@@ -4,13 +4,15 @@
 //! Enters: nothing. Leaves: enums, of which each value knows its word. Must not touch: anything. A set is written down
 //! here and nowhere else, so that no room can have a value that another has forgotten.
 
+use serde::{Deserialize, Serialize};
+
 /// An enum of which each value has one word. The order of declaration is the order of label values and of the answers
 /// that list them.
 macro_rules! terms {
     ($(#[$doc:meta])* $name:ident { $($(#[$each:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$each])* $variant,)* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$each])* #[serde(rename = $word)] $variant,)* }
 
         impl $name {
             /// Every value, in the order of declaration.
@@ -212,6 +214,32 @@ terms! {
         Busy = "busy",
         /// A defect of ours.
         Internal = "internal",
+    }
+}
+
+terms! {
+    /// How a hand-over ended. The process that lives on counts it.
+    HandedOver {
+        /// This process has it from the service manager, which kept it over a restart.
+        Restarted = "restarted",
+        /// This process has it from the one before, which it asked.
+        TakenOver = "taken_over",
+        /// This process had let go of everything, and has taken it back, because its successor failed.
+        RolledBack = "rolled_back",
+        /// A successor was refused, or gave up, before this process had let go of anything.
+        Refused = "refused",
+        /// The service manager kept something that this process cannot read: it is lost.
+        Unreadable = "unreadable",
+    }
+}
+
+terms! {
+    /// What became of a thing that a predecessor has handed over.
+    Crossing {
+        /// It lives on here.
+        Crossed = "crossed",
+        /// It does not: its descriptor was missing, or it could not be made live again.
+        Lost = "lost",
     }
 }
 

@@ -43,13 +43,14 @@ const DOORS: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("demo", &[]),
     ("check", &["lifecycle::descriptors"]),
+    ("handover", &["lifecycle::moving", "lifecycle::systemd"]),
     // A client of another process.
     ("control", &[]),
     ("selftest", &["session", "upstream::socket"]),
     // A client: of the house it knows what a client could take with it.
     ("probe", &["codec", "session", "upstream::dial", "upstream::socket", "upstream::tls", "selftest"]),
     ("terms", &[]),
-    ("metrics", &["terms"]),
+    ("metrics", &["lifecycle::moving", "terms"]),
     ("http", &[]),
     ("upstream", &["certificate", "http", "session"]),
     ("budget", &[]),
@@ -70,7 +71,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "listener::peer",
             "listener::framing",
             "listener::handler",
-            "listener::guard",
+            "listener::traffic",
             "listener::dialling",
             "limits",
             "codec",
@@ -79,7 +80,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "selftest",
         ],
     ),
-    ("listener", &["certificate", "http", "lifecycle", "limits", "metrics"]),
+    ("listener", &["budget", "certificate", "http", "lifecycle", "limits", "metrics"]),
 ];
 
 /// Rooms that see all others.
@@ -93,6 +94,7 @@ const PURE: &[&str] = &[
     "certificate.rs",
     "budget/marks.rs",
     "limits/rate.rs",
+    "handover/format.rs",
     "http/fields.rs",
     "upstream/headers.rs",
     "upstream/frame.rs",

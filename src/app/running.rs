@@ -30,7 +30,7 @@ impl App {
         systemd::ready();
         let drain = self.config.drain.clone();
         tokio::select! {
-            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(sources.as_ref())) => alive,
+            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(sources.as_ref()), async || false) => alive,
             never = background(systemd::watchdog()) => never,
         }
     }

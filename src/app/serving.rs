@@ -19,6 +19,7 @@ use crate::lifecycle::Phase;
 use crate::lifecycle::drain::CLOSE_WAIT;
 use crate::lifecycle::sockets::{BoundListener, SpareListener};
 use crate::listener::handler::{Handler, Stack};
+use crate::listener::idle::Connections;
 use crate::listener::tls::LOOK_EVERY;
 use crate::listener::{self, ListenerContext, Spoken};
 use crate::metrics::Metrics;
@@ -29,9 +30,9 @@ impl App {
         let context = ListenerContext {
             handler: handler(&self.gateway, &self.metrics),
             client: Arc::new(self.config.client.clone()),
-            connections: Arc::new(Semaphore::new(self.config.client.connections)),
             trusted: Arc::clone(&self.trusted),
-            all: Arc::default(),
+            connections: Arc::new(Connections::new(Arc::new(Semaphore::new(self.config.client.connections)))),
+            budget: Arc::clone(&self.budget),
             limits: Arc::clone(&self.limits),
             lifecycle: self.lifecycle.clone(),
             metrics: Arc::clone(&self.metrics),

@@ -4,8 +4,9 @@
 //! has to end. Must not touch: buffers, sessions. What is decided, `marks` decides; here is the counting.
 //!
 //! Counted are messages kept down, queued up and held behind a gap, messages on their way in or out of a socket, bodies of
-//! sends and what they were decoded into, other bodies while they come, and responses that wait to be written. A buffer counts as 0 below 4 KiB, and changes by less are not followed: so
-//! a short message costs no shared counter, and up to 4 KiB of each buffer are not counted.
+//! sends and what they were decoded into, other bodies while they come, responses that wait to be written, heads of requests,
+//! and what connections of clients have read ahead or hyper has for them. A buffer counts as 0 below 4 KiB, and changes by less
+//! are not followed: so a short message costs no shared counter, and up to 4 KiB of each buffer are not counted.
 
 mod give_back;
 mod marks;
@@ -55,6 +56,10 @@ pub struct Claim {
     bytes: usize,
 }
 
+/// A claim that is only made when there is something to count. Every connection has one.
+#[derive(Debug, Default)]
+pub struct LazyClaim(Option<Box<Claim>>);
+
 /// A part that counts nothing any more when it is dropped.
 #[derive(Debug)]
 pub struct ScopedPart<'a> {
@@ -100,6 +105,12 @@ impl Budget {
     #[must_use]
     pub fn share(&self) -> usize {
         self.marks.share(self.accounts.load(Ordering::Relaxed))
+    }
+
+    /// Whether a buffer of so many bytes is large enough to be counted.
+    #[must_use]
+    pub fn counts(bytes: usize) -> bool {
+        bytes >= GRAIN
     }
 
     /// A claim of nothing yet.
@@ -207,6 +218,20 @@ impl Claim {
     }
 }
 
+impl LazyClaim {
+    /// Counts `bytes` for `budget` from now on.
+    pub fn set(&mut self, budget: &Arc<Budget>, bytes: usize) {
+        if !Budget::counts(bytes) {
+            self.0 = None;
+            return;
+        }
+        let claim = self.0.get_or_insert_with(|| Box::new(budget.claim()));
+        if claim.bytes.abs_diff(bytes) >= GRAIN {
+            claim.set(bytes);
+        }
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         self.set(0);
@@ -291,6 +316,19 @@ mod tests {
         claim.set(MIB * 9 / 10);
         budget.alarmed().await;
         assert_eq!((budget.held(), budget.level(), budget.share()), (MIB * 9 / 10, Level::Short, share));
+        drop(claim);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_lazy_claim_follows_what_is_large_and_nothing_of_it_stays() {
+        let (budget, _accounts) = accounts(MIB, 0);
+        let mut claim = LazyClaim::default();
+        for (bytes, held) in [(GRAIN - 1, 0), (GRAIN, GRAIN), (GRAIN + 1, GRAIN), (3 * GRAIN, 3 * GRAIN), (1, 0)] {
+            claim.set(&budget, bytes);
+            assert_eq!((budget.held(), claim.0.is_some()), (held, held > 0), "at {bytes}");
+        }
+        claim.set(&budget, MIB);
         drop(claim);
         assert_eq!(budget.held(), 0);
     }

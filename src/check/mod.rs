@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use rustix::fs::{Access, access};
+
 pub use self::routes::routes;
 use crate::config::{Address, Config};
 use crate::lifecycle::descriptors;
@@ -35,6 +37,8 @@ pub fn world(config: &Config, unit: bool) -> Vec<Finding> {
     found.extend(descriptors_for(config, unit.descriptors.or_else(descriptors::limit), unit.descriptors.is_some()));
     found.extend(stop_time(config, unit.stop));
     found.extend(config.admin.as_ref().and_then(open_admin));
+    found.extend(config.handover.socket.as_deref().and_then(handover_folder));
+    found.extend(restart(config, unit.restart));
     for tls in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
         found.extend(tls.certificates.iter().filter_map(|pair| open_key("key", &pair.key)));
     }
@@ -85,6 +89,33 @@ fn open_admin(admin: &Address) -> Option<Finding> {
     Some(Finding { about: "admin", what })
 }
 
+/// Where the socket for successors would be.
+fn handover_folder(socket: &Path) -> Option<Finding> {
+    let folder = socket.parent()?;
+    let shown = folder.display();
+    let what = match fs::metadata(folder) {
+        Err(error) => format!("{shown} cannot be looked at ({error}): the socket for successors needs a folder"),
+        Ok(folder) if !folder.is_dir() => format!("{shown} is no folder: the socket for successors needs one"),
+        Ok(_) if access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err() => {
+            format!("this user may not write to {shown}: there will be no socket for successors")
+        }
+        Ok(folder) if folder.permissions().mode() & 0o1002 == 0o002 => format!(
+            "{shown} has mode {:03o}: everybody on this machine may put another socket in the place of ours; chmod o-w it",
+            folder.permissions().mode() & 0o777
+        ),
+        Ok(_) => return None,
+    };
+    Some(Finding { about: "handover.socket", what })
+}
+
+/// A unit that does not keep what is handed over, or whose restart is a stop.
+fn restart(config: &Config, unit: Option<unit::Restart>) -> Option<Finding> {
+    let unit = unit.filter(|unit| config.handover.restart && !(unit.keeps && unit.signals))?;
+    let missing = if unit.keeps { "RestartKillSignal=SIGUSR2" } else { "FileDescriptorStoreMax=4" };
+    let what = format!("a restart of the unit ends all sessions: it has not {missing}");
+    Some(Finding { about: "handover.restart", what })
+}
+
 /// A key that others can read is no secret.
 fn open_key(about: &'static str, file: &Path) -> Option<Finding> {
     let mode = fs::metadata(file).ok()?.permissions().mode() & 0o777;
@@ -128,6 +159,33 @@ mod tests {
         assert!(with(0o644).is_some_and(|found| found.what.contains("has mode 644")));
         assert_eq!((with(0o640), with(0o600)), (None, None));
         fs::remove_file(&file).expect("it is there");
+    }
+
+    #[test]
+    fn a_folder_without_room_for_the_socket_is_told() {
+        let found = |path: &str| handover_folder(Path::new(path)).map(|found| found.what).unwrap_or_default();
+        assert!(found("/nonexistent/a.sock").contains("cannot be looked at"), "{}", found("/nonexistent/a.sock"));
+        assert!(found("/etc/passwd/a.sock").contains("/etc/passwd is no folder"));
+        let folder = std::env::temp_dir().join(format!("underpass-check-folder-{}", std::process::id()));
+        fs::create_dir(&folder).expect("a writable folder");
+        let with = |mode| {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("it is ours");
+            handover_folder(&folder.join("a.sock"))
+        };
+        assert_eq!((with(0o755), with(0o1777)), (None, None));
+        assert!(with(0o777).is_some_and(|found| found.what.contains("has mode 777")));
+        fs::remove_dir(&folder).expect("it is there");
+    }
+
+    #[test]
+    fn a_unit_whose_restart_is_a_stop_is_told() {
+        let mut config = Config::default();
+        let told = |config: &Config, keeps, signals| restart(config, Some(unit::Restart { keeps, signals }));
+        assert!(told(&config, false, true).is_some_and(|found| found.what.contains("FileDescriptorStoreMax")));
+        assert!(told(&config, true, false).is_some_and(|found| found.what.contains("RestartKillSignal")));
+        assert_eq!((told(&config, true, true), restart(&config, None)), (None, None));
+        config.handover.restart = false;
+        assert_eq!(told(&config, false, false), None);
     }
 
     #[test]

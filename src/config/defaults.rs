@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Backend, Client, Config, Drain, Limits, Log, LogFormat, Origins, Session, Trusted};
+use super::{Backend, Client, Config, Drain, Handover, Limits, Log, LogFormat, Origins, Session, Trusted};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -36,6 +36,7 @@ impl Default for Config {
             admin: None,
             log: Log::default(),
             drain: Drain::default(),
+            handover: Handover::default(),
         }
     }
 }
@@ -135,5 +136,11 @@ impl Default for Log {
 impl Default for Drain {
     fn default() -> Self {
         Self { timeout: Duration::from_secs(30), spread: Duration::from_secs(20), pre: Duration::from_secs(3) }
+    }
+}
+
+impl Default for Handover {
+    fn default() -> Self {
+        Self { restart: true, socket: None, quiesce: Duration::from_secs(5), linger: Duration::from_secs(30) }
     }
 }

@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use http::HeaderName;
 use tracing_subscriber::EnvFilter;
 
+use super::paths;
 use super::reader::nearest;
 use super::values::ValueError;
 use super::{ADMIN_SOCKET, Address, Endpoint, LogFormat, Upstream, UpstreamTls};
 
-/// The longest path of a unix socket that the kernel accepts, without the final zero byte.
-const UNIX_PATH_MAX: usize = 107;
 const LISTEN_HINT: &str =
     "write for example \"127.0.0.1:8080\", \"[::]:8080\", \"unix:/run/underpass.sock\" or \"systemd:web\"";
 const UPSTREAM_HINT: &str =
@@ -24,7 +23,7 @@ const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 /// Where to listen.
 pub(super) fn address(text: &str) -> Result<Address, ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix_path(path).map(Address::Unix);
+        return paths::unix(path).map(Address::Unix);
     }
     if let Some(name) = text.strip_prefix("systemd:") {
         return socket_name(name).map(Address::Activated);
@@ -42,7 +41,7 @@ pub(super) fn admin(text: &str) -> Result<Address, ValueError> {
 /// Where a backend listens, and the path of that URL, which is put before the clients' own; empty when it has none.
 pub(super) fn upstream(text: &str) -> Result<(Upstream, String), ValueError> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return Ok((Upstream { endpoint: Endpoint::Unix(unix_path(path)?), tls: None }, String::new()));
+        return Ok((Upstream { endpoint: Endpoint::Unix(paths::unix(path)?), tls: None }, String::new()));
     }
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(ValueError::new("needs a scheme", UPSTREAM_HINT));
@@ -242,22 +241,6 @@ pub(super) fn file(text: &str) -> Result<Option<PathBuf>, ValueError> {
         return Err(ValueError::new("must be the path of a PEM file", ""));
     }
     Ok(Some(PathBuf::from(text)))
-}
-
-fn unix_path(path: &str) -> Result<PathBuf, ValueError> {
-    let hint = "write for example \"unix:/run/underpass.sock\"";
-    match path {
-        _ if path.starts_with("//") => Err(ValueError::new("has no host to name", hint)),
-        _ if !path.starts_with('/') || path.len() < 2 => {
-            Err(ValueError::new("needs an absolute path after `unix:`", hint))
-        }
-        _ if path.contains('\0') => Err(ValueError::new("has a zero byte in its path", hint)),
-        _ if path.len() > UNIX_PATH_MAX => Err(ValueError::new(
-            format!("has a path of {} bytes; sockets take at most {UNIX_PATH_MAX}", path.len()),
-            hint,
-        )),
-        _ => Ok(PathBuf::from(path)),
-    }
 }
 
 fn socket_name(name: &str) -> Result<String, ValueError> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::reader::{Span, Table};
 use super::{
-    Backend, Client, ClientAuth, Config, Drain, Limits, Listener, ListenerTls, Log, Rewriting, Route, Script, Session,
-    TlsFiles, Trusted, Upstream, formats, networks, rules,
+    Address, Backend, Client, ClientAuth, Config, Drain, Handover, Limits, Listener, ListenerTls, Log, Rewriting,
+    Route, Script, Session, TlsFiles, Trusted, Upstream, formats, networks, paths, rules,
 };
 
 const KIB: u64 = 1 << 10;
@@ -58,6 +58,8 @@ pub(super) fn config(top: &mut Table<'_, '_>) -> Config {
     top.section("backend", " in [backend]", |table| backend(table, &mut config.backend));
     top.section("log", " in [log]", |table| log(table, &mut config.log));
     top.section("drain", " in [drain]", |table| drain(table, &mut config.drain));
+    let sockets = (config.listeners.as_slice(), config.admin.as_ref());
+    top.section("handover", " in [handover]", |table| handover(table, &mut config.handover, sockets));
     config
 }
 
@@ -269,4 +271,13 @@ fn drain(table: &mut Table<'_, '_>, target: &mut Drain) {
     let spread = table.duration("spread", &mut target.spread, Duration::ZERO..=HOUR);
     let pre = table.duration("pre", &mut target.pre, Duration::ZERO..=HOUR);
     rules::drain(table, target, spread, pre);
+}
+
+/// `others` are the sockets of the listeners and of the admin.
+fn handover(table: &mut Table<'_, '_>, target: &mut Handover, others: (&[Listener], Option<&Address>)) {
+    table.flag("restart", &mut target.restart);
+    let socket = table.text("socket", &mut target.socket, paths::socket);
+    table.duration("quiesce", &mut target.quiesce, Duration::ZERO..=HOUR);
+    table.duration("linger", &mut target.linger, Duration::ZERO..=DAY);
+    rules::handover(table, target, socket, others);
 }

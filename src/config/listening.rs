@@ -2,6 +2,7 @@
 //!
 //! Enters and leaves: nothing; these are data. Must not touch: the file that they were read from, other rooms.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -14,6 +15,17 @@ pub enum Address {
     Unix(PathBuf),
     /// A socket that systemd passes under this name (`FileDescriptorName=`), written `systemd:name`.
     Activated(String),
+}
+
+/// As it is written in the file.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Activated(name) => write!(f, "systemd:{name}"),
+        }
+    }
 }
 
 /// One listening socket.

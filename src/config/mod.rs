@@ -12,6 +12,7 @@ mod layers;
 mod listening;
 mod networks;
 mod parse;
+mod paths;
 pub mod pattern;
 mod reader;
 mod restart;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
@@ -74,6 +76,8 @@ pub struct Config {
     pub log: Log,
     /// How the process stops.
     pub drain: Drain,
+    /// How it gives everything to its successor.
+    pub handover: Handover,
 }
 
 impl Config {
@@ -246,7 +250,8 @@ pub struct Limits {
 }
 
 /// Bounds and timers of sessions.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Session {
     /// Most sessions. At this limit opening another one is refused.
     pub max: usize,
@@ -381,4 +386,17 @@ pub struct Drain {
     pub spread: Duration,
     /// How long connections are still accepted after `/readyz` fails.
     pub pre: Duration,
+}
+
+/// How the process gives everything to its successor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// Whether it is given to the service manager when that restarts us.
+    pub restart: bool,
+    /// The unix socket at which a successor asks; `None` is nowhere.
+    pub socket: Option<PathBuf>,
+    /// How long requests that are being proxied have before anything is let go of.
+    pub quiesce: Duration,
+    /// How long what a successor cannot take lives on in the old process.
+    pub linger: Duration,
 }

@@ -21,6 +21,7 @@ impl Config {
             ("[client]", old.client != new.client),
             ("log.format or log.level", (old.log.format, &old.log.level) != (new.log.format, &new.log.level)),
             ("[drain]", old.drain != new.drain),
+            ("[handover]", old.handover != new.handover),
             ("session.max, session.ended or session.ended_max", memory(old) != memory(new)),
         ];
         changed.into_iter().filter_map(|(what, changed)| changed.then_some(what)).collect()

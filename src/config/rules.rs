@@ -10,7 +10,8 @@ use super::networks::Peer;
 use super::reader::{Span, Table};
 use super::values::{ValueError, show_duration, show_size};
 use super::{
-    Address, Config, Drain, Endpoint, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream, UpstreamTls,
+    Address, Config, Drain, Endpoint, Handover, Listener, Route, Script, Session, TlsFiles, Trusted, Upstream,
+    UpstreamTls,
 };
 
 /// The spans of these keys, where the operator set them to a valid value.
@@ -267,6 +268,20 @@ pub(super) fn drain(table: &mut Table<'_, '_>, target: &mut Drain, spread: Optio
             show_duration(limit)
         )
     });
+}
+
+/// The socket for successors is no other one as well.
+pub(super) fn handover(
+    table: &mut Table<'_, '_>,
+    handover: &Handover,
+    at: Option<Span>,
+    (listeners, admin): (&[Listener], Option<&Address>),
+) {
+    let Some((path, at)) = handover.socket.as_ref().zip(at) else { return };
+    let address = Address::Unix(path.clone());
+    if is_taken(listeners, &address) || admin == Some(&address) {
+        table.error("socket", at, ValueError::new("is the address of a listener as well", "give it one of its own"));
+    }
 }
 
 /// Keeps a value at or below a limit that follows from other keys: a default is lowered, a value that was set is an error.

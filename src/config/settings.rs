@@ -118,6 +118,9 @@ fn in_force(config: &Config) -> Vec<(&'static str, String)> {
         ("drain.timeout", time(config.drain.timeout)),
         ("drain.spread", time(config.drain.spread)),
         ("drain.pre", time(config.drain.pre)),
+        ("handover.restart", config.handover.restart.to_string()),
+        ("handover.quiesce", time(config.handover.quiesce)),
+        ("handover.linger", time(config.handover.linger)),
     ]
 }
 
@@ -164,6 +167,7 @@ mod tests {
         "send_origin",
         "upgrades",
         "error_page",
+        "handover.socket",
     ];
 
     fn setting(settings: &[Setting], key: &str) -> (String, String) {

@@ -26,7 +26,7 @@ use crate::http::body::{Body, response};
 use crate::http::incoming::IncomingBody;
 use crate::http::source::Source;
 use crate::listener::peer::Peer;
-use crate::registry::{Found, LiveSession, Reader, Stay};
+use crate::registry::{Found, LiveSession, Moved, Reader, Stay};
 use crate::session::Attach;
 use crate::terms::Transport;
 use crate::transport::greeting::{self, Arrival};
@@ -117,6 +117,7 @@ impl Call<'_> {
             Found::Here(session) => Ok(session),
             Found::Ended(close) => Err(Fault::SessionClosed(close)),
             Found::Unknown => Err(Fault::UnknownSession),
+            Found::Moved => Err(Moved.into()),
         }
     }
 
@@ -146,7 +147,7 @@ impl Call<'_> {
             Verb::Ack => Ok(json_response(send::ack(&session, query.number("after")?)?, nonce)),
             Verb::Close => {
                 let close = decode_close(&Box::pin(self.small_body(request.into_body())).await?)?;
-                Ok(json_response(send::close(&session, close), nonce))
+                Ok(json_response(send::close(&session, close)?, nonce))
             }
         }
     }

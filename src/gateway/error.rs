@@ -29,6 +29,9 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
 /// When to try again, in seconds, what was refused because there was no room.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("5");
 
+/// The same of what the next process will do.
+const AT_ONCE: HeaderValue = HeaderValue::from_static("0");
+
 /// What clients are told of a backend that is too slow; which it is, the log says.
 const TOO_SLOW: &str = "the backend did not answer in time: this server's log says more";
 
@@ -85,6 +88,11 @@ impl Refusal {
         let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
         Self::new(ErrorCode::RateLimited, StatusCode::TOO_MANY_REQUESTS, limited(limit))
             .with(RETRY_AFTER, seconds.max(1).into())
+    }
+
+    /// Closes the connection: what has come on it, and what comes, is not waited for.
+    pub(super) fn out_of_memory() -> Self {
+        from_open(OpenError::OutOfMemory).closing()
     }
 
     pub(super) fn not_traced() -> Self {
@@ -244,6 +252,9 @@ pub(super) async fn refuse(fault: Fault) -> Refusal {
         Fault::Gap { next } => plain(ErrorCode::Gap, StatusCode::CONFLICT).field("next", next),
         Fault::Busy { next } => plain(ErrorCode::Busy, StatusCode::SERVICE_UNAVAILABLE).field("next", next).later(),
         Fault::SessionClosed(close) => plain(ErrorCode::SessionClosed, StatusCode::GONE).field("close", json!(close)),
+        Fault::Moved(_) | Fault::Open(OpenError::Moved(_)) => {
+            plain(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE).with(RETRY_AFTER, AT_ONCE)
+        }
         Fault::Unrouted(path) => Refusal::not_found(&path),
         Fault::UnknownSession => plain(ErrorCode::UnknownSession, StatusCode::NOT_FOUND),
         Fault::TooLarge { limit, .. } => {
@@ -264,7 +275,9 @@ fn from_open(error: OpenError) -> Refusal {
         OpenError::Full { .. } | OpenError::OutOfMemory => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()
         }
-        OpenError::Draining => Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later(),
+        OpenError::Draining | OpenError::Moved(_) => {
+            Refusal::new(ErrorCode::Draining, StatusCode::SERVICE_UNAVAILABLE, message).later()
+        }
         OpenError::NonceReused => Refusal::new(ErrorCode::NonceReused, StatusCode::CONFLICT, message),
         OpenError::Randomness(_) => {
             Refusal::new(ErrorCode::Overloaded, StatusCode::SERVICE_UNAVAILABLE, message).later()

@@ -46,9 +46,9 @@ use crate::http::timely::Patience;
 use crate::lifecycle::Lifecycle;
 use crate::limits::{Limited, Limits};
 use crate::listener::dialling::DialQueue;
-use crate::listener::guard::Traffic;
 use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
+use crate::listener::traffic::Traffic;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::transport::Fault;
@@ -171,7 +171,7 @@ impl Gateway {
         let peer = Peer::of(conn, request.headers(), request.uri().authority(), &live.config.trusted);
         let mut purpose = Purpose::of(request, &live.config.prefix, live.selftest.is_some());
         // What is wrong with a request is said first: one that cannot be read names no host.
-        if !matches!(purpose, Purpose::Faulty(_)) && !live.serves(&peer.host) {
+        if !matches!(purpose, Purpose::Faulty(_) | Purpose::Unaffordable) && !live.serves(&peer.host) {
             purpose = Purpose::Misdirected;
         }
         if purpose == Purpose::Proxied
@@ -202,6 +202,7 @@ impl Gateway {
         // and is moved and allocated with it.
         match purpose {
             Purpose::Faulty(what) => Err(Refusal::bad_request(*what).closing()),
+            Purpose::Unaffordable => Err(Refusal::out_of_memory()),
             Purpose::Misdirected => Err(Refusal::host_refused(&peer.host)),
             Purpose::Untraceable => Err(Refusal::not_traced()),
             Purpose::Disguised => Err(Refusal::disguised(&live.config.prefix)),

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::target::Mark;
 use crate::client;
 use crate::listener::framing::request_fault;
-use crate::listener::handler::Latency;
+use crate::listener::handler::{Latency, OutOfMemory};
 use crate::terms::Transport;
 use crate::upstream::headers::{lost_upgrade, wants_upgrade};
 
@@ -17,6 +17,8 @@ use crate::upstream::headers::{lost_upgrade, wants_upgrade};
 pub(super) enum Purpose {
     /// Two servers could read it differently. It is refused, and the connection is closed.
     Faulty(&'static str),
+    /// There is no memory for it.
+    Unaffordable,
     /// It is for a host that is not served here.
     Misdirected,
     /// A TRACE for a backend, which would answer with the request's own credentials.
@@ -115,6 +117,9 @@ impl Purpose {
 
     /// The purpose of this request, where our endpoints lie under `prefix`; the self-test's when it is on.
     pub(super) fn of<B>(request: &Request<B>, prefix: &str, selftest: bool) -> Self {
+        if request.extensions().get::<OutOfMemory>().is_some() {
+            return Self::Unaffordable;
+        }
         if let Some(what) = request_fault(request) {
             return Self::Faulty(what);
         }
@@ -146,7 +151,7 @@ impl Purpose {
             | Self::Switch(_) => Latency::UntilDialled,
             Self::Endpoint(Endpoint::Session { verb: Verb::Attach(_), .. }) => Latency::UntilMessage,
             Self::Endpoint(_) | Self::LostUpgrade | Self::Proxied => Latency::Short,
-            Self::Faulty(_) | Self::Misdirected | Self::Untraceable | Self::Disguised => Latency::Short,
+            Self::Faulty(_) | Self::Unaffordable | Self::Misdirected | Self::Untraceable | Self::Disguised => Latency::Short,
         }
     }
 }

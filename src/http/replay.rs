@@ -77,8 +77,9 @@ impl<IO> Replay<IO> {
     /// Drops the first `count` bytes of what was read ahead.
     pub fn skip(&mut self, count: usize) {
         self.ahead.advance(count);
-        if self.ahead.is_empty() {
-            self.ahead = Bytes::new();
+        if self.ahead.len() < count {
+            // A small rest does not keep the memory of all. However many requests come at once, no more is copied than came.
+            self.ahead = Bytes::copy_from_slice(&self.ahead);
         }
     }
 

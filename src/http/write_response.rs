@@ -129,6 +129,11 @@ impl<IO> ResponseWriter<IO> {
         }
     }
 
+    /// What the client has sent ahead of the response's end, in bytes.
+    pub fn ahead(&self) -> usize {
+        self.io.as_ref().map_or(0, |io| io.ahead().len())
+    }
+
     /// True when only the end of the connection or of the session ends it.
     pub fn is_stream(&self) -> bool {
         matches!(self.framing, Framing::Chunked | Framing::End)

@@ -31,6 +31,9 @@ pub enum Signal {
     Stop,
     /// SIGHUP: read the configuration and the certificates again.
     Reload,
+    /// SIGUSR2: hand everything over to the process that the service manager starts next, and exit; where that cannot be, as
+    /// `Stop`.
+    Restart,
 }
 
 /// Receives the process's signals from now on. Must be called on a runtime.
@@ -41,6 +44,7 @@ pub fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     let mut terminate = unix::signal(SignalKind::terminate())?;
     let mut interrupt = unix::signal(SignalKind::interrupt())?;
     let mut hangup = unix::signal(SignalKind::hangup())?;
+    let mut user = unix::signal(SignalKind::user_defined2())?;
     let (sender, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         loop {
@@ -48,6 +52,7 @@ pub fn signals() -> io::Result<mpsc::Receiver<Signal>> {
                 _ = terminate.recv() => Signal::Stop,
                 _ = interrupt.recv() => Signal::Stop,
                 _ = hangup.recv() => Signal::Reload,
+                _ = user.recv() => Signal::Restart,
             };
             if sender.send(signal).await.is_err() {
                 return;
@@ -60,16 +65,26 @@ pub fn signals() -> io::Result<mpsc::Receiver<Signal>> {
 /// Takes the process through its phases: serves until [`Signal::Stop`] (or until the sender of `signals` is dropped), calls
 /// `reload` at each [`Signal::Reload`] before that, then drains as `drain` says. Returns what was still alive at the end of
 /// the wait; nothing after a clean drain. A second `Stop` returns at once.
+///
+/// At [`Signal::Restart`] it calls `restart`, which says whether everything was handed over. If so, this returns at once; what is
+/// alive then is somebody else's. If not, it drains.
 pub async fn run(
     lifecycle: &Lifecycle,
     drain: &Drain,
     mut signals: mpsc::Receiver<Signal>,
     mut reload: impl FnMut(),
+    restart: impl AsyncFnOnce() -> bool,
 ) -> Alive {
-    while signals.recv().await == Some(Signal::Reload) {
-        systemd::reloading();
-        reload();
-        systemd::ready();
+    loop {
+        match signals.recv().await {
+            Some(Signal::Reload) => {
+                systemd::reloading();
+                reload();
+                systemd::ready();
+            }
+            Some(Signal::Restart) if restart().await => return lifecycle.alive(),
+            Some(Signal::Restart | Signal::Stop) | None => break,
+        }
     }
     tokio::select! {
         biased;
@@ -130,7 +145,7 @@ async fn second_stop(signals: &mut mpsc::Receiver<Signal>) {
     loop {
         match signals.recv().await {
             Some(Signal::Stop) => return,
-            Some(Signal::Reload) => tracing::info!("reload ignored: stopping"),
+            Some(signal) => tracing::info!(?signal, "ignored: stopping"),
             None => std::future::pending().await,
         }
     }
@@ -147,7 +162,7 @@ fn scramble(key: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use tokio::task::JoinHandle;
 
@@ -161,6 +176,8 @@ mod tests {
         lifecycle: Lifecycle,
         signals: mpsc::Sender<Signal>,
         reloads: Arc<AtomicUsize>,
+        /// Whether a restart hands over.
+        hands_over: Arc<AtomicBool>,
         run: JoinHandle<Alive>,
         start: Instant,
     }
@@ -173,8 +190,11 @@ mod tests {
         let reload = move || {
             count.fetch_add(1, Ordering::Relaxed);
         };
-        let run = tokio::spawn(async move { run(&inside, &DRAIN, receiver, reload).await });
-        Process { lifecycle, signals, reloads, run, start: Instant::now() }
+        let hands_over = Arc::new(AtomicBool::new(false));
+        let answer = Arc::clone(&hands_over);
+        let restart = async move || answer.load(Ordering::Relaxed);
+        let run = tokio::spawn(async move { run(&inside, &DRAIN, receiver, reload, restart).await });
+        Process { lifecycle, signals, reloads, hands_over, run, start: Instant::now() }
     }
 
     impl Process {
@@ -280,6 +300,26 @@ mod tests {
         assert_eq!(process.lifecycle.phase(), Phase::Serving);
         drop(process.signals);
         assert!(process.run.await.expect("the task does not panic").is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_ends_at_once_what_was_handed_over() {
+        let process = process();
+        let _guard = process.lifecycle.guard(What::Tunnel);
+        process.hands_over.store(true, Ordering::Relaxed);
+        process.send(Signal::Restart).await;
+        assert_eq!(process.run.await.expect("the task does not panic"), Alive { tunnels: 1, ..Alive::default() });
+        assert_eq!((process.start.elapsed().as_secs(), process.lifecycle.phase()), (0, Phase::Serving));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_that_hands_nothing_over_drains() {
+        let process = process();
+        let _guard = process.lifecycle.guard(What::Tunnel);
+        process.send(Signal::Restart).await;
+        assert_eq!(process.reaches(Phase::Draining).await, 3);
+        process.send(Signal::Restart).await;
+        assert_eq!(process.reaches(Phase::Closing).await, 30);
     }
 
     #[test]

@@ -6,14 +6,17 @@
 pub mod descriptors;
 pub mod drain;
 pub mod log;
+pub mod moving;
 pub mod sockets;
 pub mod systemd;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+
+use self::moving::Parcel;
 
 /// Where the process stands between start and exit. Phases only go forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,10 +58,20 @@ pub struct Lifecycle {
 
 #[derive(Debug)]
 struct Shared {
-    phase: watch::Sender<Phase>,
+    now: watch::Sender<Now>,
+    /// Where what is let go of goes, while the process hands over.
+    parcels: Mutex<Option<mpsc::UnboundedSender<Parcel>>>,
     alive: watch::Sender<Alive>,
     /// When somebody last asked whether we are ready.
     asked: Mutex<Option<Instant>>,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Now {
+    phase: Phase,
+    /// The process hands over to a successor. Unlike a phase this may be taken back.
+    moving: bool,
 }
 
 /// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
@@ -81,14 +94,15 @@ impl Lifecycle {
     /// In [`Phase::Serving`].
     #[must_use]
     pub fn new() -> Self {
-        let (phase, alive) = (watch::Sender::new(Phase::Serving), watch::Sender::new(Alive::default()));
-        let shared = Shared { phase, alive, asked: Mutex::default() };
+        let now = watch::Sender::new(Now { phase: Phase::Serving, moving: false });
+        let alive = watch::Sender::new(Alive::default());
+        let shared = Shared { now, parcels: Mutex::default(), alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
     #[must_use]
     pub fn phase(&self) -> Phase {
-        *self.shared.phase.borrow()
+        self.shared.now.borrow().phase
     }
 
     /// True from [`Phase::Draining`] on: nothing new may begin.
@@ -100,25 +114,81 @@ impl Lifecycle {
     /// Returns as soon as `phase` or a later one is reached. Cancel-safe.
     pub async fn reached(&self, phase: Phase) {
         // The sender lives in `self`, so the channel cannot close while we wait.
-        let _ = self.subscribe().wait_for(|now| *now >= phase).await;
-    }
-
-    /// A receiver of the phase, for futures that poll.
-    #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<Phase> {
-        self.shared.phase.subscribe()
+        let _ = self.shared.now.subscribe().wait_for(|now| now.phase >= phase).await;
     }
 
     /// Moves on to `phase`. Does nothing when this phase, or a later one, is already reached.
     pub fn advance(&self, phase: Phase) {
-        let forward = |now: &mut Phase| {
-            let further = phase > *now;
-            *now = phase.max(*now);
+        let forward = |now: &mut Now| {
+            let further = phase > now.phase;
+            now.phase = phase.max(now.phase);
             further
         };
-        if self.shared.phase.send_if_modified(forward) {
+        if self.shared.now.send_if_modified(forward) {
             tracing::info!(?phase, "lifecycle");
         }
+    }
+
+    // === the hand-over ===
+
+    /// From now on everything is let go of between two exchanges, and given as parcels: they come out here. What is alive
+    /// bounds how many.
+    #[must_use]
+    pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.parcels() = Some(sender);
+        self.shared.now.send_modify(|now| now.moving = true);
+        receiver
+    }
+
+    /// Nothing more is given: what is let go of from now on stays with who has it. The process is still on the move: nothing new
+    /// begins.
+    pub fn close_parcels(&self) {
+        *self.parcels() = None;
+    }
+
+    /// There is no successor: everything is served again.
+    pub fn end_move(&self) {
+        self.close_parcels();
+        self.shared.now.send_modify(|now| now.moving = false);
+    }
+
+    /// True while the process hands over, and after it has: what can be given is given, and nothing new may begin.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        self.shared.now.borrow().moving
+    }
+
+    /// Returns as soon as the process hands over. Cancel-safe.
+    pub async fn moved(&self) {
+        let _ = self.shared.now.subscribe().wait_for(|now| now.moving).await;
+    }
+
+    /// True while the process hands over or drains: no exchange follows another.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        let now = *self.shared.now.borrow();
+        now.moving || now.phase >= Phase::Draining
+    }
+
+    /// Returns as soon as the process hands over or drains. Cancel-safe.
+    pub async fn leaving(&self) {
+        let _ = self.shared.now.subscribe().wait_for(|now| now.moving || now.phase >= Phase::Draining).await;
+    }
+
+    /// Gives a parcel to the successor.
+    ///
+    /// # Errors
+    /// The parcel, when none are taken (any more).
+    pub fn give(&self, parcel: Parcel) -> Result<(), Parcel> {
+        match &*self.parcels() {
+            Some(sender) => sender.send(parcel).map_err(|unsent| unsent.0),
+            None => Err(parcel),
+        }
+    }
+
+    fn parcels(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Parcel>>> {
+        self.shared.parcels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody has asked whether we are ready, and will act on the answer.
@@ -211,6 +281,25 @@ mod tests {
         assert_eq!(lifecycle.alive(), Alive { connections: 1, sessions: 1, tunnels: 1 });
         drop(connection);
         assert_eq!(lifecycle.alive(), Alive { connections: 0, sessions: 1, tunnels: 1 });
+    }
+
+    #[tokio::test]
+    async fn a_move_takes_parcels_until_it_closes_and_can_be_taken_back() {
+        let lifecycle = Lifecycle::new();
+        let parcel = || Parcel::new(moving::Kind::Ended, &7, Vec::new());
+        assert!(lifecycle.give(parcel()).is_err(), "nobody takes any");
+        let other = lifecycle.clone();
+        let waiter = tokio::spawn(async move { other.leaving().await });
+        let mut parcels = lifecycle.begin_move();
+        waiter.await.expect("the task does not panic");
+        assert!(lifecycle.is_moving() && lifecycle.is_leaving() && !lifecycle.is_draining());
+        lifecycle.give(parcel()).expect("it is taken");
+        lifecycle.close_parcels();
+        assert!(lifecycle.give(parcel()).is_err() && lifecycle.is_moving());
+        assert_eq!(parcels.recv().await.map(|parcel| parcel.kind), Some(moving::Kind::Ended));
+        assert!(parcels.recv().await.is_none());
+        lifecycle.end_move();
+        assert!(!lifecycle.is_leaving());
     }
 
     #[tokio::test]

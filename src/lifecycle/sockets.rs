@@ -1,11 +1,11 @@
-//! Where listening sockets come from: bound here, or passed by systemd under a name.
+//! Where listening sockets come from: taken from the process before, bound here, or passed by systemd under a name.
 //!
-//! Enters: a checked [`Address`] and the sockets in the environment (`LISTEN_FDS`). Leaves: a [`BoundListener`], or an
+//! Enters: a checked [`Address`], the sockets in the environment (`LISTEN_FDS`), and those of a predecessor. Leaves: a [`BoundListener`], or an
 //! error that says what to do. Must not touch: what is accepted from them.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use listenfd::ListenFd;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::systemd::STORED;
 use crate::config::Address;
 
 /// How many connections the kernel queues while we are busy. It lowers this to `net.core.somaxconn` (4096 by default).
@@ -22,6 +23,8 @@ const BACKLOG: i32 = 4096;
 
 /// The owner and the group of our unix socket may connect to it.
 const SOCKET_MODE: u32 = 0o660;
+/// Only the owner may.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -62,12 +65,16 @@ pub enum BindError {
     Other { address: String, source: io::Error },
 }
 
-/// Listening sockets: those passed by systemd, and new ones.
+/// Listening sockets: those passed by systemd, those of a predecessor, and new ones.
 #[derive(Default)]
 pub struct Sockets {
     /// Name and index of each passed socket that is not in use yet.
     passed: Vec<(String, usize)>,
     fds: Option<ListenFd>,
+    /// What systemd has kept for us.
+    stored: Option<OwnedFd>,
+    /// The address in the predecessor's configuration, and a socket that listened there.
+    taken: Vec<(String, Socket)>,
 }
 
 // === impl Sockets ===
@@ -89,20 +96,77 @@ impl Sockets {
         if names.is_empty() {
             return Ok(Self::none());
         }
-        Ok(Self { passed: names.into_iter().zip(0..).collect(), fds: Some(ListenFd::from_env()) })
+        let mut fds = ListenFd::from_env();
+        let (stored, passed): (Vec<_>, Vec<_>) = names.into_iter().zip(0..).partition(|(name, _)| name == STORED);
+        let kept = |&(_, index): &(String, usize)| {
+            fds.take_custom(index, Domain::UNIX.into(), Type::SEQPACKET.into(), "package of a hand-over").ok()?
+        };
+        // There is never more than one: whoever stores it removes any other.
+        let stored = stored.iter().find_map(kept);
+        Ok(Self { passed, fds: Some(fds), stored, taken: Vec::new() })
+    }
+
+    /// What systemd has kept for this process under the name [`STORED`].
+    pub fn stored(&mut self) -> Option<OwnedFd> {
+        self.stored.take()
+    }
+
+    /// With listening sockets of a predecessor, each with the address that it had in the configuration. Those that
+    /// are not bound to again are closed with this value.
+    #[must_use]
+    pub fn with_taken(mut self, taken: Vec<(String, OwnedFd)>) -> Self {
+        for (address, descriptor) in taken {
+            let socket = Socket::from(descriptor);
+            // The workers of a process may all accept from one socket.
+            let twin = |(_, known): &(_, Socket)| known.cookie().ok() == socket.cookie().ok();
+            if !self.taken.iter().any(twin) {
+                self.taken.push((address, socket));
+            }
+        }
+        self
     }
 
     /// Listens at `address`. One socket, except that all sockets of one name are taken together (a socket unit may have
-    /// several `ListenStream=` lines). Must be called on a runtime.
+    /// several `ListenStream=` lines), and all that a predecessor had at this address (each of its workers may have a queue). Must
+    /// be called on a runtime.
     ///
     /// # Errors
     /// See [`BindError`].
     pub fn bind(&mut self, address: &Address) -> Result<Vec<BoundListener>, BindError> {
+        let taken = self.take_over(address)?;
         match address {
+            // The same ones, or newer: the socket unit may have changed.
+            Address::Activated(name) if taken.is_empty() || self.passed.iter().any(|(passed, _)| passed == name) => {
+                self.take(name)
+            }
+            _ if !taken.is_empty() => Ok(taken),
             Address::Tcp(at) => Ok(vec![bind_tcp(*at).map_err(|error| explain(at.to_string(), error))?]),
-            Address::Unix(path) => Ok(vec![bind_unix(path)?]),
-            Address::Activated(name) => self.take(name),
+            Address::Unix(path) => Ok(vec![bind_unix(path, SOCKET_MODE)?]),
+            Address::Activated(_) => Ok(taken),
         }
+    }
+
+    /// Listens at a unix socket to which only the owner may connect; with one of a predecessor, if there is one. Must be called on a
+    /// runtime.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_private(&mut self, path: &Path) -> Result<UnixListener, BindError> {
+        let taken = self.take_over(&Address::Unix(path.to_owned()))?.pop();
+        match taken.map_or_else(|| bind_unix(path, PRIVATE_MODE), Ok)? {
+            BoundListener::Unix(listener) => Ok(listener),
+            BoundListener::Tcp(_) => Err(BindError::NotASocket { path: path.to_owned() }),
+        }
+    }
+
+    /// All that a predecessor had at this address, and that still listen there.
+    fn take_over(&mut self, address: &Address) -> Result<Vec<BoundListener>, BindError> {
+        let text = address.to_string();
+        let (wanted, others): (Vec<_>, Vec<_>) = self.taken.drain(..).partition(|(of, _)| *of == text);
+        self.taken = others;
+        let fitting = wanted.into_iter().filter(|(_, socket)| listens_at(socket, address));
+        let adopted: io::Result<Vec<_>> = fitting.map(|(_, socket)| adopt_taken(socket)).collect();
+        adopted.map_err(|error| explain(text, error))
     }
 
     /// Names that were passed but not used by [`Sockets::bind`]: probably an error in the configuration.
@@ -210,7 +274,7 @@ fn bind_tcp(at: SocketAddr) -> io::Result<BoundListener> {
     BoundListener::tcp(socket.into())
 }
 
-fn bind_unix(path: &Path) -> Result<BoundListener, BindError> {
+fn bind_unix(path: &Path, mode: u32) -> Result<BoundListener, BindError> {
     let fail = |error| explain(format!("unix:{}", path.display()), error);
     let address = SockAddr::unix(path).map_err(fail)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(fail)?;
@@ -222,7 +286,7 @@ fn bind_unix(path: &Path) -> Result<BoundListener, BindError> {
         other => other.map_err(fail)?,
     }
     // Before `listen`, because until then nobody can connect, whatever permissions the umask gave.
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(fail)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(fail)?;
     socket.listen(BACKLOG).map_err(fail)?;
     BoundListener::unix(socket.into()).map_err(fail)
 }
@@ -250,6 +314,31 @@ fn adopt(fds: &mut ListenFd, index: usize) -> io::Result<BoundListener> {
     match fds.take_tcp_listener(index)? {
         Some(listener) => BoundListener::tcp(listener),
         None => Err(io::Error::new(io::ErrorKind::NotFound, "the passed socket is already in use")),
+    }
+}
+
+/// Whether it is a listening socket of this kind and place. One that was bound to port 0 has another port; a unix socket whose
+/// file is gone can be reached by nobody.
+fn listens_at(socket: &Socket, address: &Address) -> bool {
+    let listens = socket.is_listener().unwrap_or(false) && socket.r#type().ok() == Some(Type::STREAM);
+    let Some(local) = socket.local_addr().ok().filter(|_| listens) else { return false };
+    match address {
+        Address::Tcp(at) => {
+            local.as_socket().is_some_and(|local| local.ip() == at.ip() && [0, local.port()].contains(&at.port()))
+        }
+        Address::Unix(path) => {
+            let is_there = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+            is_there && local.as_pathname() == Some(path)
+        }
+        Address::Activated(_) => local.is_unix() || local.as_socket().is_some(),
+    }
+}
+
+fn adopt_taken(socket: Socket) -> io::Result<BoundListener> {
+    if socket.domain()? == Domain::UNIX {
+        BoundListener::unix(socket.into())
+    } else {
+        BoundListener::tcp(socket.into())
     }
 }
 
@@ -351,9 +440,57 @@ mod tests {
         assert!(error.to_string().contains("unix:/nonexistent/underpass.sock"), "{error}");
     }
 
+    fn descriptor(listener: &BoundListener) -> OwnedFd {
+        let copy = match listener {
+            BoundListener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            BoundListener::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        };
+        copy.expect("a spare descriptor")
+    }
+
+    #[tokio::test]
+    async fn sockets_of_a_predecessor_are_taken_all_and_each_once() {
+        let address = Address::Tcp(([127, 0, 0, 1], 0).into());
+        let first = bind(&address).expect("a free address");
+        let local = first.local_addr().expect("a bound socket");
+        let second = first.another(true).expect("a second queue").adopt().expect("a runtime");
+        let taken = [&first, &first, &second].map(|listener| ("127.0.0.1:0".to_owned(), descriptor(listener)));
+        let mut sockets = Sockets::none().with_taken(taken.into());
+        let bound = sockets.bind(&address).expect("nothing to bind");
+        let at: Vec<_> = bound.iter().map(|bound| bound.local_addr().expect("a bound socket")).collect();
+        assert_eq!(at, [local.clone(), local.clone()]);
+        let new = sockets.bind(&address).expect("a free address");
+        assert_ne!(new[0].local_addr().expect("a bound socket"), local, "what was taken is taken");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_listen_there_is_not_taken() {
+        let path = scratch("taken");
+        let unix = Address::Unix(path.clone());
+        let tcp = bind(&Address::Tcp(([127, 0, 0, 1], 0).into())).expect("a free address");
+        let no_listener = UnixStream::pair().expect("a pair").0.into();
+        let taken = vec![(unix.to_string(), descriptor(&tcp)), (unix.to_string(), no_listener)];
+        let mut sockets = Sockets::none().with_taken(taken);
+        let [BoundListener::Unix(bound)] = &sockets.bind(&unix).expect("a free address")[..] else {
+            panic!("its kind")
+        };
+        let taken =
+            |address: &str| vec![(address.to_owned(), bound.as_fd().try_clone_to_owned().expect("a descriptor"))];
+        let mut sockets = Sockets::none().with_taken(taken(&unix.to_string()));
+        drop(sockets.bind_private(&path).expect("the same socket again"));
+        fs::remove_file(&path).expect("it is there");
+        let mut sockets = Sockets::none().with_taken(taken(&unix.to_string()));
+        drop(sockets.bind_private(&path).expect("a new one: nobody can reach the old one"));
+        assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, PRIVATE_MODE);
+        fs::remove_file(&path).expect("it is there");
+        let mut sockets = Sockets::none().with_taken(taken("systemd:front"));
+        assert_eq!(sockets.bind(&Address::Activated("front".into())).expect("it was taken").len(), 1);
+    }
+
     #[tokio::test]
     async fn an_unknown_name_lists_the_known_ones() {
-        let mut sockets = Sockets { passed: vec![("http".into(), 0)], fds: Some(ListenFd::empty()) };
+        let passed = vec![("http".into(), 0)];
+        let mut sockets = Sockets { passed, fds: Some(ListenFd::empty()), ..Sockets::none() };
         let error = sockets.bind(&Address::Activated("https".into())).expect_err("no such socket was passed");
         assert!(error.to_string().contains("`https`") && error.to_string().contains("passed: http)"), "{error}");
         assert_eq!(sockets.untaken().collect::<Vec<_>>(), ["http"]);

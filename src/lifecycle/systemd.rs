@@ -1,12 +1,22 @@
 //! Notifications to the service manager (sd_notify(3)).
 //!
-//! Enters: nothing but the environment (`NOTIFY_SOCKET`, `WATCHDOG_USEC`). Leaves: datagrams to systemd; without
+//! Enters: nothing but the environment (`NOTIFY_SOCKET`, `WATCHDOG_USEC`). Leaves: datagrams to systemd, some with descriptors; without
 //! those variables every function does nothing. Must not touch: the phases; `drain` and the app decide when to notify.
 
-use std::future;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
+use std::{env, future, io};
 
 use sd_notify::NotifyState;
+
+/// The name of what systemd keeps for the next process.
+pub const STORED: &str = "underpass-handover";
+
+/// Whether there is a service manager.
+#[must_use]
+pub fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
 
 /// Start-up or a reload is complete.
 pub fn ready() {
@@ -29,6 +39,29 @@ pub fn stopping(limit: Duration) {
     // Otherwise systemd sends SIGKILL when the drain timeout is longer than the unit's TimeoutStopSec=.
     let micros = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
     notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+}
+
+/// Has systemd keep a descriptor for the next process, as [`STORED`].
+///
+/// # Errors
+/// When it cannot be notified. That it keeps the descriptor is not said.
+pub fn store(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // Polled, it would be thrown away when the process exits: the other end hangs up then.
+    let state = [NotifyState::FdStore, NotifyState::FdName(STORED), NotifyState::Custom("FDPOLL=0")];
+    sd_notify::notify_with_fds(&state, &[descriptor])
+}
+
+/// Has systemd let go of what it keeps as [`STORED`].
+pub fn remove_from_store() {
+    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(STORED)]);
+}
+
+/// systemd closes `pipe` when it has worked through everything that it was notified of before.
+///
+/// # Errors
+/// When it cannot be notified.
+pub fn barrier(pipe: BorrowedFd<'_>) -> io::Result<()> {
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[pipe])
 }
 
 /// Pings the watchdog at half its interval and never returns, also when there is no watchdog. To be spawned on the runtime that
@@ -60,7 +93,7 @@ mod tests {
     /// Run in a process of its own by [`notifications_reach_the_manager`]: a test may not set variables of its own process.
     #[tokio::test]
     async fn child_sends_all_notifications() {
-        if std::env::var_os("UNDERPASS_SYSTEMD_CHILD").is_none() {
+        if env::var_os("UNDERPASS_SYSTEMD_CHILD").is_none() {
             return;
         }
         ready();
@@ -72,10 +105,10 @@ mod tests {
 
     #[test]
     fn notifications_reach_the_manager() {
-        let path = std::env::temp_dir().join(format!("underpass-notify-{}", std::process::id()));
+        let path = env::temp_dir().join(format!("underpass-notify-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         let manager = UnixDatagram::bind(&path).expect("a free address");
-        let child = Command::new(std::env::current_exe().expect("a running program has a file"))
+        let child = Command::new(env::current_exe().expect("a running program has a file"))
             .args(["--exact", "lifecycle::systemd::tests::child_sends_all_notifications"])
             .env("UNDERPASS_SYSTEMD_CHILD", "1")
             .env("NOTIFY_SOCKET", &path)

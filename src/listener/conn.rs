@@ -34,7 +34,7 @@ pub(super) struct Layers {
 /// Drives one connection to its end.
 pub(super) fn drive<H: Handler>(mut context: ConnContext<H>, socket: Socket, permits: ConnPermits, layers: Layers) {
     let traffic = Arc::clone(&context.info.bytes);
-    let mut stream = Guarded::new(socket, context.client.write, traffic, Some(permits));
+    let mut stream = Guarded::new(socket, Arc::clone(&context.shared.client), traffic, Some(permits));
     let Layers { introductions, tls } = layers;
     let Some(introductions) = introductions else { return introduced(context, stream, tls) };
     tokio::spawn(async move {
@@ -66,11 +66,11 @@ async fn drive_tls<H: Handler>(
     mut context: ConnContext<H>,
     metrics: &Metrics,
 ) -> Result<(), BoxError> {
-    let limit = context.client.handshake;
+    let limit = context.shared.client.handshake;
     let accept = Box::pin(timeout(limit, TlsAcceptor::from(tls.config()).accept(stream)));
     let accepted = tokio::select! {
         accepted = accept => accepted.map_err(BoxError::from).and_then(|stream| stream.map_err(BoxError::from)),
-        () = context.lifecycle.reached(Phase::Closing) => return Ok(()),
+        () = context.shared.lifecycle.reached(Phase::Closing) => return Ok(()),
     };
     let stream = accepted.inspect_err(|_| metrics.handshake_failed())?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

@@ -3,40 +3,26 @@
 //!
 //! Enters: any byte stream. Leaves: the same stream, guarded, and its [`Traffic`]. Must not touch: what the bytes mean.
 
-use std::any::Any;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::idle::Place;
+use super::traffic::Traffic;
+use crate::config::Client;
 use crate::lifecycle::Guard;
 use crate::limits::Held;
 use crate::metrics::Counted;
 
-/// Bytes a connection has carried, as they are on the wire (under TLS this counts its records), and what a room above keeps
-/// with it.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    read: AtomicU64,
-    written: AtomicU64,
-    blocked: AtomicBool,
-    companion: OnceLock<Box<dyn Any + Send + Sync>>,
-}
-
 /// What a connection has for as long as its socket lives, upgraded or not.
 #[derive(Debug)]
 pub struct ConnPermits {
-    /// The place among the connections that are allowed at once.
-    pub permit: OwnedSemaphorePermit,
-    /// The place among all, where those that have nothing to do are found.
+    /// The place among all that are allowed at once, where those that have nothing to do are found.
     pub place: Place,
     /// The place among those that its peer may have.
     pub held: Option<Held>,
@@ -55,47 +41,20 @@ pub struct ConnPermits {
 pub struct Guarded<IO> {
     io: IO,
     traffic: Arc<Traffic>,
-    limit: Duration,
+    /// Its `write` is the limit. Shared, since every connection has one.
+    client: Arc<Client>,
     stall: Option<Pin<Box<Sleep>>>,
     stalled: bool,
     _permits: Option<ConnPermits>,
 }
 
-// === impl Traffic ===
-
-impl Traffic {
-    /// Bytes received.
-    #[must_use]
-    pub fn read(&self) -> u64 {
-        self.read.load(Ordering::Relaxed)
-    }
-
-    /// Bytes sent.
-    #[must_use]
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    /// What a room above keeps with the connection: made when it is first asked for, dropped with the connection. `None` when
-    /// another room has put something else there.
-    #[must_use]
-    pub fn companion<T: Default + Send + Sync + 'static>(&self) -> Option<&T> {
-        self.companion.get_or_init(|| Box::<T>::default()).downcast_ref()
-    }
-
-    /// Whether the last write was not taken: who writes has something left.
-    #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
-    }
-}
-
 // === impl Guarded ===
 
 impl<IO> Guarded<IO> {
-    /// Guards `io`: a write fails with `TimedOut` when no byte went out for `limit`. `permits` are dropped with the stream.
-    pub fn new(io: IO, limit: Duration, traffic: Arc<Traffic>, permits: Option<ConnPermits>) -> Self {
-        Self { io, traffic, limit, stall: None, stalled: false, _permits: permits }
+    /// Guards `io`: a write fails with `TimedOut` when no byte went out for `client.write`. `permits` are dropped with the
+    /// stream.
+    pub fn new(io: IO, client: Arc<Client>, traffic: Arc<Traffic>, permits: Option<ConnPermits>) -> Self {
+        Self { io, traffic, client, stall: None, stalled: false, _permits: permits }
     }
 
     /// Passes on how a write went, and makes a failure of one that has been waiting for too long.
@@ -103,14 +62,14 @@ impl<IO> Guarded<IO> {
         match write {
             Poll::Ready(Ok(written)) => {
                 if std::mem::take(&mut self.stalled) {
-                    self.traffic.blocked.store(false, Ordering::Relaxed);
+                    self.traffic.set_blocked(false);
                 }
-                self.traffic.written.fetch_add(written as u64, Ordering::Relaxed);
+                self.traffic.count_written(written);
                 write
             }
             Poll::Ready(Err(_)) => write,
             Poll::Pending if self.has_stalled(cx) => {
-                let what = format!("the client took no byte for {} s", self.limit.as_secs_f32());
+                let what = format!("the client took no byte for {} s", self.client.write.as_secs_f32());
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, what)))
             }
             Poll::Pending => Poll::Pending,
@@ -118,12 +77,12 @@ impl<IO> Guarded<IO> {
     }
 
     fn has_stalled(&mut self, cx: &mut Context<'_>) -> bool {
-        let limit = self.limit;
+        let limit = self.client.write;
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
         if !self.stalled {
             stall.as_mut().reset(Instant::now() + limit);
             self.stalled = true;
-            self.traffic.blocked.store(true, Ordering::Relaxed);
+            self.traffic.set_blocked(true);
         }
         stall.as_mut().poll(cx).is_ready()
     }
@@ -133,7 +92,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.traffic.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        self.traffic.count_read(buf.filled().len() - before);
         read
     }
 }
@@ -169,6 +128,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::sync::Semaphore;
 
@@ -182,7 +143,11 @@ mod tests {
     fn guarded() -> (Guarded<DuplexStream>, DuplexStream, Arc<Traffic>) {
         let (near, far) = duplex(8);
         let traffic = Arc::new(Traffic::default());
-        (Guarded::new(near, LIMIT, Arc::clone(&traffic), None), far, traffic)
+        (Guarded::new(near, client(), Arc::clone(&traffic), None), far, traffic)
+    }
+
+    fn client() -> Arc<Client> {
+        Arc::new(Client { write: LIMIT, ..Client::default() })
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,15 +195,16 @@ mod tests {
     async fn reads_are_counted_and_the_permits_ends_with_the_stream() {
         let (near, mut far) = duplex(8);
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(1)));
+        let connections = Arc::new(Connections::new(Arc::clone(&permits)));
+        let traffic = Arc::new(Traffic::default());
+        let permit = Arc::clone(&permits).try_acquire_owned().expect("a free permit");
         let permits_held = ConnPermits {
-            permit: Arc::clone(&permits).try_acquire_owned().expect("a free permit"),
-            place: Arc::<Connections>::default().enter().0,
+            place: connections.enter(Arc::clone(&traffic), permit),
             held: None,
             guard: lifecycle.guard(What::Connection),
             counted: Metrics::default().connection(),
         };
-        let traffic = Arc::new(Traffic::default());
-        let mut near = Guarded::new(near, LIMIT, Arc::clone(&traffic), Some(permits_held));
+        let mut near = Guarded::new(near, client(), Arc::clone(&traffic), Some(permits_held));
         far.write_all(b"abc").await.expect("the other end reads");
         near.read_exact(&mut [0; 3]).await.expect("the other end writes");
         assert_eq!((traffic.read(), traffic.written()), (3, 0));

@@ -17,7 +17,7 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep_until};
 
 use super::h2_window::note;
-use super::idle::Idleness;
+use super::traffic::Traffic;
 
 /// Over HTTP/2 hyper takes a piece of a body when the window has room for its first byte, and keeps it until there is room for all. So
 /// much is a piece at most, in bytes.
@@ -28,7 +28,7 @@ const PIECE: usize = 16 * 1024;
 pub(super) struct Exchanges {
     state: Mutex<State>,
     /// Of the connection: idle while none is open, once there was one.
-    idleness: Arc<Idleness>,
+    traffic: Arc<Traffic>,
 }
 
 #[derive(Debug)]
@@ -73,8 +73,8 @@ pin_project! {
 // === impl Exchanges ===
 
 impl Exchanges {
-    pub(super) fn new(idleness: Arc<Idleness>) -> Self {
-        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }), idleness }
+    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
+        Self { state: Mutex::new(State { open: 0, quiet_since: Instant::now() }), traffic }
     }
 
     /// Returns once no exchange has been open for `limit`. Cancel-safe.
@@ -99,8 +99,8 @@ impl Exchanges {
     pub(super) fn begin(self: &Arc<Self>) -> Exchange {
         let mut state = self.lock();
         state.open += 1;
-        // If it is to end, its task is on its way to do so.
-        let _ = self.idleness.finish();
+        // If it must end, its task is on its way to do so.
+        let _ = self.traffic.become_busy();
         drop(state);
         Exchange { exchanges: Arc::clone(self) }
     }
@@ -117,7 +117,7 @@ impl Drop for Exchange {
         state.open -= 1;
         state.quiet_since = Instant::now();
         if state.open == 0 {
-            self.exchanges.idleness.begin();
+            self.exchanges.traffic.become_idle();
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::guard::Traffic;
+use super::traffic::Traffic;
 
 /// In so many steps the deadline is looked after.
 const STEPS: u32 = 4;

@@ -42,6 +42,10 @@ pub enum Latency {
 #[derive(Clone, Copy, Debug)]
 pub struct SharedConnection;
 
+/// In the extensions of a request that is to be refused: there is no memory for it.
+#[derive(Clone, Copy, Debug)]
+pub struct OutOfMemory;
+
 /// What the listener serves. [`Stack`] makes one of a router and a tower service.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// See [`Route::route`].

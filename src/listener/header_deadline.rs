@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Sleep, Timer};
 use tokio::time::sleep_until;
 
-use super::guard::Traffic;
+use super::traffic::Traffic;
 use crate::config::Client;
 
 /// The timer of one connection.

@@ -22,13 +22,13 @@ use tokio::time::sleep;
 
 use super::context::ConnContext;
 use super::extended_connect::{self, Asked};
-use super::guard::Traffic;
 use super::h2_idle::{Counting, Exchanges};
 use super::h2_preface::Beginning;
 use super::h2_window::Streams;
 use super::handler::{Handler, Latency, ResponseFuture};
 use super::header_deadline::HeaderTimer;
-use super::idle::Idleness;
+use super::memory;
+use super::traffic::Traffic;
 use crate::config::Client;
 use crate::http::as_written::NamesKeptByHyper;
 use crate::http::body::Body;
@@ -77,20 +77,16 @@ where
     H: Handler,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (shared, traffic) = (Arc::clone(&context.shared), Arc::clone(&context.info.bytes));
     let slot = Slot::default();
-    let service = Service {
-        context: context.clone(),
-        slot: Some(Arc::clone(&slot)),
-        first: Arc::new(Mutex::new(Some(first))),
-        exchanges: None,
-    };
-    let timer = HeaderTimer::new(&context.client, Arc::clone(&context.info.bytes));
-    let idleness = Arc::clone(&context.idleness);
+    let service =
+        Service { context, slot: Some(Arc::clone(&slot)), first: Arc::new(Mutex::new(Some(first))), exchanges: None };
+    let timer = HeaderTimer::new(&shared.client, Arc::clone(&traffic));
     // Between two requests the connection stays hyper's.
-    let service = Counting::new(service, Arc::new(Exchanges::new(Arc::clone(&idleness))));
-    let mut conn = http1_settings(&context.client, timer).serve_connection(TokioIo::new(io), service);
-    let mut drain = pin!(context.lifecycle.reached(Phase::Draining));
-    let mut close = pin!(context.lifecycle.reached(Phase::Closing));
+    let service = Counting::new(service, Arc::new(Exchanges::new(Arc::clone(&traffic))));
+    let mut conn = http1_settings(&shared.client, timer).serve_connection(TokioIo::new(io), service);
+    let mut drain = pin!(shared.lifecycle.reached(Phase::Draining));
+    let mut close = pin!(shared.lifecycle.reached(Phase::Closing));
     let mut draining = false;
     let taken = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
@@ -98,7 +94,7 @@ where
         }
         // hyper reads the next request when the body of the last one has come, although it may still have the end of an
         // early response to write. That end would be lost.
-        if !context.info.bytes.is_blocked()
+        if !traffic.is_blocked()
             && let Some(taken) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             return Poll::Ready(Ok(Some(taken)));
@@ -108,8 +104,8 @@ where
             Pin::new(&mut conn).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        idleness.introduce(cx);
-        if idleness.is_ended() {
+        traffic.introduce_task(cx);
+        if traffic.must_end() {
             return Poll::Ready(Ok(None));
         }
         close.as_mut().poll(cx).map(|()| Ok(None))
@@ -121,7 +117,7 @@ where
         io.put_back(&parts.read_buf);
         // hyper's exchange is over, the request's is not.
         drop(parts.service);
-        let _ = context.idleness.finish();
+        let _ = traffic.become_busy();
         (io, taken)
     }))
 }
@@ -132,8 +128,9 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let ConnContext { handler, info, .. } = &self.context;
-        if request.version() == Version::HTTP_2 && field_lines(request.headers()) > self.context.client.header_fields {
+        let ConnContext { shared, info } = &self.context;
+        let handler = &shared.handler;
+        if request.version() == Version::HTTP_2 && field_lines(request.headers()) > shared.client.header_fields {
             return Box::pin(async { Ok(too_many_fields()) });
         }
         let is_http2 = request.version() == Version::HTTP_2;
@@ -152,6 +149,8 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
                 None => drop(request.extensions_mut().insert(NamesKeptByHyper)),
             }
         }
+        let head = memory::size_of_head(&request);
+        memory::hold_head(&shared.budget, &mut request, head);
         let latency = handler.route(&mut request, info);
         match &self.slot {
             Some(slot) if latency != Latency::Short && request.body().is_end_stream() => {
@@ -246,23 +245,24 @@ pub(super) async fn serve_http2<H: Handler, IO>(context: ConnContext<H>, io: IO)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (client, lifecycle) = (Arc::clone(&context.client), context.lifecycle.clone());
-    let traffic = Arc::clone(&context.info.bytes);
-    let idleness = Arc::clone(&context.idleness);
-    let exchanges = Arc::new(Exchanges::new(Arc::clone(&idleness)));
-    idleness.begin();
+    let (shared, traffic) = (Arc::clone(&context.shared), Arc::clone(&context.info.bytes));
+    let (client, lifecycle) = (&shared.client, &shared.lifecycle);
+    let exchanges = Arc::new(Exchanges::new(Arc::clone(&traffic)));
+    traffic.become_idle();
+    let mut held = shared.budget.claim();
+    held.set(memory::HTTP2);
     let streams = Streams::default();
     let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
     let service = Counting::new(service, Arc::clone(&exchanges));
     let (io, begun) = Beginning::new(io);
-    let mut conn = pin!(http2_settings(&client, streams.clone()).serve_connection(TokioIo::new(io), service));
+    let mut conn = pin!(http2_settings(client, streams.clone()).serve_connection(TokioIo::new(io), service));
     let mut watch = pin!(streams.watch(client.write, &traffic));
     tokio::select! {
         ended = conn.as_mut() => return Ok(ended?),
         () = begun.late(client.handshake) => return Err("no HTTP/2 preface and settings in time".into()),
         () = watch.as_mut() => {}
         () = exchanges.idle(client.idle) => conn.as_mut().graceful_shutdown(),
-        () = ended(&idleness) => return Ok(()),
+        () = ended(&traffic) => return Ok(()),
         () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
     }
     tokio::select! {
@@ -303,10 +303,10 @@ fn http2_settings(client: &Client, streams: Streams) -> http2::Builder<Streams> 
 }
 
 /// Returns when others need the place of this connection, which is idle.
-async fn ended(idleness: &Idleness) {
+async fn ended(traffic: &Traffic) {
     poll_fn(|cx| {
-        idleness.introduce(cx);
-        if idleness.is_ended() { Poll::Ready(()) } else { Poll::Pending }
+        traffic.introduce_task(cx);
+        if traffic.must_end() { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }

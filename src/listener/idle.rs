@@ -1,25 +1,25 @@
-//! Which connections have nothing to do, and which of them end when others need their place.
+//! All connections: how many there may be, which of them have nothing to do, and which end when others need their place.
 //!
-//! Enters: connections, and when each begins and ends to be idle. Leaves: the end of those that have been idle for longest. Must
-//! not touch: connections with a request under way, deadlines.
+//! Enters: connections. Leaves: the end of those that have been idle for longest. Must not touch: connections with a request
+//! under way, deadlines.
 //!
-//! A request costs two atomic operations here. The connections are looked through only when there is no place left.
+//! A request costs two atomic operations, in its connection's [`Traffic`]. The connections are looked through only when there is
+//! no place left, and when the process drains.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Waker};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use slab::Slab;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections are numbered as they become idle.
-static NEXT: AtomicU64 = AtomicU64::new(1);
-const BUSY: u64 = 0;
-const ENDED: u64 = u64::MAX;
+use super::traffic::Traffic;
 
 /// All connections of all listeners.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Connections {
-    all: Mutex<Slab<Arc<Idleness>>>,
+    /// Those that there may be at once.
+    places: Arc<Semaphore>,
+    all: Mutex<Slab<Arc<Traffic>>>,
 }
 
 /// One connection among all, for as long as it lives.
@@ -30,90 +30,76 @@ pub struct Place {
     key: usize,
 }
 
-/// Whether a connection is idle, since when, and whether it is to end.
-#[derive(Debug, Default)]
-pub(super) struct Idleness {
-    since: AtomicU64,
-    /// The connection's task.
-    waker: OnceLock<Waker>,
-}
-
 impl Connections {
-    /// Counts in a connection, which is busy.
-    pub(super) fn enter(self: &Arc<Self>) -> (Place, Arc<Idleness>) {
-        let idleness = Arc::<Idleness>::default();
-        let key = self.all().insert(Arc::clone(&idleness));
-        (Place { connections: Arc::clone(self), key }, idleness)
+    /// None yet, of as many as there are places.
+    #[must_use]
+    pub fn new(places: Arc<Semaphore>) -> Self {
+        Self { places, all: Mutex::default() }
+    }
+
+    /// What there is to have, for one connection each.
+    pub(super) fn places(&self) -> &Arc<Semaphore> {
+        &self.places
+    }
+
+    /// Counts in a connection, which has this one of our places.
+    pub(super) fn enter(self: &Arc<Self>, traffic: Arc<Traffic>, place: OwnedSemaphorePermit) -> Place {
+        // It is given back by number: every connection would have a pointer to the same semaphore.
+        place.forget();
+        let key = self.all().insert(traffic);
+        Place { connections: Arc::clone(self), key }
     }
 
     /// Ends those that have been idle for longest, at most so many. How many that were.
     pub(super) fn end_longest_idle(&self, most: usize) -> usize {
-        let mut idle: Vec<(u64, usize)> = Vec::new();
         let all = self.all();
-        for (key, connection) in all.iter() {
-            let since = connection.since.load(Ordering::Relaxed);
-            if since != BUSY && since != ENDED {
-                idle.push((since, key));
-            }
-        }
+        let mut idle: Vec<(u64, usize)> = idle(&all).map(|(key, since)| (since, key)).collect();
         if idle.len() > most {
             idle.select_nth_unstable(most);
             idle.truncate(most);
         }
         // What became busy in the meantime stays.
-        let ended: Vec<_> = idle.iter().filter(|(since, key)| all[*key].end(*since)).map(|(_, key)| *key).collect();
-        let wakers: Vec<Waker> = ended.iter().filter_map(|key| all[*key].waker.get().cloned()).collect();
-        drop(all);
-        wakers.into_iter().for_each(Waker::wake);
+        let ended: Vec<_> =
+            idle.iter().filter(|(since, key)| all[*key].end_idle(*since)).map(|(_, key)| *key).collect();
+        wake(all, &ended);
         ended.len()
     }
 
-    fn all(&self) -> MutexGuard<'_, Slab<Arc<Idleness>>> {
+    /// Wakes those that are idle, since something is different now for all.
+    pub(super) fn wake_idle(&self) {
+        let all = self.all();
+        let idle: Vec<_> = idle(&all).map(|(key, _)| key).collect();
+        wake(all, &idle);
+    }
+
+    fn all(&self) -> MutexGuard<'_, Slab<Arc<Traffic>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The idle ones, and since when they are.
+fn idle(all: &Slab<Arc<Traffic>>) -> impl Iterator<Item = (usize, u64)> {
+    all.iter().filter_map(|(key, connection)| connection.idle_since().map(|since| (key, since)))
+}
+
+/// Wakes these, when others may look at all again.
+fn wake(all: MutexGuard<'_, Slab<Arc<Traffic>>>, keys: &[usize]) {
+    let wakers: Vec<Waker> = keys.iter().filter_map(|key| all[*key].waker().cloned()).collect();
+    drop(all);
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.connections.all().remove(self.key);
-    }
-}
-
-impl Idleness {
-    /// The connection's task is this one, all its life from here.
-    pub(super) fn introduce(&self, cx: &Context<'_>) {
-        self.waker.get_or_init(|| cx.waker().clone());
-    }
-
-    /// The connection has nothing to do, from now on if it had before.
-    pub(super) fn begin(&self) {
-        if self.since.load(Ordering::Relaxed) == BUSY {
-            // Its waker is seen by whoever sees this number.
-            self.since.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
-        }
-    }
-
-    /// The connection has something to do. False when it is to end nevertheless.
-    pub(super) fn finish(&self) -> bool {
-        let since = self.since.load(Ordering::Relaxed);
-        since == BUSY
-            || since != ENDED && self.since.compare_exchange(since, BUSY, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    /// Whether the connection is to end: others need its place.
-    pub(super) fn is_ended(&self) -> bool {
-        self.since.load(Ordering::Relaxed) == ENDED
-    }
-
-    fn end(&self, since: u64) -> bool {
-        self.since.compare_exchange(since, ENDED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.connections.places.add_permits(1);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
 
     use super::*;
 
@@ -128,28 +114,41 @@ mod tests {
 
     #[test]
     fn those_that_are_idle_for_longest_end_and_the_busy_never() {
-        let connections = Arc::<Connections>::default();
-        let (places, idle): (Vec<_>, Vec<_>) = (0..6).map(|_| connections.enter()).unzip();
+        let semaphore = Arc::new(Semaphore::new(6));
+        let connections = Arc::new(Connections::new(Arc::clone(&semaphore)));
+        let enter = |_| {
+            let (traffic, place) = (Arc::<Traffic>::default(), Arc::clone(&semaphore).try_acquire_owned());
+            (connections.enter(Arc::clone(&traffic), place.expect("a free place")), traffic)
+        };
+        let (places, idle): (Vec<_>, Vec<_>) = (0..6).map(enter).unzip();
+        assert_eq!(semaphore.available_permits(), 0);
         let woken = Arc::<Woken>::default();
         for one in &idle {
-            one.introduce(&Context::from_waker(&Waker::from(Arc::clone(&woken))));
+            one.introduce_task(&Context::from_waker(&Waker::from(Arc::clone(&woken))));
         }
         // In another order than they came; the first two are busy again.
         for index in [0, 3, 1, 5, 4] {
-            idle[index].begin();
+            idle[index].become_idle();
         }
-        assert!(idle[0].finish() && idle[1].finish());
-        idle[0].begin();
-        idle[3].begin();
+        assert!(idle[0].become_busy() && idle[1].become_busy());
+        idle[0].become_idle();
+        idle[3].become_idle();
         assert_eq!(connections.end_longest_idle(2), 2);
-        let ended = |idle: &[Arc<Idleness>]| idle.iter().map(|one| one.is_ended()).collect::<Vec<_>>();
+        let ended = |idle: &[Arc<Traffic>]| idle.iter().map(|one| one.must_end()).collect::<Vec<_>>();
         assert_eq!(ended(&idle), [false, false, false, true, false, true]);
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-        assert!(!idle[3].finish() && idle[4].finish(), "what came too late is not begun");
+        assert!(!idle[3].become_busy() && idle[4].become_busy(), "what came too late is not begun");
         assert_eq!(connections.end_longest_idle(10), 1);
         assert_eq!(ended(&idle), [true, false, false, true, false, true]);
         assert_eq!(connections.end_longest_idle(10), 0);
+        let before = woken.0.load(Ordering::Relaxed);
+        connections.wake_idle();
+        assert_eq!(woken.0.load(Ordering::Relaxed), before, "nobody is idle who does not end already");
+        idle[4].become_idle();
+        connections.wake_idle();
+        assert_eq!((woken.0.load(Ordering::Relaxed), idle[4].must_end()), (before + 1, false));
         drop(places);
         assert!(connections.all().is_empty());
+        assert_eq!(semaphore.available_permits(), 6);
     }
 }

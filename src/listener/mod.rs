@@ -20,62 +20,40 @@ mod header_deadline;
 mod http1;
 pub mod hyper_server;
 pub mod idle;
+mod memory;
 pub mod peer;
 pub mod proxy_protocol;
 mod socket;
 pub mod tls;
+pub mod traffic;
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use self::complaints::Complaints;
 use self::conn::Layers;
 use self::context::ConnContext;
-use self::guard::{ConnPermits, Traffic};
+pub use self::context::ListenerContext;
+use self::guard::ConnPermits;
 use self::handler::Handler;
-use self::idle::{Connections, Idleness};
 use self::peer::{ConnInfo, PeerAddr};
 use self::proxy_protocol::Introductions;
 use self::socket::Socket;
 use self::tls::TlsSource;
-use crate::config::{Client, Trusted};
+use self::traffic::Traffic;
 use crate::lifecycle::sockets::BoundListener;
-use crate::lifecycle::{Lifecycle, Phase, What};
-use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::lifecycle::{Phase, What};
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
 
 /// Most idle connections that end at once to make room, arbitrary: to find them all are looked through.
 const MOST_ENDED: usize = 64;
-
-/// What all listeners share.
-#[derive(Clone)]
-pub struct ListenerContext<H> {
-    /// Where requests go.
-    pub handler: H,
-    /// The bounds of a connection.
-    pub client: Arc<Client>,
-    /// Bounds the connections of all listeners together.
-    pub connections: Arc<Semaphore>,
-    /// Who may introduce others by the PROXY protocol; follows the configuration.
-    pub trusted: Arc<ArcSwap<Trusted>>,
-    /// All connections, of which idle ones make room for new ones.
-    pub all: Arc<Connections>,
-    /// Bounds what one client may take.
-    pub limits: Arc<Limits>,
-    /// When to stop.
-    pub lifecycle: Lifecycle,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-}
 
 /// What is spoken on a listener before HTTP.
 #[derive(Clone, Debug, Default)]
@@ -94,32 +72,20 @@ pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: Li
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let complaints = Complaints::default();
+    let (context, complaints) = (Arc::new(context), Complaints::default());
     let introductions = || Introductions::new(Arc::clone(&context.trusted), Arc::clone(&context.metrics));
     let layers = Layers {
         introductions: spoken.proxy_protocol.then(|| Arc::new(introductions())),
         tls: spoken.tls.map(|tls| (tls, Arc::clone(&context.metrics))),
     };
     loop {
-        let (socket, peer, permits, idleness) = tokio::select! {
+        let (socket, peer, permits, traffic) = tokio::select! {
             biased;
-            () = context.lifecycle.reached(Phase::Draining) => return,
+            () = context.lifecycle.reached(Phase::Draining) => return context.connections.wake_idle(),
             next = next(&bound, &context, &complaints) => next,
         };
-        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: Arc::new(Traffic::default()) };
-        conn::drive(context.conn(info, idleness), socket, permits, layers.clone());
-    }
-}
-
-impl<H: Handler> ListenerContext<H> {
-    fn conn(&self, info: ConnInfo, idleness: Arc<Idleness>) -> ConnContext<H> {
-        ConnContext {
-            handler: self.handler.clone(),
-            info,
-            client: Arc::clone(&self.client),
-            lifecycle: self.lifecycle.clone(),
-            idleness,
-        }
+        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: traffic };
+        conn::drive(ConnContext { shared: Arc::clone(&context), info }, socket, permits, layers.clone());
     }
 }
 
@@ -128,7 +94,7 @@ async fn next<H>(
     bound: &BoundListener,
     context: &ListenerContext<H>,
     complaints: &Complaints,
-) -> (Socket, PeerAddr, ConnPermits, Arc<Idleness>) {
+) -> (Socket, PeerAddr, ConnPermits, Arc<Traffic>) {
     loop {
         match socket::accept(bound).await {
             Ok((socket, peer)) => {
@@ -136,14 +102,15 @@ async fn next<H>(
                 let Ok(held) = context.limits.connection(peer.ip()) else { continue };
                 // The permit comes last. An idle listener that kept one ready would keep it from the others: the kernel
                 // gives each its own share of the connections, and those of a full share would wait beside a free permit.
-                let permit = match Arc::clone(&context.connections).try_acquire_owned() {
+                let permit = match Arc::clone(context.connections.places()).try_acquire_owned() {
                     Ok(permit) => permit,
                     Err(_) => place_of_another(context, complaints).await,
                 };
                 let guard = context.lifecycle.guard(What::Connection);
-                let (place, idleness) = context.all.enter();
+                let traffic = Arc::<Traffic>::default();
+                let place = context.connections.enter(Arc::clone(&traffic), permit);
                 let counted = context.metrics.connection();
-                return (socket, peer, ConnPermits { permit, place, held, guard, counted }, idleness);
+                return (socket, peer, ConnPermits { place, held, guard, counted }, traffic);
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
@@ -158,9 +125,9 @@ async fn next<H>(
 async fn place_of_another<H>(context: &ListenerContext<H>, complaints: &Complaints) -> OwnedSemaphorePermit {
     let most = context.client.connections;
     context.metrics.connections_full();
-    let mut acquire = pin!(Arc::clone(&context.connections).acquire_owned());
+    let mut acquire = pin!(Arc::clone(context.connections.places()).acquire_owned());
     loop {
-        let ended = context.all.end_longest_idle((most / 256).clamp(1, MOST_ENDED));
+        let ended = context.connections.end_longest_idle((most / 256).clamp(1, MOST_ENDED));
         if let Some(swallowed) = complaints.due() {
             let what = "all connections are taken: idle ones end, others wait; `client.connections` may be too low";
             tracing::warn!(most, ended, swallowed, "{what}");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
-use super::guard::Traffic;
+use super::traffic::Traffic;
 use crate::certificate::{facts, fingerprint};
 use crate::config::Trusted;
 

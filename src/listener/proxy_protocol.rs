@@ -75,8 +75,8 @@ impl Introductions {
             return self.refuse(peer, Unintroduced::Untrusted, &"it is not one of `trusted_proxies`");
         }
         let read = tokio::select! {
-            read = timeout(context.client.handshake, read_header(stream)) => read,
-            () = context.lifecycle.reached(Phase::Draining) => return None,
+            read = timeout(context.shared.client.handshake, read_header(stream)) => read,
+            () = context.shared.lifecycle.reached(Phase::Draining) => return None,
         };
         match read {
             Ok(Ok(named)) => Some(named.map_or(peer, PeerAddr::Tcp)),

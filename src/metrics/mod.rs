@@ -3,6 +3,7 @@
 //! Enters: events, told by whoever saw them. Leaves: counters, which `names` registers and `reading` reads. Must not touch:
 //! sessions, sockets, names of clients. Every series exists from the start, so nothing a stranger sends adds one.
 
+mod handover;
 mod names;
 mod reading;
 mod series;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
+pub use self::handover::Handovers;
 use self::reading::Recent;
 pub use self::reading::{LastReload, Reading, RecentChange};
 use self::series::{Delays, Series};
@@ -67,6 +69,8 @@ pub struct Metrics {
     reloads: Series<Counter>,
     reload_successful: Gauge,
     reload_success: Gauge,
+    /// Hand-overs, which the app tells of.
+    pub handover: Handovers,
     last_reload: Mutex<Option<LastReload>>,
     sessions_limit: Gauge,
     connections_limit: Gauge,
@@ -124,6 +128,7 @@ impl Default for Metrics {
             reloads: Series::by("result", ["applied", "refused"]),
             reload_successful: Gauge::default(),
             reload_success: Gauge::default(),
+            handover: Handovers::default(),
             last_reload: Mutex::default(),
             sessions_limit: Gauge::default(),
             connections_limit: Gauge::default(),
@@ -143,6 +148,16 @@ impl Metrics {
     pub fn session_ended(&self, attached: Option<Transport>, why: Ending) {
         self.active[slot(attached)].dec();
         self.ended[why as usize].inc();
+    }
+
+    /// An active session that `attached` carried has gone to another process.
+    pub fn session_left(&self, attached: Option<Transport>) {
+        self.active[slot(attached)].dec();
+    }
+
+    /// An active session has come from another process.
+    pub fn session_came(&self) {
+        self.active[slot(None)].inc();
     }
 
     /// An active session is carried by `to` now, and by `from` no more. Both `None` when nothing is attached.

@@ -66,6 +66,7 @@ impl Metrics {
         let help = "When the configuration in force was read, in seconds since 1970";
         let name = "config_last_reload_success_timestamp";
         of.register_with_unit(name, help, Unit::Seconds, self.reload_success.clone());
+        self.handover.register(of);
         of.register("sessions_limit", "Sessions that there may be", self.sessions_limit.clone());
         of.register("connections_limit", "Connections of clients that there may be", self.connections_limit.clone());
     }

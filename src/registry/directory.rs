@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::ended::EndedSessions;
 pub(super) use super::ended::Memory;
+use super::frozen::EndedRecord;
 use super::live_session::LiveSession;
 use super::token::id_of;
 use crate::session::Close;
@@ -21,12 +22,14 @@ pub enum Found {
     Ended(Close),
     /// It was never issued here, is forged, or is forgotten.
     Unknown,
+    /// It is not here any more, if it ever was: all sessions have moved to the process that takes this one's place.
+    Moved,
 }
 
 /// All live sessions of this process by id, and how the ended ones ended.
 pub(super) struct Directory {
-    /// The first part of every token here.
-    node: Box<str>,
+    /// The first part of every token here, and of those that came from processes before this one.
+    nodes: Mutex<Vec<Box<str>>>,
     memory: Memory,
     epoch: Instant,
     inner: Mutex<Inner>,
@@ -36,16 +39,70 @@ pub(super) struct Directory {
 struct Inner {
     live: HashMap<Box<str>, Arc<LiveSession>>,
     ended: EndedSessions,
+    /// The sessions move: none is added, and what is not found has moved.
+    closed: bool,
 }
 
 impl Directory {
     /// An empty one of this node, which remembers so much of ended sessions.
     pub(super) fn new(node: &str, memory: Memory) -> Self {
-        Self { node: node.into(), memory, epoch: Instant::now(), inner: Mutex::default() }
+        Self { nodes: Mutex::new(vec![node.into()]), memory, epoch: Instant::now(), inner: Mutex::default() }
     }
 
-    pub(super) fn insert(&self, session: &Arc<LiveSession>) {
-        self.lock().live.insert(session.id().into(), Arc::clone(session));
+    /// False when none may be added any more.
+    pub(super) fn insert(&self, session: &Arc<LiveSession>) -> bool {
+        let mut inner = self.lock();
+        if !inner.closed {
+            inner.live.insert(session.id().into(), Arc::clone(session));
+        }
+        !inner.closed
+    }
+
+    /// Adds no more sessions; those that are there.
+    pub(super) fn close(&self) -> Vec<Arc<LiveSession>> {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.live.values().cloned().collect()
+    }
+
+    /// Adds sessions again.
+    pub(super) fn open(&self) {
+        self.lock().closed = false;
+    }
+
+    /// Removes a session that has moved.
+    pub(super) fn remove(&self, session: &LiveSession) {
+        self.lock().live.remove(session.id());
+    }
+
+    /// The live session of this public name.
+    pub(super) fn live(&self, id: &str) -> Option<Arc<LiveSession>> {
+        self.lock().live.get(id).cloned()
+    }
+
+    /// Tokens that begin with the name of this node are ours, too.
+    pub(super) fn call(&self, node: &str) {
+        let mut nodes = self.nodes();
+        if !nodes.iter().any(|known| **known == *node) {
+            nodes.push(node.into());
+        }
+    }
+
+    /// The names of this node, the present one first.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.nodes().iter().map(|node| node.to_string()).collect()
+    }
+
+    /// The ended sessions that are remembered, the oldest first.
+    pub(super) fn ended(&self) -> Vec<EndedRecord> {
+        let name = self.names().swap_remove(0);
+        self.lock().ended.records(&name, self.epoch.elapsed(), self.memory)
+    }
+
+    /// Remembers a session that ended in another process, unless it is remembered.
+    pub(super) fn remember(&self, ended: EndedRecord) {
+        let now = self.epoch.elapsed();
+        self.lock().ended.recall(&ended.token, ended.close, now, ended.age, self.memory);
     }
 
     /// Compares the secret in constant time; an unknown id and a wrong secret give the same answer.
@@ -55,9 +112,9 @@ impl Directory {
         if let Some(session) = inner.live.get(id) {
             return if session.token().is(presented) { Found::Here(Arc::clone(session)) } else { Found::Unknown };
         }
-        let ours = presented.strip_prefix(&*self.node).is_some_and(|rest| rest.starts_with('-'));
         match inner.ended.find(presented, self.epoch.elapsed(), self.memory) {
-            Some(close) if ours => Found::Ended(close),
+            Some(close) if self.is_ours(presented) => Found::Ended(close),
+            _ if inner.closed => Found::Moved,
             _ => Found::Unknown,
         }
     }
@@ -89,6 +146,15 @@ impl Directory {
         let held = |live: &&Arc<LiveSession>| live.account().held();
         let greedy = inner.live.values().filter(|live| live.is_abandonable() && held(live) > least);
         greedy.max_by_key(held).cloned()
+    }
+
+    fn is_ours(&self, presented: &str) -> bool {
+        let begins = |node: &str| presented.strip_prefix(node).is_some_and(|rest| rest.starts_with('-'));
+        self.nodes().iter().any(|node| begins(node))
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<Box<str>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
 
-use super::token::{Id, Secret, parts_of};
+use super::frozen::EndedRecord;
+use super::token::{Id, Secret, Token, parts_of};
 use crate::session::Close;
 
 /// Tenths of a second since the process began: 13 years of them.
@@ -49,6 +50,29 @@ impl EndedSessions {
         self.places.insert(id, place);
         self.entries.push_back(Entry { id, secret, clean: close.clean, code: close.code, since: tenths(now), reason });
         self.sweep(now, memory);
+    }
+
+    /// Remembers a session that ended `age` before `now`, unless it is remembered.
+    pub(super) fn recall(&mut self, token: &str, close: Close, now: Duration, age: Duration, memory: Memory) {
+        if parts_of(token).is_some_and(|(_, id, _)| !self.places.contains_key(&id)) {
+            // Younger than it is where this process is: it is remembered for as long as this process was told to, at most.
+            self.remember(token, close, now.saturating_sub(age), memory);
+        }
+    }
+
+    /// All that are remembered, the oldest first.
+    pub(super) fn records(&self, node: &str, now: Duration, memory: Memory) -> Vec<EndedRecord> {
+        let known = self.entries.iter().filter(|entry| !entry.is_over(now, memory.age));
+        let record = |entry: &Entry| EndedRecord {
+            token: Token::text_of(node, entry.id, entry.secret),
+            close: Close {
+                code: entry.code,
+                reason: entry.reason.as_deref().unwrap_or_default().to_owned(),
+                clean: entry.clean,
+            },
+            age: Duration::from_millis(u64::from(tenths(now).saturating_sub(entry.since)) * 100),
+        };
+        known.map(record).collect()
     }
 
     /// How the session of a presented token ended. The secret is compared in constant time.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+use super::frozen::{Facts, Freeze, Moved};
 use super::owner::{Change, Owner};
 use super::token::Token;
 use crate::budget::{Account, Budget, Part};
@@ -63,6 +64,8 @@ pub(super) struct State {
     pub(super) change: Change,
     /// Payload bytes that came from the backend, and those that were given to it.
     pub(super) bytes: [u64; 2],
+    /// The session has moved to another process; these are its last counts. Nothing is asked of `session` any more.
+    pub(super) frozen: Option<Box<Counts>>,
     /// When the driver wakes up by its timer.
     armed: Moment,
     /// The timer by which readers wait; a reader has it while there is one.
@@ -70,6 +73,19 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Why the session ends, if it does.
+    pub(super) fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    /// Knows what was known of the session in another process.
+    pub(super) fn recall(&mut self, facts: Facts) {
+        let Facts { newest, change, bytes, ending, reported } = facts;
+        (self.newest, self.change, self.bytes) = (newest, change, bytes);
+        (self.ending, self.active) = (ending, !reported);
+        self.orders.paused = self.session.is_backend_paused();
+    }
+
     /// Notes why the session ends, unless it ends already: a backend that answers our close frame is not the cause.
     pub(super) fn note_ending(&mut self, ending: Ending) {
         if self.session.closed_for_sending().is_none() {
@@ -86,6 +102,8 @@ pub(super) struct Orders {
     pub(super) paused: bool,
     pub(super) upstream_gone: bool,
     pub(super) finished: Option<Close>,
+    /// The session goes to another process.
+    pub(super) freeze: Option<Box<Freeze>>,
     /// What is on its way is given up: there is no memory for it.
     pub(super) abandoned: bool,
     /// The next deadline is earlier than the one the driver waits for.
@@ -98,6 +116,27 @@ struct Wakes {
     reader: Option<Waker>,
     driver: Option<Waker>,
     senders: bool,
+}
+
+/// Why a session does not do what its client asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The session says no.
+    Attach(AttachError),
+    /// It is not here any more.
+    Moved,
+}
+
+impl From<AttachError> for Refused {
+    fn from(error: AttachError) -> Self {
+        Self::Attach(error)
+    }
+}
+
+impl From<Moved> for Refused {
+    fn from(_: Moved) -> Self {
+        Self::Moved
+    }
 }
 
 /// What the response to a `send` or an `ack` says.
@@ -129,10 +168,10 @@ impl LiveSession {
             active: true,
             change: Change::default(),
             bytes: [0; 2],
+            frozen: None,
             armed: Moment::default(),
             timer: None,
         };
-        metrics.session_opened();
         let (leave, room, abandoned) = (AtomicU64::new(0), Notify::new(), AtomicBool::new(false));
         let (account, state) = (Account::new(budget), Mutex::new(state));
         Self {
@@ -197,13 +236,16 @@ impl LiveSession {
     /// Acknowledges everything down up to `cursor`.
     ///
     /// # Errors
-    /// [`AttachError::Beyond`] when so much was not sent.
-    pub fn ack(&self, cursor: u64) -> Result<(), AttachError> {
-        self.act(|state, now| state.session.ack(now, cursor))
+    /// [`AttachError::Beyond`] when so much was not sent, or [`Moved`].
+    pub fn ack(&self, cursor: u64) -> Result<(), Refused> {
+        self.act(|state, now| state.session.ack(now, cursor))?.map_err(Refused::from)
     }
 
     /// Closes for the client; returns the close that counts, which is the first one's.
-    pub fn close(&self, close: Close) -> Close {
+    ///
+    /// # Errors
+    /// [`Moved`]; nothing was closed here.
+    pub fn close(&self, close: Close) -> Result<Close, Moved> {
         self.act(|state, now| {
             state.note_ending(Ending::ClientClosed);
             state.session.close(now, close)
@@ -212,7 +254,7 @@ impl LiveSession {
 
     /// Ends the session towards both sides.
     pub fn end(&self, close: Close, ending: Ending) {
-        self.act(|state, now| {
+        self.tell(|state, now| {
             state.note_ending(ending);
             state.session.end(now, close);
         });
@@ -222,12 +264,13 @@ impl LiveSession {
     #[must_use]
     pub fn progress(&self) -> Progress {
         let state = self.lock();
-        Progress { counts: state.session.counts(), attached: state.attached }
+        let counts = state.frozen.as_deref().copied().unwrap_or_else(|| state.session.counts());
+        Progress { counts, attached: state.attached }
     }
 
     /// Whether nothing is attached and the client was not heard of for this long.
     pub(super) fn is_gone(&self, silence: Duration) -> bool {
-        let now = self.moment(Instant::now());
+        let now = self.now();
         let state = self.lock();
         state.attached.is_none() && now.since(state.session.heard()) >= silence
     }
@@ -245,21 +288,22 @@ impl LiveSession {
 
     /// Messages came; returns whether the backend is paused now.
     pub(super) fn upstream_messages(&self, messages: Vec<Message>) -> bool {
+        // Only the driver freezes its session, and then it has no socket to read from any more.
         let push = |state: &mut State, now| {
             for message in messages {
                 state.bytes[0] += message.payload().len() as u64;
                 state.session.upstream_message(now, message);
             }
         };
-        self.step(push).1
+        self.step(push).is_ok_and(|((), paused)| paused)
     }
 
     pub(super) fn upstream_took(&self) {
-        self.act(|state, _| state.session.upstream_took());
+        self.tell(|state, _| state.session.upstream_took());
     }
 
     pub(super) fn upstream_closed(&self, close: Close, ending: Ending) {
-        self.act(|state, now| {
+        self.tell(|state, now| {
             state.note_ending(ending);
             state.session.upstream_closed(now, close);
         });
@@ -273,7 +317,18 @@ impl LiveSession {
             state.armed = deadline.unwrap_or(Moment(u64::MAX));
             deadline
         });
-        deadline.map(|deadline| self.epoch + Duration::from_micros(deadline.0))
+        deadline.ok()?.map(|deadline| self.epoch + Duration::from_micros(deadline.0))
+    }
+
+    /// Whether the backend was told to pause, and whether its socket has a message that was not reported as written.
+    pub(super) fn told(&self) -> (bool, bool) {
+        let session = &self.lock().session;
+        (session.is_backend_paused(), session.is_sending())
+    }
+
+    /// True while neither side has closed.
+    pub(super) fn is_open(&self) -> bool {
+        self.lock().session.closed_for_sending().is_none()
     }
 
     /// Takes the orders that are pending and registers the waker for the next ones.
@@ -306,12 +361,16 @@ impl LiveSession {
 
     // === internals ===
 
+    pub(super) fn now(&self) -> Moment {
+        self.moment(Instant::now())
+    }
+
     pub(super) fn moment(&self, at: Instant) -> Moment {
         Moment(u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX))
     }
 
     /// Counts what the core and the orders hold.
-    fn count(&self, state: &mut State) {
+    pub(super) fn count(&self, state: &mut State) {
         let held = state.session.held() + state.orders.send.as_ref().map_or(0, Message::cost);
         self.account.set(&mut state.held, held);
     }
@@ -322,14 +381,25 @@ impl LiveSession {
     }
 
     /// Reports an event to the core, takes its actions, and wakes the tasks that they concern.
-    pub(super) fn act<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> R {
-        self.step(event).0
+    ///
+    /// # Errors
+    /// [`Moved`]: nothing has happened.
+    pub(super) fn act<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> Result<R, Moved> {
+        self.step(event).map(|(result, _)| result)
+    }
+
+    /// As [`LiveSession::act`], for what need not happen when the session has moved.
+    pub(super) fn tell(&self, event: impl FnOnce(&mut State, Moment)) {
+        let _ = self.step(event);
     }
 
     /// As [`LiveSession::act`]; also returns whether the backend is paused now.
-    fn step<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> (R, bool) {
-        let now = self.moment(Instant::now());
+    fn step<R>(&self, event: impl FnOnce(&mut State, Moment) -> R) -> Result<(R, bool), Moved> {
+        let now = self.now();
         let mut state = self.lock();
+        if state.frozen.is_some() {
+            return Err(Moved);
+        }
         let result = event(&mut state, now);
         let wakes = settle(&mut state, &self.metrics);
         self.count(&mut state);
@@ -344,7 +414,7 @@ impl LiveSession {
         if wakes.senders {
             self.room.notify_waiters();
         }
-        (result, paused)
+        Ok((result, paused))
     }
 }
 

@@ -31,7 +31,10 @@ impl LiveSession {
     /// Waits until the session may take more memory, a bounded time; false when it still may not. A session that has ended
     /// waits for nothing.
     pub async fn wait_for_memory(&self) -> bool {
-        let waits = || self.account.room() == 0 && self.lock().session.closed_for_sending().is_none();
+        let waits = || {
+            let state = self.lock();
+            self.account.room() == 0 && state.frozen.is_none() && state.session.closed_for_sending().is_none()
+        };
         if !waits() {
             return true;
         }
@@ -53,7 +56,7 @@ impl LiveSession {
 
     /// Gives back what is only kept for a client that may come back.
     pub(super) fn drop_replay(&self) {
-        self.act(|state, _| state.session.drop_replay());
+        self.tell(|state, _| state.session.drop_replay());
     }
 
     /// Ends the session towards both sides and drops what is kept for either, because there is no memory for it. Its
@@ -66,7 +69,7 @@ impl LiveSession {
             "memory ran short: the session that held most of it is ended"
         );
         self.abandoned.store(true, Ordering::Release);
-        self.act(|state, now| {
+        self.tell(|state, now| {
             state.note_ending(Ending::OutOfMemory);
             state.session.abandon(now, Close::clean(OUT_OF_MEMORY.0, OUT_OF_MEMORY.1));
             state.orders.send = None;

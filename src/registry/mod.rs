@@ -5,30 +5,34 @@
 mod directory;
 mod driver;
 mod ended;
+mod frozen;
 mod live_session;
 mod memory;
 mod nonces;
 mod owner;
+mod policies;
 mod push;
 mod reader;
 pub mod roster;
 mod token;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
-pub use self::live_session::{LiveSession, Progress};
+pub use self::frozen::{Frozen, Moved, Pump, ThawError};
+pub use self::live_session::{LiveSession, Progress, Refused};
 pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
 use self::owner::{Owner, Places};
+use self::policies::Policies;
 pub use self::reader::{Reader, Stay};
 use self::token::Token;
 use crate::budget::{Budget, Level};
@@ -58,11 +62,15 @@ pub struct Registry {
     node: String,
     epoch: Instant,
     /// A seat for each session, live or ended and kept for its client.
-    seats: Arc<Semaphore>,
+    seats: Semaphore,
     max: usize,
     directory: Directory,
     nonces: Nonces,
     places: Places,
+    policies: Policies,
+    /// How many sessions are being opened.
+    openings: watch::Sender<usize>,
+    limits: SharedLimits,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
     lifecycle: Lifecycle,
@@ -112,6 +120,8 @@ pub enum OpenError {
     OutOfMemory,
     #[error("this server is stopping: try again in a moment")]
     Draining,
+    #[error(transparent)]
+    Moved(#[from] Moved),
     /// The nonce was used for something else, or by somebody else.
     #[error(
         "this nonce was used for another target, or with other protocols, origin or credentials: take a new one for each open"
@@ -136,15 +146,34 @@ impl Registry {
         Self {
             node: node.to_owned(),
             epoch: Instant::now(),
-            seats: Arc::new(Semaphore::new(session.max)),
+            seats: Semaphore::new(session.max),
             max: session.max,
             directory: Directory::new(node, Memory { age: session.ended, count: session.ended_max }),
             nonces: Nonces::default(),
             places: Places::default(),
+            policies: Policies::default(),
+            openings: watch::Sender::new(0),
+            limits: SharedLimits::default(),
             metrics,
             budget,
             lifecycle,
         }
+    }
+
+    /// Goes on with the clock of the process before this one, whose present moment is `moment`, and knows tokens of `nodes`.
+    #[must_use]
+    pub fn succeeding(mut self, moment: Moment, nodes: &[String]) -> Self {
+        let age = Duration::from_micros(moment.0);
+        // The clock of the machine is older than any process on it.
+        self.epoch = self.epoch.checked_sub(age).unwrap_or(self.epoch);
+        nodes.iter().for_each(|node| self.directory.call(node));
+        self
+    }
+
+    /// The names that this node has or had: tokens begin with one of them.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<String> {
+        self.directory.names()
     }
 
     /// The memory that all payloads may take.
@@ -171,7 +200,7 @@ impl Registry {
     /// [`OpenError`]; nothing is left behind.
     pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
         let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
-        let purpose = self.nonces.purpose(&opening.handshake);
+        let purpose = Nonces::purpose(&opening.handshake);
         let slot =
             self.nonces.slot(&nonce, purpose, opening.policy.nonce, self.max.saturating_mul(2)).map_err(|refused| {
                 match refused {
@@ -198,12 +227,16 @@ impl Registry {
     }
 
     async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
+        let _opening = self.count_opening();
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
+        if self.lifecycle.is_moving() {
+            return Err(Moved.into());
+        }
         self.check_memory()?;
         let full = |_| OpenError::Full { max: self.max };
-        let seat = Arc::clone(&self.seats).try_acquire_owned().map_err(full)?;
+        let seat = self.seats.try_acquire().map_err(full)?;
         let token = Token::random(&self.node).map_err(OpenError::Randomness)?;
         let place = self.places.find(opening.route, opening.handshake.uri.path());
         let owner = Owner::new(opening.client, place, self.epoch);
@@ -214,11 +247,15 @@ impl Registry {
         }
         let (protocol, fields) = (protocol_of(&upgraded.head), acted_on(&upgraded.head.headers));
         let policy = opening.policy;
-        let session = Session::new(self.moment(), limits(&policy), opening.acknowledging);
+        let session = Session::new(self.moment(), self.limits.of(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared, owner);
         let live = Arc::new(live);
+        if !self.directory.insert(&live) {
+            return Err(Moved.into());
+        }
+        self.metrics.session_opened();
         tracing::info!(
             session = live.id(),
             client = live.owner.client(),
@@ -227,9 +264,28 @@ impl Registry {
             protocol = live.protocol(),
             "session opened"
         );
-        self.directory.insert(&live);
-        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), socket, opening.backend, (seat, opening.place)));
+        let places = (Some(seat), opening.place);
+        tokio::spawn(Driver::new(Arc::clone(self), Arc::clone(&live), Some(socket), opening.backend, places));
         Ok(Opened { session: live, fields })
+    }
+
+    /// Counts one more session that is being opened, until what is returned is dropped.
+    fn count_opening(&self) -> impl Drop + use<'_> {
+        struct Counted<'a>(&'a watch::Sender<usize>);
+        impl Drop for Counted<'_> {
+            fn drop(&mut self) {
+                self.0.send_if_modified(|under_way| {
+                    *under_way -= 1;
+                    *under_way == 0
+                });
+            }
+        }
+        // Who waits does so for fewer.
+        self.openings.send_if_modified(|under_way| {
+            *under_way += 1;
+            false
+        });
+        Counted(&self.openings)
     }
 
     /// Removes a finished session and remembers how it ended.
@@ -333,6 +389,21 @@ fn not_offered(head: &http::response::Parts, offered: &[String]) -> Option<&'sta
 /// of boxes, which hold what a slow client takes in half a grace (`client.write` is as long by default).
 fn replay_age(grace: Duration) -> Duration {
     grace + grace / 2
+}
+
+/// The core's limits, which all sessions of one configuration share.
+#[derive(Default)]
+struct SharedLimits(Mutex<Option<(Arc<config::Session>, Arc<Limits>)>>);
+
+impl SharedLimits {
+    /// Those of `policy`: the last ones, or new ones when the configuration has changed.
+    fn of(&self, policy: &Arc<config::Session>) -> Arc<Limits> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, limits)) if Arc::ptr_eq(known, policy) => Arc::clone(limits),
+            _ => Arc::clone(&last.insert((Arc::clone(policy), Arc::new(limits(policy)))).1),
+        }
+    }
 }
 
 fn limits(policy: &config::Session) -> Limits {

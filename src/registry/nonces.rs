@@ -4,21 +4,20 @@
 //! touch: dialling.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderName, HeaderValue};
+use ring::digest::{Context, SHA256};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use super::Opened;
 
-/// What a nonce was used for, and by whom: the target, and the fields `BELONGING` of the handshake, hashed with a key that
-/// nobody knows. With anything else it is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Purpose(u64);
+/// What a nonce was used for, and by whom: the first half of the SHA-256 of the target and the fields `BELONGING` of the
+/// handshake. With anything else it is refused.
+pub(super) type Purpose = [u8; 16];
 
 /// Whose a session is: it must not be given to anybody else who learns of the nonce.
 const BELONGING: [HeaderName; 4] = [SEC_WEBSOCKET_PROTOCOL, ORIGIN, COOKIE, AUTHORIZATION];
@@ -29,7 +28,6 @@ pub(super) type Slot = Arc<AsyncMutex<Option<Opened>>>;
 /// The nonces that were used of late.
 #[derive(Default)]
 pub(super) struct Nonces {
-    hashes: RandomState,
     inner: Mutex<Inner>,
 }
 
@@ -59,9 +57,38 @@ pub(super) enum NonceError {
 
 impl Nonces {
     /// The purpose of a handshake.
-    pub(super) fn purpose(&self, handshake: &http::request::Parts) -> Purpose {
+    pub(super) fn purpose(handshake: &http::request::Parts) -> Purpose {
+        let mut hash = Context::new(&SHA256);
+        let target = handshake.uri.to_string();
         let fields = BELONGING.map(|name| handshake.headers.get(name).map(HeaderValue::as_bytes));
-        Purpose(self.hashes.hash_one((handshake.uri.to_string(), fields)))
+        for part in [Some(target.as_bytes())].into_iter().chain(fields) {
+            // Told apart by their lengths; what is missing has none of any text.
+            hash.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_be_bytes());
+            hash.update(part.unwrap_or_default());
+        }
+        *hash.finish().as_ref().first_chunk().expect("SHA-256 has 32 bytes")
+    }
+
+    /// The nonces that have opened something, with what they were used for, for how long they are remembered, and what they
+    /// opened.
+    pub(super) fn opened(&self) -> Vec<(String, Purpose, Duration, Opened)> {
+        let inner = self.lock();
+        let of = |nonce: &Box<str>| {
+            let entry = inner.slots.get(nonce)?;
+            let opened = entry.slot.try_lock().ok()?.clone()?;
+            Some((nonce.to_string(), entry.purpose, entry.since.elapsed(), opened))
+        };
+        inner.order.iter().filter_map(of).collect()
+    }
+
+    /// Remembers a nonce that was used `age` ago, in another process or before its session was thawed here.
+    pub(super) fn recall(&self, nonce: &str, purpose: Purpose, age: Duration, opened: Opened) {
+        let mut inner = self.lock();
+        let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+        let entry = Entry { purpose, slot: Arc::new(AsyncMutex::new(Some(opened))), since };
+        if inner.slots.insert(nonce.into(), entry).is_none() {
+            inner.order.push_back(nonce.into());
+        }
     }
 
     /// Forgets the nonces whose time is over, and with them what they opened.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::terms::{Cause, Transport};
@@ -19,7 +20,7 @@ const FEW_PLACES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Owner {
     /// An IPv4 address is mapped; unspecified stands for a unix socket.
-    client: Ipv6Addr,
+    pub(super) client: Ipv6Addr,
     pub(super) place: Arc<Place>,
     /// Seconds after the registry's epoch.
     pub(super) opened: u32,
@@ -37,7 +38,7 @@ pub(super) struct Place {
 pub(super) struct Places(Mutex<HashMap<Box<str>, Arc<Place>>>);
 
 /// How a session came to its transport.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Change {
     pub(super) before: Option<Transport>,
     /// The transport that failed, where the client names one.
@@ -53,6 +54,11 @@ impl Owner {
             None => Ipv6Addr::UNSPECIFIED,
         };
         Self { client, place, opened: u32::try_from(epoch.elapsed().as_secs()).unwrap_or(u32::MAX) }
+    }
+
+    /// The client's address; `None` for a unix socket.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        (!self.client.is_unspecified()).then(|| self.client.to_canonical())
     }
 
     /// The client's address, or `unix`.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::frozen::Moved;
 use super::live_session::LiveSession;
 use crate::session::{Message, Pushed};
 
@@ -33,19 +34,27 @@ impl Drop for Crowded<'_> {
 impl LiveSession {
     /// Takes messages up, waiting a bounded time for room: no time at all where the pushes that wait would hold more than
     /// `crowd` bytes together. Cancel-safe: what was accepted stays accepted.
-    pub async fn push(&self, first: Option<u64>, batch: &[Message], crowd: usize) -> Pushed {
-        let pushed = self.act(|state, now| state.session.push(now, first, batch));
-        let Pushed::Busy { taken, .. } = pushed else { return pushed };
+    ///
+    /// # Errors
+    /// [`Moved`]: what was accepted before has moved with the session, and its numbers tell which that is.
+    pub async fn push(&self, first: Option<u64>, batch: &[Message], crowd: usize) -> Result<Pushed, Moved> {
+        let pushed = self.act(|state, now| state.session.push(now, first, batch))?;
+        let Pushed::Busy { taken, .. } = pushed else { return Ok(pushed) };
         let rest = &batch[taken..];
         let crowded = Crowded::enter(&self.crowd, rest.iter().map(Message::cost).sum());
         if crowded.others > 0 && crowded.others.saturating_add(crowded.own) > crowd {
-            return pushed;
+            return Ok(pushed);
         }
         Box::pin(self.push_rest(first.map(|first| first + taken as u64), rest, taken)).await
     }
 
     /// Pushes what found no room at once; `before` is how many of the batch did.
-    async fn push_rest(&self, mut first: Option<u64>, mut batch: &[Message], mut before: usize) -> Pushed {
+    async fn push_rest(
+        &self,
+        mut first: Option<u64>,
+        mut batch: &[Message],
+        mut before: usize,
+    ) -> Result<Pushed, Moved> {
         let deadline = Instant::now() + self.policy().busy;
         let mut held = self.account.part();
         loop {
@@ -54,13 +63,13 @@ impl LiveSession {
             let room = self.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            let pushed = self.act(|state, now| state.session.push(now, first, batch));
-            let Pushed::Busy { taken, .. } = pushed else { return pushed };
+            let pushed = self.act(|state, now| state.session.push(now, first, batch))?;
+            let Pushed::Busy { taken, .. } = pushed else { return Ok(pushed) };
             batch = &batch[taken..];
             before += taken;
             first = first.map(|first| first + taken as u64);
             if timeout_at(deadline, room).await.is_err() {
-                return pushed;
+                return Ok(pushed);
             }
         }
     }

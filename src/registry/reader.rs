@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::live_session::{LiveSession, register};
-use crate::session::{Attach, AttachError, Attachment, Message, Pulled};
+use super::frozen::Moved;
+use super::live_session::{LiveSession, Refused, register};
+use crate::session::{Attach, Attachment, Message, Pulled};
 use crate::terms::{Resume, Transport};
 
 /// The right to read a session's down channel; dropping it detaches.
@@ -42,16 +43,11 @@ impl LiveSession {
     /// Attaches a transport; an older attachment is superseded.
     ///
     /// # Errors
-    /// See [`crate::session::Session::attach`].
-    pub fn attach(
-        self: &Arc<Self>,
-        transport: Transport,
-        attach: Attach,
-        stay: Stay<'_>,
-    ) -> Result<Reader, AttachError> {
+    /// See [`crate::session::Session::attach`]; or the session has moved.
+    pub fn attach(self: &Arc<Self>, transport: Transport, attach: Attach, stay: Stay<'_>) -> Result<Reader, Refused> {
         let presented = attach.after.is_some();
         let (attachment, from, rival, newest, changed, timer) = self.act(|state, now| {
-            let (attachment, from) = state.session.attach(now, attach)?;
+            let (attachment, from) = state.session.attach(now, attach).map_err(Refused::from)?;
             let rival = state.attached.replace(transport);
             if state.active {
                 self.metrics.moved(rival, Some(transport));
@@ -65,8 +61,8 @@ impl LiveSession {
                 Stay::Collects => false,
             };
             let changed = changed.then(|| state.change.cause());
-            Ok((attachment, from, rival, newest, changed, state.timer.take()))
-        })?;
+            Ok::<_, Refused>((attachment, from, rival, newest, changed, state.timer.take()))
+        })??;
         if let Some(cause) = changed {
             self.metrics.remember_change(self.id(), newest, transport, cause);
         }
@@ -104,7 +100,15 @@ impl Reader {
 
     /// What comes next. Messages are given to `each` with their numbers: payloads up to `budget` bytes together, but at
     /// least one message, unless it is 0. `each` runs under the session's mutex. Pending registers the waker.
-    pub fn poll_pull(&mut self, cx: &Context<'_>, budget: usize, each: impl FnMut(u64, &Message)) -> Poll<Pulled> {
+    ///
+    /// # Errors
+    /// [`Moved`]: nothing more is read here.
+    pub fn poll_pull(
+        &mut self,
+        cx: &Context<'_>,
+        budget: usize,
+        each: impl FnMut(u64, &Message),
+    ) -> Poll<Result<Pulled, Moved>> {
         let (pulled, dry) = self.live.act(|state, now| {
             let pulled = state.session.pull(now, self.attachment, budget, each);
             let dry = match pulled {
@@ -116,7 +120,7 @@ impl Reader {
                 register(&mut state.reader, cx);
             }
             (pulled, dry)
-        });
+        })?;
         self.dry = dry;
         if std::mem::take(&mut self.comes_back) {
             let lost = matches!(pulled, Pulled::Lost { .. });
@@ -126,7 +130,7 @@ impl Reader {
             Pulled::Wait => Poll::Pending,
             pulled => {
                 self.count(&pulled);
-                Poll::Ready(pulled)
+                Poll::Ready(Ok(pulled))
             }
         }
     }
@@ -158,7 +162,7 @@ impl Reader {
 
     /// The stream took a write that carried no message.
     pub fn wrote(&self) {
-        self.live.act(|state, now| state.session.wrote(now, self.attachment));
+        self.live.tell(|state, now| state.session.wrote(now, self.attachment));
     }
 
     /// When the process wants this client to leave, if it does.
@@ -174,7 +178,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let timer = self.timer.take();
-        self.live.act(|state, now| {
+        self.live.tell(|state, now| {
             state.timer = timer.or(state.timer.take());
             let current = state.session.is_current(self.attachment);
             state.session.detach(now, self.attachment);

@@ -184,6 +184,7 @@ impl LiveSession {
             state.session.end(now, close.clone());
             open
         });
+        let killed = killed.unwrap_or(false);
         if killed {
             tracing::warn!(
                 session = self.id(),

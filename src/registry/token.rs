@@ -32,6 +32,16 @@ impl Token {
         Ok(Self(format!("{node}-{}", URL_SAFE_NO_PAD.encode(bytes))))
     }
 
+    /// A token that another process has issued; `None` when the text has not the form of one.
+    pub(super) fn from_text(text: String) -> Option<Self> {
+        parts_of(&text).is_some().then_some(Self(text))
+    }
+
+    /// The token of these parts.
+    pub(super) fn text_of(node: &str, id: Id, secret: Secret) -> String {
+        format!("{node}-{}{}", URL_SAFE_NO_PAD.encode(id), URL_SAFE_NO_PAD.encode(secret))
+    }
+
     /// The secret itself, for URLs.
     #[must_use]
     pub fn as_str(&self) -> &str {

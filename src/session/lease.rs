@@ -47,6 +47,10 @@ impl Lease {
         current
     }
 
+    pub(super) fn current(&self) -> Option<Attachment> {
+        self.current
+    }
+
     pub(super) fn is_current(&self, attachment: Attachment) -> bool {
         self.current == Some(attachment)
     }

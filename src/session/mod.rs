@@ -17,10 +17,13 @@
 
 mod actions;
 mod downlink;
+mod handover;
 mod lease;
 mod memory;
 mod types;
 mod uplink;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +37,8 @@ use self::uplink::{Taken, Uplink};
 /// One client's conversation with the backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    limits: Limits,
+    /// Shared by many: each session would have a copy otherwise.
+    limits: Arc<Limits>,
     down: Downlink,
     up: Uplink,
     lease: Lease,
@@ -85,9 +89,9 @@ struct Outbox {
 impl Session {
     /// A session whose upstream WebSocket has just opened.
     #[must_use]
-    pub fn new(now: Moment, limits: Limits, acknowledging: bool) -> Self {
+    pub fn new(now: Moment, limits: impl Into<Arc<Limits>>, acknowledging: bool) -> Self {
         Self {
-            limits,
+            limits: limits.into(),
             down: Downlink::default(),
             up: Uplink::new(),
             lease: Lease::new(now),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::codec::DecodeError;
-use crate::registry::OpenError;
+use crate::registry::{Moved, OpenError, Refused};
 use crate::session::{AttachError, Close, Message};
 use crate::terms::Limit;
 
@@ -67,6 +67,9 @@ pub enum Fault {
         /// When to try again.
         after: Duration,
     },
+    /// Its session is in another process by now.
+    #[error(transparent)]
+    Moved(#[from] Moved),
     /// No route leads to this path.
     #[error("no route leads to `{0}` at this host")]
     Unrouted(String),
@@ -87,6 +90,15 @@ impl From<AttachError> for Fault {
             AttachError::Beyond { sent } => Self::BadCursor { sent },
             AttachError::Stale { acked } => Self::StaleCursor { acked },
             AttachError::Ended(close) => Self::SessionClosed(close),
+        }
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Attach(error) => error.into(),
+            Refused::Moved => Moved.into(),
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::http::source::{Chunk, Source, Tally};
 use crate::registry::Reader;
 use crate::session::{Close, Message, Pulled};
 
+/// After how many milliseconds a client comes back whose session has moved: at once.
+const MOVED_MS: u32 = 0;
 /// After how many milliseconds a client comes back when this process stops: the next one needs a moment to start.
 const STOPPING_MS: u32 = 1000;
 
@@ -112,6 +114,10 @@ impl WaitingPoll {
             let messages = &mut gathered.messages;
             let keep = |_, message: &Message| messages.push(message.clone());
             let Poll::Ready(pulled) = self.reader.poll_pull(cx, budget, keep) else { break };
+            let Ok(pulled) = pulled else {
+                gathered.reconnect = Some(MOVED_MS);
+                break;
+            };
             if gathered.take(pulled) || self.reader.is_dry() {
                 break;
             }
@@ -177,6 +183,7 @@ impl Gathered {
     }
 
     fn has_news(&self) -> bool {
-        !self.messages.is_empty() || self.close.is_some() || self.lost.is_some() || self.superseded
+        let says = self.close.is_some() || self.lost.is_some() || self.superseded || self.reconnect.is_some();
+        says || !self.messages.is_empty()
     }
 }

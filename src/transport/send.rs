@@ -55,7 +55,7 @@ pub async fn send(
     if waits && !Box::pin(wait(session, &messages)).await {
         return Err(busy(session));
     }
-    match session.push(sending.seq, &messages, limit).await {
+    match session.push(sending.seq, &messages, limit).await? {
         Pushed::Accepted { .. } => Ok(progress(session)),
         Pushed::Gap { next } => Err(Fault::Gap { next }),
         Pushed::Busy { next, .. } => Err(Fault::Busy { next }),
@@ -110,9 +110,11 @@ pub fn ack(session: &LiveSession, after: Option<u64>) -> Result<BytesMut, Fault>
 }
 
 /// Closes the session for the client.
-#[must_use]
-pub fn close(session: &LiveSession, close: Close) -> BytesMut {
-    closed(&session.close(close))
+///
+/// # Errors
+/// [`Fault::Moved`]; nothing was closed.
+pub fn close(session: &LiveSession, close: Close) -> Result<BytesMut, Fault> {
+    Ok(closed(&session.close(close)?))
 }
 
 /// The response to a close.

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::codec::encoding::Encoding;
 use crate::http::source::{Chunk, Source, Tally};
-use crate::registry::{PendingBytes, Reader};
+use crate::registry::{Moved, PendingBytes, Reader};
 use crate::session::Pulled;
 
 /// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message is a chunk of its own.
 const CHUNK: usize = 16 * 1024;
-/// After how many milliseconds a client comes back whose stream was recycled: at once.
-const RECYCLED_MS: u32 = 0;
+/// After how many milliseconds a client comes back whose stream was recycled, or whose session has moved: at once.
+const AT_ONCE_MS: u32 = 0;
 /// The same when this process stops: the next one needs a moment to start.
 const STOPPING_MS: u32 = 1000;
 
@@ -56,21 +56,25 @@ impl<E: Encoding> Streaming<E> {
             let encoding = &self.encoding;
             match self.reader.poll_pull(cx, CHUNK, |number, message| encoding.message(out, number, message)) {
                 Poll::Pending => return false,
-                Poll::Ready(Pulled::Batch { first, count, .. }) => {
+                Poll::Ready(Err(Moved)) => {
+                    self.encoding.reconnect(out, AT_ONCE_MS);
+                    return true;
+                }
+                Poll::Ready(Ok(Pulled::Batch { first, count, .. })) => {
                     self.sent = first + count - 1;
                     if self.reader.is_dry() {
                         return false;
                     }
                 }
-                Poll::Ready(Pulled::Lost { from, to }) => {
+                Poll::Ready(Ok(Pulled::Lost { from, to })) => {
                     self.encoding.lost(out, from, to);
                     self.sent = to;
                 }
-                Poll::Ready(Pulled::Ended { number, close }) => {
+                Poll::Ready(Ok(Pulled::Ended { number, close })) => {
                     self.encoding.close(out, number, &close);
                     return true;
                 }
-                Poll::Ready(Pulled::Superseded | Pulled::Wait) => {
+                Poll::Ready(Ok(Pulled::Superseded | Pulled::Wait)) => {
                     self.encoding.superseded(out);
                     return true;
                 }
@@ -86,7 +90,7 @@ impl<E: Encoding> Streaming<E> {
             return true;
         }
         if self.recycle.is_some_and(|at| at <= now) {
-            self.encoding.reconnect(out, RECYCLED_MS);
+            self.encoding.reconnect(out, AT_ONCE_MS);
             return true;
         }
         if self.beat <= now {

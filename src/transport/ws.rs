@@ -21,7 +21,7 @@ use super::greeting::{self, Arrival};
 use crate::codec::frames::{ClientFrame, Frame, WsPayload};
 use crate::http::body::Body;
 use crate::http::fields::{has_token, tokens};
-use crate::registry::{Intake, LiveSession, Reader};
+use crate::registry::{Intake, LiveSession, Moved, Reader, Refused};
 use crate::session::{Close, Kind, Message, Pulled, Pushed};
 use crate::upstream::socket::{Socket, SocketEvent};
 
@@ -32,10 +32,14 @@ pub const SUBPROTOCOL: &str = "underpass.v1";
 const TOKEN: &str = "underpass.token.";
 /// Payload bytes pulled before the socket is flushed.
 const CHUNK: usize = 16 * 1024;
+/// Why a WebSocket ends whose session has moved.
+const MOVED: &str = "the session has moved";
 /// Room for our own frames when messages are configured very small.
 const LEAST_LIMIT: usize = 8 * 1024;
 /// How long the client may take to send its close frame after ours.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// After how many milliseconds a client comes back whose session has moved: at once.
+const MOVED_MS: u32 = 0;
 /// After how many milliseconds a client comes back when this process stops: the next one needs a moment to start.
 const STOPPING_MS: u32 = 1000;
 
@@ -88,7 +92,7 @@ impl Handshake {
 }
 
 /// A push that waits for room. While there is one, the client is not read.
-type Pushing = Pin<Box<dyn Future<Output = Pushed> + Send>>;
+type Pushing = Pin<Box<dyn Future<Output = Result<Pushed, Moved>> + Send>>;
 
 /// The WebSocket of one attachment.
 struct Carrier<S> {
@@ -148,12 +152,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         self.closing = Some(Instant::now() + CLOSE_WAIT);
     }
 
+    /// Asks the client to come back after so many milliseconds, and ends the attachment.
+    fn leave(&mut self, after_ms: u32, reason: &str) {
+        if self.closing.is_none() {
+            self.write(&Frame::Reconnect(after_ms));
+            self.detach(1012, reason);
+        }
+    }
+
     /// Reads the client, one message at a time, while the session takes it. True when the attachment is over.
     fn up(&mut self, cx: &mut Context<'_>) -> bool {
         loop {
             if let Some(pushing) = &mut self.pushing {
-                let Poll::Ready(_) = pushing.as_mut().poll(cx) else { return false };
+                let Poll::Ready(pushed) = pushing.as_mut().poll(cx) else { return false };
                 self.pushing = None;
+                if pushed.is_err() {
+                    self.next -= 1;
+                    self.leave(MOVED_MS, MOVED);
+                }
             }
             let Some(room) = self.intake.room(self.reader.session()) else { return false };
             self.socket.allow(room);
@@ -186,7 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
             Ok(ClientFrame::Message(message)) => self.push(message),
             Ok(ClientFrame::Ack(cursor)) => match self.session().ack(cursor) {
                 Ok(()) => self.ack_due = true,
-                Err(_) => self.detach(1002, "the cursor is beyond what was sent"),
+                Err(Refused::Moved) => self.leave(MOVED_MS, MOVED),
+                Err(Refused::Attach(_)) => self.detach(1002, "the cursor is beyond what was sent"),
             },
             Ok(ClientFrame::Close(close)) => self.close(close),
             Err(error) => self.detach(1002, &error.to_string()),
@@ -202,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         self.pushing = Some(Box::pin(async move {
             loop {
                 match session.push(Some(number), std::slice::from_ref(&message), usize::MAX).await {
-                    Pushed::Busy { .. } => {}
+                    Ok(Pushed::Busy { .. }) => {}
                     pushed => return pushed,
                 }
             }
@@ -211,7 +228,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
 
     fn close(&mut self, close: Close) {
         if Close::is_allowed_from_client(close.code) && close.reason.len() <= Close::MAX_REASON {
-            self.session().close(close);
+            if self.session().close(close).is_err() {
+                self.leave(MOVED_MS, MOVED);
+            }
         } else {
             self.detach(1002, "a client may close with 1000 or 3000 to 4999 only");
         }
@@ -234,16 +253,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
         let each = |_, message: &Message| write(socket, &Frame::Message(message.clone()));
         match self.reader.poll_pull(cx, CHUNK, each) {
             Poll::Pending => return false,
-            Poll::Ready(Pulled::Batch { first, count, .. }) => self.sent = first + count - 1,
-            Poll::Ready(Pulled::Lost { from, to }) => {
+            Poll::Ready(Err(Moved)) => self.leave(MOVED_MS, MOVED),
+            Poll::Ready(Ok(Pulled::Batch { first, count, .. })) => self.sent = first + count - 1,
+            Poll::Ready(Ok(Pulled::Lost { from, to })) => {
                 self.write(&Frame::Lost { from, to });
                 self.sent = to;
             }
-            Poll::Ready(Pulled::Ended { close, .. }) => {
+            Poll::Ready(Ok(Pulled::Ended { close, .. })) => {
                 self.write(&Frame::Close(close));
                 self.detach(1000, "");
             }
-            Poll::Ready(Pulled::Superseded | Pulled::Wait) => {
+            Poll::Ready(Ok(Pulled::Superseded | Pulled::Wait)) => {
                 self.write(&Frame::Superseded);
                 self.detach(1000, "superseded");
             }
@@ -255,8 +275,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     /// Writes what is due at `now`.
     fn tick(&mut self, now: Instant) {
         if self.reader.leave_at().is_some_and(|at| at <= now) {
-            self.write(&Frame::Reconnect(STOPPING_MS));
-            self.detach(1012, "server is stopping");
+            self.leave(STOPPING_MS, "server is stopping");
         } else if self.beat <= now {
             self.write(&Frame::Heartbeat(self.sent));
             self.beat = now + self.session().policy().heartbeat;

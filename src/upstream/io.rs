@@ -3,9 +3,11 @@
 //! Enters and leaves: bytes. Must not touch: their meaning, deadlines.
 
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use socket2::{Domain, SockRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -33,6 +35,41 @@ macro_rules! each {
 }
 
 impl Io {
+    /// Whether the socket can be given to another process: nothing lies over it.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        !matches!(self, Self::Tls(_))
+    }
+
+    /// The socket, which nobody polls any more.
+    ///
+    /// # Errors
+    /// TLS, whose keys stay with it, and what the runtime reports.
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Unix(stream) => stream.into_std().map(OwnedFd::from),
+            Self::Tls(_) => Err(io::Error::other("TLS cannot be given to another process")),
+        }
+    }
+
+    /// The connection of a descriptor that another process had. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When it is no connected stream socket.
+    pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
+        let is_unix = {
+            let socket = SockRef::from(&descriptor);
+            socket.set_nonblocking(true)?;
+            socket.domain()? == Domain::UNIX
+        };
+        if is_unix {
+            UnixStream::from_std(descriptor.into()).map(Self::Unix)
+        } else {
+            TcpStream::from_std(descriptor.into()).map(Self::Tcp)
+        }
+    }
+
     /// Whether nothing came behind the last answer, not even the end, as far as is known without asking the kernel. What
     /// comes under TLS need not be an answer, so that is not known there.
     pub(super) fn is_quiet(&self) -> bool {

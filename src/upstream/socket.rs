@@ -121,6 +121,18 @@ impl<S> Socket<S> {
         (self.phase == Phase::Open).then(|| self.wire.into_parts())
     }
 
+    /// What carries it.
+    #[must_use]
+    pub fn io(&self) -> &S {
+        self.wire.socket()
+    }
+
+    /// True until a close has begun: then it can be taken apart.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
     /// Bytes accepted and not yet with the kernel.
     #[must_use]
     pub fn unsent(&self) -> usize {

@@ -70,6 +70,12 @@ impl<S> Wire<S> {
         (self.socket, WireState { unread: self.log.into_undelivered().into(), tx: self.tx.into() })
     }
 
+    /// What carries it.
+    #[must_use]
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+
     /// Bytes that the kernel has not yet taken.
     #[must_use]
     pub fn tx_len(&self) -> usize {

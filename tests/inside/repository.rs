@@ -62,7 +62,7 @@ fn every_crate_in_the_binary_has_a_license_and_a_source_that_deny_toml_allows() 
 #[test]
 fn licenses_are_read_as_they_are_meant() {
     let allowed = |text: &str| is_allowed(text, &|license| matches!(license, "MIT" | "ISC"));
-    for text in ["MIT", "Apache-2.0 OR MIT", "MIT/Apache-2.0", "(GPL-3.0 OR ISC) AND MIT", "GPL-3.0 AND GPL-3.0 OR MIT"]
+    for text in ["MIT", "Apache-2.0 OR MIT", "MIT/Apache-2.0", "(GPL-3.0 OR ISC) AND MIT", "GPL-3.0 AND GPL-3.0 OR MIT", "MIT WITH x OR ISC"]
     {
         assert!(allowed(text), "{text}");
     }
@@ -105,6 +105,11 @@ fn one(words: &mut &[&str], allowed: &dyn Fn(&str) -> bool) -> Option<bool> {
     let (first, rest) = words.split_first()?;
     *words = rest;
     if *first != "(" {
+        // A license with an exception is another license.
+        if let ["WITH", exception, rest @ ..] = rest {
+            *words = rest;
+            return Some(allowed(&format!("{first} WITH {exception}")));
+        }
         return Some(allowed(first));
     }
     let met = any(words, allowed)?;
@@ -120,6 +125,7 @@ fn the_rust_version_is_the_same_wherever_it_is_named() {
         ("CONTRIBUTING.md", format!("Rust {version} or newer")),
         ("CONTRIBUTING.md", format!("\n{version} is `rust-version`")),
         (".github/workflows/ci.yml", format!("toolchain: \"{version}\"")),
+        ("Dockerfile", format!("library/rust:{version}-alpine")),
     ];
     for (file, words) in places {
         assert!(read(file).contains(&words), "{file} lacks {words:?}");

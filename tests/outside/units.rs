@@ -10,13 +10,13 @@ use underpass::lifecycle::drain::CLOSE_WAIT;
 use crate::programs::{Program, present};
 
 const SERVICE: &str = include_str!("../../systemd/underpass.service");
-const SOCKET: &str = include_str!("../../systemd/underpass.socket");
+const SOCKET: &str = include_str!("../../systemd/socket/underpass-http.socket");
 
 /// Seconds. To become `underpass::config`'s default of `drain.timeout` once that has one.
 const DRAIN_TIMEOUT: u64 = 30;
 
 /// What systemd may find at most, in tenths; 10 is what hardly any network service reaches.
-const EXPOSURE: u32 = 15;
+const EXPOSURE: u32 = 12;
 
 /// All values of a key, over the whole unit.
 fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
@@ -59,7 +59,7 @@ fn installed() -> PathBuf {
     fs::create_dir_all(&directory).expect("a writable temporary directory");
     fs::write(directory.join("underpass.service"), SERVICE.replace("/usr/bin/underpass", "/bin/true"))
         .expect("a writable temporary directory");
-    fs::write(directory.join("underpass.socket"), SOCKET).expect("a writable temporary directory");
+    fs::write(directory.join("underpass-http.socket"), SOCKET).expect("a writable temporary directory");
     directory
 }
 
@@ -78,7 +78,7 @@ fn systemd_accepts_the_units_and_finds_little_exposed() {
         return;
     }
     let directory = installed();
-    let verify = analyze(&directory, &["verify", "./underpass.service", "./underpass.socket"]);
+    let verify = analyze(&directory, &["verify", "--man=no", "./underpass.service", "./underpass-http.socket"]);
     let threshold = format!("--threshold={EXPOSURE}");
     analyze(&directory, &["security", "--offline=true", &threshold, "./underpass.service"]);
     fs::remove_dir_all(&directory).expect("a writable temporary directory");

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use underpass::config::{
-    Address, ClientAuth, Config, ConfigErrors, Endpoint, Listener, ListenerTls, LogFormat, Origins, Script, Session,
-    TlsFiles, Trusted, UpstreamTls,
+    Address, ClientAuth, Config, ConfigErrors, Endpoint, Handover, Listener, ListenerTls, LogFormat, Origins, Script,
+    Session, TlsFiles, Trusted, UpstreamTls,
 };
 
 const EXAMPLE: &str = include_str!("../../../config.example.toml");
@@ -41,7 +41,7 @@ fn shown(errors: &ConfigErrors) -> Vec<String> {
 
 #[test]
 fn each_invalid_file_reports_all_its_errors_and_no_others() {
-    let wrong: Vec<_> = fixtures("invalid", 25).iter().filter_map(|file| judge(file)).collect();
+    let wrong: Vec<_> = fixtures("invalid", 27).iter().filter_map(|file| judge(file)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
@@ -182,6 +182,13 @@ fn values_are_read_in_their_units() {
     assert_eq!((config.client.tunnel_idle, config.client.streams), (Duration::from_secs(7200), 7));
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "info,underpass::upstream=debug"));
     assert_eq!((config.drain.pre, config.drain.spread), (Duration::from_secs(1), Duration::from_secs(9)));
+    let handover = Handover {
+        restart: false,
+        socket: Some("/run/underpass/handover.sock".into()),
+        quiesce: Duration::ZERO,
+        linger: Duration::from_secs(120),
+    };
+    assert_eq!(config.handover, handover);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tower::service_fn;
+use underpass::budget::Budget;
 use underpass::config::{Address, Backend, Client, Config};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
@@ -22,12 +23,16 @@ use underpass::lifecycle::sockets::Sockets;
 use underpass::limits::Limits;
 use underpass::listener::dialling::DialQueue;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
+use underpass::listener::idle::Connections;
 use underpass::listener::peer::ConnInfo;
 use underpass::listener::tls::TlsSource;
 use underpass::listener::{self, ListenerContext, Spoken};
 
 /// Nothing here takes this long; a test that does has failed.
 pub(crate) const FOREVER: Duration = Duration::from_secs(20);
+
+/// The memory that all may take, in bytes.
+pub(crate) const BUDGET: usize = 1024 * 1024;
 
 /// Limits that no test meets by accident.
 pub(crate) fn client() -> Client {
@@ -68,6 +73,7 @@ pub(crate) struct Edge {
     pub(crate) at: Address,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) budget: Arc<Budget>,
     pub(crate) serving: JoinHandle<()>,
 }
 
@@ -109,20 +115,20 @@ impl Edge {
         let (lifecycle, permits) = (Lifecycle::new(), Arc::new(Semaphore::new(client.connections)));
         let respond: Responder = Arc::new(move |request| Box::pin(handler(request)));
         let service = service_fn(move |request| respond(request).map(Ok::<_, Infallible>));
-        let metrics = Arc::default();
+        let (metrics, budget) = (Arc::default(), Arc::new(Budget::of(Some(BUDGET))));
         let queue = Arc::new(DialQueue::new(&Backend::default(), Arc::clone(&metrics)));
         let context = ListenerContext {
             handler: Stack { router: Router(latency, queue), service },
             client: Arc::new(client),
-            connections: Arc::clone(&permits),
             trusted: Arc::default(),
-            all: Arc::default(),
+            connections: Arc::new(Connections::new(Arc::clone(&permits))),
+            budget: Arc::clone(&budget),
             limits: Arc::new(Limits::new(&Config::default(), Arc::clone(&metrics))),
             lifecycle: lifecycle.clone(),
             metrics,
         };
         let serving = tokio::spawn(listener::serve(bound, Spoken { tls, ..Spoken::default() }, context));
-        Self { at, lifecycle, permits, serving }
+        Self { at, lifecycle, permits, budget, serving }
     }
 
     pub(crate) fn port(&self) -> SocketAddr {

@@ -1,6 +1,7 @@
 //! The listener against real sockets: deadlines, bounds, drain, exhaustion. Must not touch: fixed ports.
 
 pub(crate) mod edge;
+mod memory;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

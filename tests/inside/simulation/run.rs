@@ -71,6 +71,9 @@ impl Run {
         if self.world.chance.one_in(200) {
             self.world.memory_is_short();
         }
+        if self.world.chance.one_in(100) && !self.world.model.finished {
+            self.world.hand_over();
+        }
         self.pass_time();
     }
 

@@ -316,6 +316,26 @@ impl World {
         self.settle();
     }
 
+    /// The session goes to another process: its readers stay behind, and its state travels.
+    pub(crate) fn hand_over(&mut self) {
+        self.note(|| "handed over".into());
+        self.session.leave_reader(self.now);
+        if self.model.current.take().is_some_and(|(_, is_poll)| is_poll) {
+            self.model.heard = self.now;
+        }
+        let text = serde_json::to_string(&self.session).expect("a session is data");
+        self.session = serde_json::from_str(&text).expect("what was written can be read");
+        if self.model.upstream != Upstream::Gone {
+            let told = (self.session.is_backend_paused(), self.session.is_sending());
+            assert_eq!(told, (self.model.paused.is_some(), self.in_flight), "what the next driver is told");
+        }
+        // Whoever waited is told by others.
+        self.waiting.clear();
+        (self.sender_waits, self.owes_wake) = (false, false);
+        self.cover("handed over");
+        self.settle();
+    }
+
     pub(crate) fn expire(&mut self) {
         self.note(|| "expire".into());
         self.session.expire(self.now);

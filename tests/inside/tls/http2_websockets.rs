@@ -206,3 +206,25 @@ async fn a_websocket_over_http2_is_told_when_the_process_stops() {
     drop((socket, stream, client.requests));
     assert_eq!(client.site.ended().await.connections, 0);
 }
+
+#[tokio::test]
+async fn a_connection_and_the_heads_of_its_requests_count_in_the_memory_of_all() {
+    const HELD: &str = "underpass_memory_held_bytes";
+    const CONNECTION: f64 = 24.0 * 1024.0;
+    // It accepts, and never says a word.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free address");
+    let at = silent.local_addr().expect("a bound socket");
+    let mut client = Client::start(&format!("http://{at}"), "").await;
+    client.site.counts(HELD, CONNECTION).await;
+    let large = "a".repeat(12 * 1024);
+    let request = Request::get("https://localhost/").header("x-large", large).body(()).expect("a request");
+    let (response, stream) = client.requests.send_request(request, true).expect("a request");
+    let grown = async {
+        while client.site.metric(HELD).await < CONNECTION + 12.0 * 1024.0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    soon("a head that counts", grown).await;
+    drop((response, stream));
+    client.site.counts(HELD, CONNECTION).await;
+}

@@ -53,6 +53,8 @@ export class Session {
   /** The page knows that it is open. */
   #told = false;
   #closeSent = false;
+  /** When a close is waited for no longer. @type {import("./timers.js").Timer | null} */
+  #lastMoment = null;
   /** How often what was asked for was refused in a row. @type {Record<string, number>} */
   #refusals = {};
   /** Ends a pause early. @type {Set<() => void>} */
@@ -256,7 +258,7 @@ export class Session {
    */
   close(code, reason) {
     this.closing = { code, reason };
-    this.core.after(CLOSING, () => this.fail());
+    this.#lastMoment = this.core.after(CLOSING, () => this.fail());
     if (!this.opened) this.fail();
     else if (!this.up.queue.length || this.up.muted) this.sendClose();
   }
@@ -348,6 +350,7 @@ export class Session {
     if (this.over) return;
     this.over = true;
     core.sessions.delete(this);
+    core.timers.clear(this.#lastMoment);
     this.ladder.letGo();
     down.stop();
     if (came) {
