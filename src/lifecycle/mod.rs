@@ -195,10 +195,7 @@ impl Lifecycle {
     /// # Errors
     /// The parcel, when none are taken (any more).
     pub fn give(&self, parcel: Parcel) -> Result<(), Parcel> {
-        match &*self.parcels() {
-            Some(sender) => sender.send(parcel).map_err(|unsent| unsent.0),
-            None => Err(parcel),
-        }
+        self.give_made(parcel, Some)
     }
 
     /// Gives what `make` makes of `item`, which may find that there is nothing to give after all.

@@ -88,3 +88,41 @@ fn guarded<H>(
     let permits = ConnPermits { place, held, guard, counted: context.metrics.connection_again() };
     Guarded::new(socket, Arc::clone(&context.client), traffic, Some(permits))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::budget::Budget;
+    use crate::config::{Client, Config};
+    use crate::lifecycle::Lifecycle;
+    use crate::limits::Limits;
+    use crate::listener::idle::Connections;
+
+    #[tokio::test]
+    async fn what_is_upgraded_lives_on_without_a_place_and_gives_none_back() {
+        let places = Arc::new(Semaphore::new(1));
+        let context = ListenerContext {
+            handler: (),
+            client: Arc::new(Client::default()),
+            trusted: Arc::default(),
+            connections: Arc::new(Connections::new(Arc::clone(&places))),
+            budget: Arc::new(Budget::of(None)),
+            limits: Arc::new(Limits::new(&Config::default(), Arc::default())),
+            lifecycle: Lifecycle::new(),
+            metrics: Arc::default(),
+        };
+        let given = || {
+            let (near, far) = UnixStream::pair().expect("a pair");
+            let socket = near.into_std().expect("the runtime lets it go").into();
+            (adopt_upgraded(socket, &context).expect("it is a socket"), far)
+        };
+        let both = [given(), given()];
+        assert!(both.iter().all(|(near, _)| near.is_bare()));
+        assert_eq!((context.lifecycle.alive().connections, places.available_permits()), (2, 0));
+        drop(both);
+        assert_eq!((context.lifecycle.alive().connections, places.available_permits()), (0, 1));
+    }
+}

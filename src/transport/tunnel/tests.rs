@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::given::NotThawed;
 use super::*;
 use crate::http::bare::Stream;
+use crate::http::replay::Replay;
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::upstream::dial::Io;
 
@@ -431,6 +432,26 @@ async fn what_has_begun_to_end_or_is_more_than_a_socket_is_not_given() {
     let (far, _backend) = UnixStream::pair().expect("a pair");
     let tunnel = Tunnel::new((duplex(8).0, &[]), (Io::Unix(far), &[]), true, LIMITS);
     assert!(!tunnel.can_be_given());
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_below_a_tunnel_goes_along_and_is_followed() {
+    let ((near, mut client), (far, mut backend)) =
+        (UnixStream::pair().expect("a pair"), UnixStream::pair().expect("a pair"));
+    let mut near = Replay::new(near);
+    near.put_back(b"\x81\x83abcd");
+    let parcel = Tunnel::new((near, &[]), (Io::Unix(far), b"\x81\x02h"), true, LIMITS).freeze();
+    let mut tunnel = thawed(parcel.expect("it can be given"));
+    let running = async { tunnel.run(std::future::ready(Asked::Close)).await.expect("it has closed") };
+    let peers = async {
+        write(&mut client, b"xyz\x88\x80\0\0\0\0").await;
+        write(&mut backend, b"i\x88\x00").await;
+        (read_to_end(&mut client).await, read_to_end(&mut backend).await)
+    };
+    let (spliced, (down, up)) = tokio::join!(running, peers);
+    assert_eq!(down, [b"\x81\x02hi", &client_close(1012, "service restart")[..]].concat());
+    assert!(up.starts_with(b"\x81\x83abcdxyz\x88"), "{up:?}");
+    assert_eq!((spliced.up, spliced.down), (9, 4));
 }
 
 #[tokio::test(start_paused = true)]

@@ -260,3 +260,22 @@ async fn last_answer(stream: &mut TcpStream) -> String {
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     rest(stream).await
 }
+
+#[tokio::test]
+async fn who_waits_for_an_answer_is_still_ended_with_the_process_behind_a_move_that_was_taken_back() {
+    let (edge, _go, mut comes) = slow(Latency::UntilMessage, client());
+    let mut stream = edge.connect().await;
+    stream.write_all(GET).await.expect("the other end reads");
+    comes.recv().await.expect("it has come");
+    let mut parcels = edge.lifecycle.begin_move();
+    next(&mut parcels, Kind::Listener).await;
+    edge.lifecycle.end_move();
+    // Each change wakes the connection once; it looks at each.
+    for phase in [Phase::Withdrawn, Phase::Draining, Phase::Closing] {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        edge.lifecycle.advance(phase);
+    }
+    assert_eq!(rest(&mut stream).await, "");
+}
