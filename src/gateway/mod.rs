@@ -55,6 +55,7 @@ use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
+use crate::upstream::private::{PrivateConnections, PrivatePlace};
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -196,7 +197,7 @@ impl Gateway {
         if let Err(Limited { limit, after }) = self.limits.request(peer.client) {
             return Err(Refusal::limited(limit, after));
         }
-        let private = connection.as_ref().and_then(|connection| connection.companion());
+        let private = connection.as_deref().map(|connection| connection as &dyn PrivatePlace);
         let call = Call { gateway: self, live, peer };
         // What takes long or is rare is boxed: each future on the way of every message has room for its largest branch,
         // and is moved and allocated with it.
@@ -277,6 +278,17 @@ struct Routed {
 
 /// A request on its way. Boxed: each future that it passes through would have room for it twice.
 pub(crate) type BoxRequest = Box<Request<IncomingBody>>;
+
+/// What belongs to a client's connection is kept with it.
+impl PrivatePlace for Traffic {
+    fn present(&self) -> Option<&PrivateConnections> {
+        self.made_companion()
+    }
+
+    fn made(&self) -> Option<&PrivateConnections> {
+        self.companion()
+    }
+}
 
 // === as listeners see it ===
 

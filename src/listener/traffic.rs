@@ -54,7 +54,7 @@ impl Traffic {
 
     /// The same, if it was made already.
     #[must_use]
-    pub fn present_companion<T: 'static>(&self) -> Option<&T> {
+    pub fn made_companion<T: 'static>(&self) -> Option<&T> {
         self.companion.get()?.downcast_ref()
     }
 
