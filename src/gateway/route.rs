@@ -151,7 +151,9 @@ impl Purpose {
             | Self::Switch(_) => Latency::UntilDialled,
             Self::Endpoint(Endpoint::Session { verb: Verb::Attach(_), .. }) => Latency::UntilMessage,
             Self::Endpoint(_) | Self::LostUpgrade | Self::Proxied => Latency::Short,
-            Self::Faulty(_) | Self::Unaffordable | Self::Misdirected | Self::Untraceable | Self::Disguised => Latency::Short,
+            Self::Faulty(_) | Self::Unaffordable | Self::Misdirected | Self::Untraceable | Self::Disguised => {
+                Latency::Short
+            }
         }
     }
 }

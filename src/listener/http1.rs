@@ -91,7 +91,14 @@ where
     /// A connection of which nothing was read.
     pub(super) fn new(context: ConnContext<H>, io: IO) -> Self {
         let deadline = Instant::now() + context.shared.client.handshake;
-        Self { context, step: Step::Reading(Replay::new(io)), deadline, timer: None, closing: None, held: LazyClaim::default() }
+        Self {
+            context,
+            step: Step::Reading(Replay::new(io)),
+            deadline,
+            timer: None,
+            closing: None,
+            held: LazyClaim::default(),
+        }
     }
 
     /// What comes after the present step.

@@ -62,8 +62,14 @@ fn every_crate_in_the_binary_has_a_license_and_a_source_that_deny_toml_allows() 
 #[test]
 fn licenses_are_read_as_they_are_meant() {
     let allowed = |text: &str| is_allowed(text, &|license| matches!(license, "MIT" | "ISC"));
-    for text in ["MIT", "Apache-2.0 OR MIT", "MIT/Apache-2.0", "(GPL-3.0 OR ISC) AND MIT", "GPL-3.0 AND GPL-3.0 OR MIT", "MIT WITH x OR ISC"]
-    {
+    for text in [
+        "MIT",
+        "Apache-2.0 OR MIT",
+        "MIT/Apache-2.0",
+        "(GPL-3.0 OR ISC) AND MIT",
+        "GPL-3.0 AND GPL-3.0 OR MIT",
+        "MIT WITH x OR ISC",
+    ] {
         assert!(allowed(text), "{text}");
     }
     for text in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND GPL-3.0", "MIT WITH x", "MIT AND", "(MIT"] {
