@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
 use tokio::sync::mpsc;
 use underpass::app::{App, StartError, check_files, memory_budget};
-use underpass::check::world;
+use underpass::check::{routes, world};
 use underpass::config::{Config, Loaded, Log, LogFormat, Sources};
 use underpass::control::{Format, Order};
 use underpass::demo;
@@ -208,7 +208,8 @@ fn check(args: &CheckArgs) -> ExitCode {
             let (bytes, source) = memory_budget(config);
             let fine =
                 format!("{name} is fine: {} listener(s), {} route(s)", config.listeners.len(), config.routes.len());
-            let text = format!("{warned}{fine}\nmemory budget: {} MiB, {source}\n", bytes >> 20);
+            let routes = routes(config);
+            let text = format!("{warned}{fine}\n{routes}memory budget: {} MiB, {source}\n", bytes >> 20);
             (text, u8::from(!warnings.is_empty()) * 2)
         }
     };

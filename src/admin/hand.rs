@@ -21,11 +21,10 @@ use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::AdminState;
-use super::status;
+use super::{AdminState, House, status};
 use crate::config::Setting;
 use crate::lifecycle::log;
-use crate::registry::roster::{SessionFacts, Which};
+use crate::registry::roster::{Figures, SessionFacts, Which, carried};
 use crate::session::Close;
 
 /// Ends sessions.
@@ -33,9 +32,11 @@ pub(super) const KILL: &str = "/sessions/kill";
 /// The log's level.
 pub(super) const LOG_LEVEL: &str = "/log-level";
 
-/// Sessions that are listed when the request does not say how many, and the most that it may ask for.
+/// Sessions that are listed when the request does not say how many, and the most that it may ask for: some 4 MB of JSON.
 const LISTED: usize = 100;
-const MOST_LISTED: usize = 100_000;
+const MOST_LISTED: usize = 10_000;
+/// Requests that look at all sessions at once. Further ones wait, as long as their connection may last.
+const LOOKS: usize = 2;
 /// The close of a session that the operator ends: "internal error" would be a lie, and with "going away" clients of most
 /// libraries come back at once. 4000 and above are an application's own.
 const KILLED: (u16, &str) = (4000, "ended by the operator");
@@ -50,14 +51,22 @@ const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn routes() -> Router<Arc<AdminState>> {
+    let looks = Arc::new(Semaphore::new(LOOKS));
+    let (listings, kills, status) = (Arc::clone(&looks), Arc::clone(&looks), looks);
     let pages = Arc::new(Semaphore::new(PAGES));
     let events = move |State(state): State<Arc<AdminState>>| events(state, Arc::clone(&pages));
     Router::new()
         .route("/", get(|| async { ([(CONTENT_SECURITY_POLICY, PAGE_POLICY), (CONTENT_TYPE, HTML)], PAGE) }))
         .route("/events", get(events))
-        .route("/status", get(|State(state): State<Arc<AdminState>>| async move { json(&status::of(&state.house)) }))
-        .route("/sessions", get(sessions))
-        .route(KILL, post(kill))
+        .route(
+            "/status",
+            get(|State(state): State<Arc<AdminState>>| look(state, status, |house| json(&status::of(house)))),
+        )
+        .route(
+            "/sessions",
+            get(|State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery| sessions(state, listings, query)),
+        )
+        .route(KILL, post(|State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery| kill(state, kills, query)))
         .route(LOG_LEVEL, get(level).post(set_level))
         .route("/config", get(configuration))
 }
@@ -72,11 +81,30 @@ fn refused(what: impl fmt::Display) -> Response {
     (StatusCode::BAD_REQUEST, format!("{what}\n")).into_response()
 }
 
+/// Looks at all sessions. Off the runtime's threads, which serve clients meanwhile, and few at once: each is locked for a moment
+/// of its own, but there may be very many.
+async fn look(
+    state: Arc<AdminState>,
+    looks: Arc<Semaphore>,
+    at: impl FnOnce(&House) -> Response + Send + 'static,
+) -> Response {
+    let permit = looks.acquire_owned().await;
+    let work = move || {
+        // With the work and not with the connection, which may end before.
+        let _permit = permit;
+        at(&state.house)
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        (StatusCode::INTERNAL_SERVER_ERROR, "This could not be done; see the log.\n").into_response()
+    })
+}
+
 // === sessions ===
 
-/// `GET /sessions?client=&route=&id=&transport=&sort=&limit=`.
-async fn sessions(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -> Response {
-    let asked = match Asked::read(query.as_deref(), &["id", "client", "route", "transport", "sort", "limit"]) {
+/// `GET /sessions?client=&route=&id=&transport=&sort=&offset=&limit=`.
+async fn sessions(state: Arc<AdminState>, looks: Arc<Semaphore>, query: Option<String>) -> Response {
+    let known = ["id", "client", "route", "transport", "sort", "offset", "limit"];
+    let asked = match Asked::read(query.as_deref(), &known) {
         Ok(asked) => asked,
         Err(what) => return refused(what),
     };
@@ -84,31 +112,28 @@ async fn sessions(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuer
         return refused(format_args!("`sort` is one of {}", Order::WORDS.join(", ")));
     };
     let limit = match asked.text("limit").map_or(Ok(LISTED), str::parse) {
-        Ok(limit) => limit.min(MOST_LISTED),
-        Err(_) => return refused("`limit` is a number of sessions"),
+        Ok(limit) if limit <= MOST_LISTED => limit,
+        _ => return refused(format_args!("`limit` is a number of sessions, {MOST_LISTED} at most: `offset` leads on")),
     };
-    let registry = Arc::clone(&state.house.registry);
-    let (which, transport) = (asked.which(), asked.text("transport").map(str::to_owned));
-    let found = tokio::task::spawn_blocking(move || {
-        let mut found = registry.sessions(&which);
-        if let Some(wanted) = transport {
-            found.retain(|facts| facts.transport.map_or("none", |transport| transport.as_str()) == wanted);
-        }
-        let total = found.len();
-        order.sort(&mut found);
-        found.truncate(limit);
-        json!({ "total": total, "sessions": found.iter().map(session).collect::<Vec<_>>() })
-    });
-    match found.await {
-        Ok(found) => json(&found),
-        Err(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "The sessions could not be listed; see the log.\n").into_response()
-        }
+    let Ok(offset) = asked.text("offset").map_or(Ok(0), str::parse::<usize>) else {
+        return refused("`offset` is a number of sessions to pass over");
+    };
+    let mut which = asked.which();
+    match asked.text("transport").map(carried).transpose() {
+        Ok(transport) => which.transport = transport,
+        Err(words) => return refused(format_args!("`transport` is one of {words}")),
     }
+    let list = move |house: &House| {
+        let part = offset..offset.saturating_add(limit);
+        let (total, found) = house.registry.sessions(&which, |figures| order.number(figures), part);
+        json(&json!({ "total": total, "offset": offset, "sessions": found.iter().map(session).collect::<Vec<_>>() }))
+    };
+    look(state, looks, list).await
 }
 
 fn session(facts: &SessionFacts) -> Value {
     let way = |[down, up]: [u64; 2]| json!({ "down": down, "up": up });
+    let figures = &facts.figures;
     json!({
         "id": facts.id,
         "client": facts.client,
@@ -117,12 +142,12 @@ fn session(facts: &SessionFacts) -> Value {
         "transport": facts.transport.map(|transport| transport.as_str()),
         "before": facts.before.map(|transport| transport.as_str()),
         "cause": facts.cause,
-        "age": facts.age.as_secs(),
-        "idle": facts.idle.as_secs_f64(),
-        "messages": way(facts.messages),
-        "bytes": way(facts.bytes),
-        "kept": facts.kept,
-        "queued": facts.queued,
+        "age": figures.age.as_secs(),
+        "idle": figures.idle.as_secs_f64(),
+        "messages": way(figures.messages),
+        "bytes": way(figures.bytes),
+        "kept": figures.kept,
+        "queued": figures.queued,
         "paused": facts.paused,
         "ended": facts.ended.as_ref().map(|close| json!({ "code": close.code, "reason": close.reason })),
     })
@@ -147,22 +172,20 @@ impl Order {
         Self::ALL.into_iter().zip(Self::WORDS).find(|(_, known)| *known == word).map(|(order, _)| order)
     }
 
-    fn sort(self, sessions: &mut [SessionFacts]) {
-        let number = |facts: &SessionFacts| match self {
-            Self::Age => facts.age.as_micros(),
-            Self::Idle => facts.idle.as_micros(),
-            Self::Kept => facts.kept as u128,
-            Self::Queued => facts.queued as u128,
-            Self::Messages => facts.messages.iter().map(|count| u128::from(*count)).sum(),
-            Self::Bytes => facts.bytes.iter().map(|count| u128::from(*count)).sum(),
-        };
-        // Of equals the order must not change from one listing to the next.
-        sessions.sort_by_cached_key(|facts| (std::cmp::Reverse(number(facts)), facts.id.clone()));
+    fn number(self, figures: &Figures) -> u128 {
+        match self {
+            Self::Age => figures.age.as_micros(),
+            Self::Idle => figures.idle.as_micros(),
+            Self::Kept => figures.kept as u128,
+            Self::Queued => figures.queued as u128,
+            Self::Messages => figures.messages.iter().map(|count| u128::from(*count)).sum(),
+            Self::Bytes => figures.bytes.iter().map(|count| u128::from(*count)).sum(),
+        }
     }
 }
 
 /// `POST /sessions/kill?id=|client=|route=` with `code=` and `reason=`, or `?all=yes`.
-async fn kill(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -> Response {
+async fn kill(state: Arc<AdminState>, looks: Arc<Semaphore>, query: Option<String>) -> Response {
     let asked = match Asked::read(query.as_deref(), &["id", "client", "route", "all", "code", "reason"]) {
         Ok(asked) => asked,
         Err(what) => return refused(what),
@@ -175,9 +198,12 @@ async fn kill(State(state): State<Arc<AdminState>>, RawQuery(query): RawQuery) -
         Ok(close) => close,
         Err(what) => return refused(what),
     };
-    let ended = state.house.registry.kill(&which, &close);
-    let status = if ended == 0 && which.id.is_some() { StatusCode::NOT_FOUND } else { StatusCode::OK };
-    (status, json(&json!({ "ended": ended }))).into_response()
+    let end = move |house: &House| {
+        let ended = house.registry.kill(&which, &close);
+        let status = if ended == 0 && which.id.is_some() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        (status, json(&json!({ "ended": ended }))).into_response()
+    };
+    look(state, looks, end).await
 }
 
 /// What the operator may close with: the codes that an application may use, "going away" and "try again later".
@@ -236,7 +262,9 @@ async fn events(state: Arc<AdminState>, pages: Arc<Semaphore>) -> Response {
         if Instant::now() >= until {
             return None;
         }
-        let event = format!("retry: 300\ndata: {}\n\n", status::of(&state.house));
+        let read = Arc::clone(&state);
+        let status = tokio::task::spawn_blocking(move || status::of(&read.house).to_string()).await.ok()?;
+        let event = format!("retry: 300\ndata: {status}\n\n");
         Some((Ok::<_, Infallible>(Bytes::from(event)), (state, permit, true)))
     });
     ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(told)).into_response()
@@ -274,13 +302,14 @@ impl Asked {
         // Addresses have several spellings.
         let plain =
             |client: String| client.parse::<IpAddr>().map_or(client, |address| address.to_canonical().to_string());
-        Which { id: text("id"), client: text("client").map(plain), route: text("route") }
+        Which { id: text("id"), client: text("client").map(plain), route: text("route"), transport: None }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::exposition::Exposition;
 
     #[test]
     fn what_is_misspelled_is_no_parameter() {
@@ -292,6 +321,30 @@ mod tests {
                 .is_err_and(|what| what.contains("unknown parameter `clinet`: there are id, client"))
         );
         assert!(read("id=a&id=b").is_err_and(|what| what.contains("`id` is there twice")));
+    }
+
+    #[tokio::test]
+    async fn few_look_at_all_sessions_at_once_and_the_next_waits() {
+        let house = Arc::new(House::sample());
+        let exposition = Exposition::new(&house.metrics, "0", || House::sample().readings());
+        let state = Arc::new(AdminState { exposition, checks: Vec::new(), house });
+        let looks = Arc::new(Semaphore::new(1));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let long = look(Arc::clone(&state), Arc::clone(&looks), move |_| {
+            let _ = ended.recv();
+            json(&json!(1))
+        });
+        let long = tokio::spawn(long);
+        while looks.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut next = Box::pin(look(state, Arc::clone(&looks), |_| json(&json!(2))));
+        assert!(futures_util::poll!(&mut next).is_pending());
+        // Who asked has gone; the work has not.
+        long.abort();
+        assert!(futures_util::poll!(&mut next).is_pending());
+        drop(end);
+        assert_eq!(next.await.status(), StatusCode::OK);
     }
 
     #[test]

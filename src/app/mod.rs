@@ -20,6 +20,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets};
 use crate::limits::Limits;
 use crate::listener::Spoken;
+use crate::listener::given::ListenerRecord;
 use crate::listener::tls::{TlsError, TlsSource};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -106,7 +107,8 @@ impl App {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
             let spread = !matches!(listener.address, Address::Activated(_));
             let spoken = Spoken { proxy_protocol: listener.proxy_protocol, tls };
-            let listen = |bound| Listening { bound, spread, spoken: spoken.clone() };
+            let record = ListenerRecord { address: listener.address.to_string(), spread };
+            let listen = |bound| Listening { bound, record: record.clone(), spoken: spoken.clone() };
             listening.extend(sockets.bind(&listener.address)?.into_iter().map(listen));
         }
         let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();

@@ -18,6 +18,7 @@ use crate::gateway::{Gateway, GatewayService, Router};
 use crate::lifecycle::Phase;
 use crate::lifecycle::drain::CLOSE_WAIT;
 use crate::lifecycle::sockets::{BoundListener, SpareListener};
+use crate::listener::given::ListenerRecord;
 use crate::listener::handler::{Handler, Stack};
 use crate::listener::idle::Connections;
 use crate::listener::tls::LOOK_EVERY;
@@ -38,7 +39,9 @@ impl App {
             metrics: Arc::clone(&self.metrics),
         };
         for worker in 1..workers(&self.config) {
-            let spare = |from: &Listening| Ok((from.bound.another(from.spread)?, from.spoken.clone()));
+            let spare = |from: &Listening| {
+                Ok((from.bound.another(from.record.spread)?, from.record.clone(), from.spoken.clone()))
+            };
             let spares = listening.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
             let context = context.clone();
             let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
@@ -47,18 +50,17 @@ impl App {
         for tls in listening.iter().filter_map(|listening| listening.spoken.tls.clone()) {
             tokio::spawn(tls.watch(LOOK_EVERY));
         }
-        for Listening { bound, spoken, .. } in listening {
-            tokio::spawn(listener::serve(bound, spoken, context.clone()));
+        for Listening { bound, record, spoken } in listening {
+            tokio::spawn(listener::serve(bound, record, spoken, context.clone()));
         }
         Ok(())
     }
 }
 
-/// A listening socket, and what is spoken on it.
+/// A listening socket, what it is in the configuration, and what is spoken on it.
 pub(super) struct Listening {
     pub(super) bound: BoundListener,
-    /// Each worker may have a queue of its own.
-    pub(super) spread: bool,
+    pub(super) record: ListenerRecord,
     pub(super) spoken: Spoken,
 }
 
@@ -79,16 +81,16 @@ fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
 
 /// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core. It ends
 /// with the process's last phase.
-fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Spoken)>) {
+fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, ListenerRecord, Spoken)>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
     };
     runtime.block_on(async {
         tokio::spawn(give_back());
-        for (spare, spoken) in spares {
+        for (spare, record, spoken) in spares {
             match spare.adopt() {
-                Ok(bound) => drop(tokio::spawn(listener::serve(bound, spoken, context.clone()))),
+                Ok(bound) => drop(tokio::spawn(listener::serve(bound, record, spoken, context.clone()))),
                 Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
             }
         }

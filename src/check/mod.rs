@@ -3,6 +3,7 @@
 //! Enters: a checked configuration. Leaves: findings for people. Must not touch: anything; it opens no socket and changes no
 //! file. What it cannot find out, it does not tell.
 
+mod routes;
 mod unit;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
+pub use self::routes::routes;
 use crate::config::{Address, Config};
 use crate::lifecycle::descriptors;
 

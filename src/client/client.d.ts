@@ -1,4 +1,4 @@
-/** The types of underpass' browser client: `import { WebSocket } from "…/_underpass/client.mjs"`. */
+/** The types of underpass' browser client: `import { WebSocket } from "…/_underpass/client.mjs"`, or `from "underpass-client"`. */
 
 /** The way in which a socket's messages travel; `raw` is a plain WebSocket to the backend. */
 export type Transport = "ws" | "sse" | "stream" | "poll" | "raw";
@@ -31,8 +31,8 @@ export class WebSocket extends globalThis.WebSocket {
 
 /** The script's settings; they hold for sockets made from then on. */
 export interface Options {
-  /** The sidecar's address with its prefix; read only. */
-  readonly base: string;
+  /** The sidecar's address with its prefix and a slash behind it; of another origin with `credentials` "include", as a rule. */
+  base: string;
   /** Which transports may be used, best first. */
   transports: Exclude<Transport, "raw">[];
   /** `session` (the default) survives cuts and changes of transport; `raw` tries a plain WebSocket first. */

@@ -30,9 +30,9 @@ const SCRIPT: &str = include_str!("client.min.js");
 /// Its types.
 const TYPES: &str = include_str!("client.d.ts");
 /// The start of the module: it gives the script its own address, since `import.meta` is an error in a script.
-const MODULE_HEAD: &str = "const underpassAddress=import.meta.url;\n";
+const MODULE_HEAD: &str = include_str!("module/address.js");
 /// The end of the module: its exports.
-const MODULE_FOOT: &str = "\nexport const{WebSocket,install,options}=underpass;export default WebSocket;\n";
+const MODULE_FOOT: &str = include_str!("module/exports.js");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum File {

@@ -9,6 +9,7 @@ mod errors;
 mod formats;
 mod keys;
 mod layers;
+mod leaving;
 mod listening;
 mod networks;
 mod parse;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use self::errors::SpannedError;
 pub use self::errors::{ConfigError, ConfigErrors, Location};
 pub use self::layers::Overlay;
+pub use self::leaving::{Drain, Handover};
 pub use self::listening::{Address, ClientAuth, Listener, ListenerTls, TlsFiles};
 pub use self::settings::{Loaded, Setting};
 pub use self::sources::Sources;
@@ -375,28 +377,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// How the process stops.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// From the signal to the end of the last connection.
-    pub timeout: Duration,
-    /// The time over which clients are asked to leave, one after the other.
-    pub spread: Duration,
-    /// How long connections are still accepted after `/readyz` fails.
-    pub pre: Duration,
-}
-
-/// How the process gives everything to its successor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Handover {
-    /// Whether it is given to the service manager when that restarts us.
-    pub restart: bool,
-    /// The unix socket at which a successor asks; `None` is nowhere.
-    pub socket: Option<PathBuf>,
-    /// How long requests that are being proxied have before anything is let go of.
-    pub quiesce: Duration,
-    /// How long what a successor cannot take lives on in the old process.
-    pub linger: Duration,
 }

@@ -69,9 +69,12 @@ pub struct Listing {
     /// Largest first of: age, idle, kept, queued, messages, bytes
     #[arg(long, value_name = "WORD", default_value = "age")]
     sort: String,
-    /// How many
+    /// How many, 10000 at most
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
+    /// How many to pass over first; in the order of age, the default, sessions that come later do not move the others
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    offset: usize,
 }
 
 /// Which sessions are ended, and how.
@@ -162,11 +165,11 @@ impl Where {
 
 impl Listing {
     fn path(&self) -> String {
-        let limit = self.limit.to_string();
+        let (limit, offset) = (self.limit.to_string(), self.offset.to_string());
         let [client, route, transport] = [&self.client, &self.route, &self.transport].map(Option::as_deref);
         let sort = Some(self.sort.as_str());
         let all = [("client", client), ("route", route), ("transport", transport), ("sort", sort)];
-        path("/sessions", all.into_iter().chain([("limit", Some(limit.as_str()))]))
+        path("/sessions", all.into_iter().chain([("offset", Some(offset.as_str())), ("limit", Some(limit.as_str()))]))
     }
 }
 

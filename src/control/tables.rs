@@ -36,7 +36,12 @@ pub(super) fn sessions(answer: &Value) -> String {
     let shown = table(&head, list.iter().map(row).collect());
     let total = answer["total"].as_u64().unwrap_or_default();
     if total > list.len() as u64 {
-        return format!("{shown}{} of {total}; --limit shows more\n", list.len());
+        let first = answer["offset"].as_u64().unwrap_or_default();
+        let part = match list.len() as u64 {
+            0 => format!("none beyond {first}"),
+            count => format!("{} to {}", first + 1, first + count),
+        };
+        return format!("{shown}{part} of {total}; --offset and --limit show others\n");
     }
     format!("{shown}{total} session(s)\n")
 }
@@ -173,10 +178,11 @@ mod tests {
     #[test]
     fn what_clients_say_cannot_move_the_cursor() {
         let one = json!({ "id": "a", "path": format!("/\u{1b}[2J{}", "x".repeat(100)), "messages": {}, "bytes": {} });
-        let shown = sessions(&json!({ "total": 3, "sessions": [one] }));
+        let shown = sessions(&json!({ "total": 3, "offset": 1, "sessions": [one] }));
         assert!(!shown.contains('\u{1b}') && shown.contains("/\u{fffd}[2Jxxx"), "{shown}");
         assert!(
-            shown.lines().all(|line| line.chars().count() < 200) && shown.ends_with("1 of 3; --limit shows more\n")
+            shown.lines().all(|line| line.chars().count() < 200)
+                && shown.ends_with("2 to 2 of 3; --offset and --limit show others\n")
         );
     }
 }

@@ -19,6 +19,7 @@ mod rewriting;
 mod route;
 mod selftest;
 pub mod target;
+mod tunnels;
 
 use std::path::Path;
 use std::pin::Pin;
@@ -48,7 +49,7 @@ use crate::limits::{Limited, Limits};
 use crate::listener::dialling::DialQueue;
 use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
-use crate::listener::traffic::Traffic;
+use crate::listener::traffic::{Companion, Traffic};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::transport::Fault;
@@ -265,6 +266,13 @@ fn identity([subject, fingerprint]: &[HeaderName; 2], peer: &Peer) -> Vec<(Heade
     ]
 }
 
+/// A client's connection is bound to those over which it has logged in.
+impl Companion for PrivateConnections {
+    fn binds(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
 /// What was decided of a request. It goes with the request, in its extensions.
 #[derive(Clone)]
 struct Routed {
@@ -282,7 +290,7 @@ pub(crate) type BoxRequest = Box<Request<IncomingBody>>;
 /// What belongs to a client's connection is kept with it.
 impl PrivatePlace for Traffic {
     fn present(&self) -> Option<&PrivateConnections> {
-        self.made_companion()
+        self.present_companion()
     }
 
     fn made(&self) -> Option<&PrivateConnections> {

@@ -223,6 +223,32 @@ impl BoundListener {
         }
     }
 
+    /// The socket alone, for another process.
+    ///
+    /// # Errors
+    /// When the runtime does not let it go.
+    pub fn into_socket(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(OwnedFd::from),
+            Self::Unix(listener) => listener.into_std().map(OwnedFd::from),
+        }
+    }
+
+    /// A listener over a socket that came from another process. Must be called on the runtime that is to serve it.
+    ///
+    /// # Errors
+    /// When it does not listen, or the runtime cannot register it.
+    pub fn of(socket: OwnedFd) -> io::Result<Self> {
+        let known = SockRef::from(&socket);
+        if !known.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        match known.domain()? {
+            Domain::UNIX => Self::unix(socket.into()),
+            _ => Self::tcp(socket.into()),
+        }
+    }
+
     fn tcp(listener: net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener).map(Self::Tcp)

@@ -3,7 +3,9 @@
 //! Enters: questions and orders of the admin listener. Leaves: facts about sessions, without their tokens; ended sessions.
 //! Must not touch: what a session carries. No lock is held while more than one session is looked at.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,23 @@ use super::Registry;
 use super::live_session::LiveSession;
 use crate::session::Close;
 use crate::terms::{Ending, Transport};
+
+/// What sessions are compared by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Since it was opened, to the second.
+    pub age: Duration,
+    /// Since the client's last sign of life; a poll that waits is one.
+    pub idle: Duration,
+    /// Messages that came from the backend, and those that were given to it.
+    pub messages: [u64; 2],
+    /// Payload bytes of the same.
+    pub bytes: [u64; 2],
+    /// Bytes kept for the client.
+    pub kept: usize,
+    /// Bytes that wait for the backend.
+    pub queued: usize,
+}
 
 /// One session, as the operator sees it.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,18 +50,8 @@ pub struct SessionFacts {
     pub before: Option<Transport>,
     /// Why it changed, as `ws refused`; empty when it never did.
     pub cause: String,
-    /// Since it was opened, to the second.
-    pub age: Duration,
-    /// Since the client's last sign of life; a poll that waits is one.
-    pub idle: Duration,
-    /// Messages that came from the backend, and those that were given to it.
-    pub messages: [u64; 2],
-    /// Payload bytes of the same.
-    pub bytes: [u64; 2],
-    /// Bytes kept for the client.
-    pub kept: usize,
-    /// Bytes that wait for the backend.
-    pub queued: usize,
+    /// Its numbers.
+    pub figures: Figures,
     /// The backend is not read, because the client is behind.
     pub paused: bool,
     /// How it ended, while it is kept for its client.
@@ -71,6 +80,19 @@ pub struct Which {
     pub client: Option<String>,
     /// Those of this route.
     pub route: Option<String>,
+    /// Those that this carries now, or that nothing does.
+    pub transport: Option<Option<Transport>>,
+}
+
+/// What a word says of [`Which::transport`]: a transport, or `none`.
+///
+/// # Errors
+/// The words that there are, for people.
+pub fn carried(word: &str) -> Result<Option<Transport>, String> {
+    match Transport::named(word) {
+        None if word != "none" => Err(format!("{} or none", Transport::WORDS.join(", "))),
+        transport => Ok(transport),
+    }
 }
 
 impl Which {
@@ -85,14 +107,29 @@ impl Which {
         fits(&self.id, live.id())
             && fits(&self.route, &live.owner.place.route)
             && self.client.as_ref().is_none_or(|wanted| *wanted == live.owner.client())
+            && self.transport.is_none_or(|wanted| live.lock().attached == wanted)
     }
 }
 
 impl Registry {
-    /// The sessions of this choice, in no particular order; those that ended and are kept for their clients are among them.
+    /// How many sessions are of this choice, and those in this part of them, the ones with the highest number first. Those that
+    /// ended and are kept for their clients are among them. Takes some 40 bytes for each of the choice, and 300 for each of the
+    /// part.
     #[must_use]
-    pub fn sessions(&self, which: &Which) -> Vec<SessionFacts> {
-        self.chosen(which).iter().map(|live| live.facts()).collect()
+    pub fn sessions(
+        &self,
+        which: &Which,
+        number: impl Fn(&Figures) -> u128,
+        part: Range<usize>,
+    ) -> (usize, Vec<SessionFacts>) {
+        let chosen = self.chosen(which).into_iter();
+        // One moment for all: ages are compared.
+        let now = Instant::now();
+        let mut ordered: Vec<_> = chosen.map(|live| (Reverse(number(&live.figures(now))), live)).collect();
+        // Of equals the order must not change from one listing to the next.
+        ordered.sort_unstable_by(|(one, a), (other, b)| one.cmp(other).then_with(|| a.id().cmp(b.id())));
+        let listed = ordered.iter().skip(part.start).take(part.len());
+        (ordered.len(), listed.map(|(_, live)| live.facts(now)).collect())
     }
 
     /// Ends the sessions of this choice towards both sides, with this close; how many.
@@ -159,12 +196,24 @@ impl LiveSession {
         killed
     }
 
-    fn facts(&self) -> SessionFacts {
-        let now = Instant::now();
+    fn figures(&self, now: Instant) -> Figures {
         let moment = self.moment(now);
         let opened = Duration::from_secs(self.owner.opened.into());
         let state = self.lock();
         let counts = state.session.counts();
+        Figures {
+            age: now.saturating_duration_since(self.epoch + opened),
+            idle: state.session.quiet(moment),
+            messages: [counts.down, counts.up],
+            bytes: state.bytes,
+            kept: counts.kept,
+            queued: state.session.queued(),
+        }
+    }
+
+    fn facts(&self, now: Instant) -> SessionFacts {
+        let figures = self.figures(now);
+        let state = self.lock();
         SessionFacts {
             id: self.id().to_owned(),
             client: self.owner.client(),
@@ -173,12 +222,7 @@ impl LiveSession {
             transport: state.attached,
             before: if state.attached.is_some() { state.change.before } else { state.newest },
             cause: state.change.cause(),
-            age: now.saturating_duration_since(self.epoch + opened),
-            idle: state.session.quiet(moment),
-            messages: [counts.down, counts.up],
-            bytes: state.bytes,
-            kept: counts.kept,
-            queued: state.session.queued(),
+            figures,
             paused: state.orders.paused,
             ended: state.session.closed_for_sending(),
         }

@@ -38,6 +38,12 @@ impl dyn PrivatePlace + '_ {
 }
 
 impl PrivateConnections {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The live one to the backend at this address, if there is one.
     async fn take(&self, address: &Arc<str>) -> Option<Connection> {
         let mut connection = {

@@ -10,6 +10,7 @@ mod binary;
 mod codec;
 mod config;
 mod equivalence;
+mod handover;
 mod hostile;
 mod listener;
 mod readers;

@@ -131,6 +131,7 @@ fn the_rust_version_is_the_same_wherever_it_is_named() {
         ("CONTRIBUTING.md", format!("Rust {version} or newer")),
         ("CONTRIBUTING.md", format!("\n{version} is `rust-version`")),
         (".github/workflows/ci.yml", format!("toolchain: \"{version}\"")),
+        ("Dockerfile", format!("library/rust:{version}-alpine")),
     ];
     for (file, words) in places {
         assert!(read(file).contains(&words), "{file} lacks {words:?}");

@@ -19,6 +19,7 @@ mod client;
 mod field;
 mod middlebox;
 mod networks;
+mod packaging;
 mod real;
 mod selftest;
 mod units;

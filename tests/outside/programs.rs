@@ -17,11 +17,19 @@ pub enum Program {
     Applications,
     /// The proxies of `tests/outside/networks`.
     Boxes,
+    /// What makes Debian packages of crates, and what it asks of Debian.
+    CargoDeb,
     Chromium,
     /// Node.js, and what `tests/outside/client/tools/package.json` names: TypeScript and Grafana's types are there too.
     ClientTools,
+    /// What reads compose files.
+    Compose,
     Curl,
     Firefox,
+    /// The judge of Dockerfiles.
+    Hadolint,
+    /// Debian's judge of packages.
+    Lintian,
     Mosquitto,
     /// Node.js, and what `tests/outside/real/package.json` names.
     Node,
@@ -33,13 +41,17 @@ pub enum Program {
 }
 
 impl Program {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Applications,
         Self::Boxes,
+        Self::CargoDeb,
         Self::Chromium,
         Self::ClientTools,
+        Self::Compose,
         Self::Curl,
         Self::Firefox,
+        Self::Hadolint,
+        Self::Lintian,
         Self::Mosquitto,
         Self::Node,
         Self::Prometheus,
@@ -51,12 +63,15 @@ impl Program {
     pub fn missing(self) -> Option<String> {
         let commands: &[&str] = match self {
             Self::Boxes => BOXES,
+            Self::CargoDeb => &["cargo-deb", "dpkg-deb", "dpkg-shlibdeps"],
+            Self::Compose => &["docker-compose"],
             Self::Chromium => &["chromium"],
             Self::Curl => &["bash", "curl"],
             Self::Firefox => &["firefox-esr"],
             Self::Mosquitto => &["mosquitto", "mosquitto_pub", "mosquitto_sub"],
-            Self::ClientTools | Self::Node => &["node"],
-            Self::Applications | Self::Python => &[],
+            Self::ClientTools | Self::Node => &["node", "npm"],
+            Self::Applications | Self::Hadolint | Self::Python => &[],
+            Self::Lintian => &["lintian"],
             Self::Prometheus => &["prometheus", "promtool"],
             Self::SystemdAnalyze => &["systemd-analyze"],
         };
@@ -65,6 +80,7 @@ impl Program {
             Self::ClientTools => {
                 Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside/client/tools/node_modules"))
             }
+            Self::Hadolint => Some(hadolint()),
             Self::Node => Some(script("node_modules")),
             Self::Python => Some(python()),
             _ => None,
@@ -116,6 +132,11 @@ pub fn script(name: &str) -> PathBuf {
 /// The interpreter that has our requirements.
 pub fn python() -> PathBuf {
     target().join("venv/bin/python")
+}
+
+/// The command of that name.
+pub fn hadolint() -> PathBuf {
+    target().join("venv/bin/hadolint")
 }
 
 /// A command of those applications that PyPI has.

@@ -5,18 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use underpass::config::{Config, Drain};
 use underpass::lifecycle::drain::CLOSE_WAIT;
 
 use crate::programs::{Program, present};
 
 const SERVICE: &str = include_str!("../../systemd/underpass.service");
-const SOCKET: &str = include_str!("../../systemd/underpass.socket");
-
-/// Seconds. To become `underpass::config`'s default of `drain.timeout` once that has one.
-const DRAIN_TIMEOUT: u64 = 30;
+const SOCKET: &str = include_str!("../../systemd/socket/underpass-http.socket");
 
 /// What systemd may find at most, in tenths; 10 is what hardly any network service reaches.
-const EXPOSURE: u32 = 15;
+const EXPOSURE: u32 = 12;
 
 /// All values of a key, over the whole unit.
 fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
@@ -31,7 +29,10 @@ fn seconds(value: &str) -> u64 {
 #[test]
 fn systemd_waits_longer_than_the_drain() {
     let [stop] = values(SERVICE, "TimeoutStopSec")[..] else { panic!("TimeoutStopSec= must be there once") };
-    assert!(seconds(stop) >= DRAIN_TIMEOUT + CLOSE_WAIT.as_secs() + 5, "TimeoutStopSec={stop} cuts the drain short");
+    assert!(
+        seconds(stop) >= (Drain::default().timeout + CLOSE_WAIT).as_secs() + 5,
+        "TimeoutStopSec={stop} cuts the drain short"
+    );
 }
 
 #[test]
@@ -48,6 +49,20 @@ fn the_service_speaks_the_protocol_it_promises() {
 }
 
 #[test]
+fn a_restart_hands_over_and_a_stop_does_not() {
+    assert_eq!(values(SERVICE, "RestartKillSignal"), ["SIGUSR2"]);
+    // SIGTERM, which drains.
+    assert_eq!(values(SERVICE, "KillSignal"), [""; 0]);
+    // One is enough; a name that a drop-in of somebody's stores must not push it out.
+    assert_eq!(values(SERVICE, "FileDescriptorStoreMax"), ["4"]);
+    // What is kept is let go of when systemd gives up.
+    assert_eq!(values(SERVICE, "StartLimitIntervalSec"), ["0"]);
+    let [limit] = values(SERVICE, "LimitNOFILE")[..] else { panic!("LimitNOFILE= must be there once") };
+    let connections = 2 * Config::default().client.connections;
+    assert!(limit.parse::<usize>().is_ok_and(|limit| limit > connections), "LimitNOFILE={limit} is too few");
+}
+
+#[test]
 fn the_socket_has_the_name_that_the_documentation_uses() {
     assert_eq!(values(SOCKET, "FileDescriptorName"), ["http"]);
     assert!(SOCKET.contains("\"systemd:http\""));
@@ -59,7 +74,7 @@ fn installed() -> PathBuf {
     fs::create_dir_all(&directory).expect("a writable temporary directory");
     fs::write(directory.join("underpass.service"), SERVICE.replace("/usr/bin/underpass", "/bin/true"))
         .expect("a writable temporary directory");
-    fs::write(directory.join("underpass.socket"), SOCKET).expect("a writable temporary directory");
+    fs::write(directory.join("underpass-http.socket"), SOCKET).expect("a writable temporary directory");
     directory
 }
 
@@ -78,7 +93,7 @@ fn systemd_accepts_the_units_and_finds_little_exposed() {
         return;
     }
     let directory = installed();
-    let verify = analyze(&directory, &["verify", "./underpass.service", "./underpass.socket"]);
+    let verify = analyze(&directory, &["verify", "--man=no", "./underpass.service", "./underpass-http.socket"]);
     let threshold = format!("--threshold={EXPOSURE}");
     analyze(&directory, &["security", "--offline=true", &threshold, "./underpass.service"]);
     fs::remove_dir_all(&directory).expect("a writable temporary directory");

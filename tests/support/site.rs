@@ -190,6 +190,12 @@ impl Site {
         signals.send(Signal::Stop).await.expect("it runs");
     }
 
+    /// Sends SIGHUP, so to speak; there is no file to read again.
+    pub async fn reload(&self) {
+        let (signals, _) = self.running.as_ref().expect("it runs here");
+        signals.send(Signal::Reload).await.expect("it runs");
+    }
+
     /// What was still alive when the drain was over.
     pub async fn ended(self) -> Alive {
         let (_signals, running) = self.running.expect("it runs here");

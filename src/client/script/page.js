@@ -18,7 +18,9 @@ export function watchPage(runner) {
     /** @type {Partial<EventTarget> | undefined} */ (target)?.addEventListener?.(type, event => runner.tell(() => act(event)));
   };
   const { connection } = /** @type {{ connection?: unknown }} */ (navigator || {});
-  setInterval(() => runner.tell(() => core.tick()), 1000);
+  const timer = setInterval(() => runner.tell(() => core.tick()), 1000);
+  // Node.js lives as long as a timer that is not told so.
+  /** @type {{ unref?: () => void }} */ (/** @type {unknown} */ (timer)).unref?.();
   on(globalThis, "pagehide", ({ persisted }) => (persisted ? core.sleep() : core.leave()));
   on(globalThis, "pageshow", ({ persisted }) => persisted && core.rouse("resumed"));
   on(globalThis, "online", () => core.networkChanged());

@@ -55,5 +55,7 @@ export function openChannel(base, hear) {
   if (!globalThis.BroadcastChannel) return undefined;
   const channel = new BroadcastChannel("underpass " + base);
   channel.onmessage = ({ data }) => hear(data);
+  // As the ticking timer (page.js).
+  /** @type {{ unref?: () => void }} */ (channel).unref?.();
   return channel;
 }

@@ -9,7 +9,10 @@ export function makeTasks() {
   const waiting = [];
   const { port1, port2 } = new MessageChannel();
   let alone = false;
-  port1.onmessage = () => waiting.shift()?.();
+  function next() {
+    waiting.shift()?.();
+    if (!waiting.length) port1.onmessage = null;
+  }
   return {
     /**
      * What `act` adds first need not wait: this is a task by itself already.
@@ -30,6 +33,8 @@ export function makeTasks() {
         work();
       } else {
         waiting.push(work);
+        // Only now: Node.js lives as long as somebody hears a port.
+        port1.onmessage = next;
         port2.postMessage(0);
       }
     },

@@ -16,6 +16,8 @@ mod logins;
 mod logs;
 mod memory;
 mod operator;
+mod operator_day;
+mod operator_load;
 mod pressure;
 mod refusals;
 mod rewriting;

@@ -87,7 +87,14 @@ async fn lists_are_filtered_sorted_and_cut() {
     for none in ["?client=10.0.0.1", "?route=%2Fa", "?transport=sse", "?id=x", "?limit=0"] {
         assert_eq!(site.listed(none).await.len(), 0, "{none}");
     }
-    for wrong in ["?clint=1", "?sort=beauty", "?limit=x", "?id=a&id=b"] {
+    let ids = |list: Vec<Value>| list.iter().map(|one| one["id"].clone()).collect::<Vec<_>>();
+    let whole = ids(site.listed("?sort=age").await);
+    let parts = [ids(site.listed("?limit=2").await), ids(site.listed("?limit=2&offset=2").await)].concat();
+    assert_eq!(parts, whole[..4]);
+    assert_eq!(ids(site.listed("?offset=4&limit=10000").await), whole[4..]);
+    assert_eq!(site.listed("?offset=5").await.len(), 0);
+    for wrong in ["?clint=1", "?sort=beauty", "?limit=x", "?limit=10001", "?offset=-1", "?transport=tcp", "?id=a&id=b"]
+    {
         assert_eq!(site.ask_admin(&format!("/sessions{wrong}")).await.status, StatusCode::BAD_REQUEST, "{wrong}");
     }
 }

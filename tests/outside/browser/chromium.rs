@@ -1,11 +1,13 @@
 //! A headless Chromium and one page in it, driven by its DevTools protocol. Must not touch: fixed ports, the user's
 //! own profile.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -135,6 +137,19 @@ impl Page {
     pub(crate) async fn resize(&mut self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": true});
         self.command("Emulation.setDeviceMetricsOverride", size).await;
+    }
+
+    /// Has the page believe that its user prefers this: `light` or `dark`.
+    pub(crate) async fn prefer(&mut self, scheme: &str) {
+        let feature = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.command("Emulation.setEmulatedMedia", feature).await;
+    }
+
+    /// A picture of the whole page, as PNG.
+    pub(crate) async fn picture(&mut self, file: &Path) {
+        let taken = self.command("Page.captureScreenshot", json!({"captureBeyondViewport": true})).await;
+        let png = STANDARD.decode(taken["data"].as_str().expect("a picture")).expect("base64");
+        std::fs::write(file, png).expect("a writable folder");
     }
 
     async fn command(&mut self, method: &str, parameters: Value) -> Value {

@@ -1,8 +1,10 @@
-//! The demo page in a real browser: four columns, one conversation, and nothing lost when a connection is cut.
+//! Pages in a real browser. The demo's: four columns, one conversation, and nothing lost when a connection is cut. The
+//! operator's is in `status`.
 //!
 //! Left out, aloud, where there is no Chromium, and fails for it under `tests/run`.
 
 mod chromium;
+mod status;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -39,11 +39,8 @@ await new Promise(done => server.close(done));
 assert.equal((await send(`http://${site}/chat`, null)).status, 0);
 
 // The module, as src/client/mod.rs makes it, can be imported where there is no browser.
-const rust = readFileSync(new URL("../../../src/client/mod.rs", import.meta.url), "utf8");
-const [, head] = rust.match(/MODULE_HEAD: &str = "(.*)";/);
-const [, foot] = rust.match(/MODULE_FOOT: &str = "(.*)";/);
-const made = readFileSync(new URL("../../../src/client/client.min.js", import.meta.url), "utf8");
-const text = [head, made, foot].join("\n").replaceAll("\\n", "\n");
+const client = new URL("../../../src/client/", import.meta.url);
+const text = ["module/address.js", "client.min.js", "module/exports.js"].map(name => readFileSync(new URL(name, client), "utf8")).join("");
 const program = `
   const text = ${JSON.stringify(text)}.replace("import.meta.url", '"https://site.example/_underpass/client.mjs"');
   for (const name of ["navigator", "WebSocket"]) delete globalThis[name];

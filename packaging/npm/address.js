@@ -1,0 +1,1 @@
+const underpassAddress=(/^http/.test(globalThis.origin)?globalThis.origin:"http://localhost")+"/_underpass/client.mjs";

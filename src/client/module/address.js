@@ -1,0 +1,1 @@
+const underpassAddress=import.meta.url;

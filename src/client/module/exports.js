@@ -1,0 +1,1 @@
+export const{WebSocket,install,options}=underpass;export default WebSocket;
