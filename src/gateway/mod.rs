@@ -273,6 +273,17 @@ impl Companion for PrivateConnections {
     }
 }
 
+/// What belongs to a client's connection is kept with it.
+impl PrivatePlace for Traffic {
+    fn present(&self) -> Option<&PrivateConnections> {
+        self.present_companion()
+    }
+
+    fn made(&self) -> Option<&PrivateConnections> {
+        self.companion()
+    }
+}
+
 /// What was decided of a request. It goes with the request, in its extensions.
 #[derive(Clone)]
 struct Routed {
@@ -286,17 +297,6 @@ struct Routed {
 
 /// A request on its way. Boxed: each future that it passes through would have room for it twice.
 pub(crate) type BoxRequest = Box<Request<IncomingBody>>;
-
-/// What belongs to a client's connection is kept with it.
-impl PrivatePlace for Traffic {
-    fn present(&self) -> Option<&PrivateConnections> {
-        self.present_companion()
-    }
-
-    fn made(&self) -> Option<&PrivateConnections> {
-        self.companion()
-    }
-}
 
 // === as listeners see it ===
 
