@@ -78,12 +78,12 @@ pub async fn serve<H: Handler>(
     mut bound: BoundListener,
     record: ListenerRecord,
     spoken: Spoken,
-    context: ListenerContext<H>,
+    context: Arc<ListenerContext<H>>,
 ) {
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let (context, complaints) = (Arc::new(context), Complaints::default());
+    let complaints = Complaints::default();
     let introductions = || Introductions::new(Arc::clone(&context.trusted), Arc::clone(&context.metrics));
     let layers = Layers {
         introductions: spoken.proxy_protocol.then(|| Arc::new(introductions())),

@@ -237,6 +237,12 @@ impl Metrics {
         Counted::one(&self.proxied_active)
     }
 
+    /// How many requests are being proxied.
+    #[must_use]
+    pub fn proxied_now(&self) -> u64 {
+        u64::try_from(self.proxied_active.get()).unwrap_or_default()
+    }
+
     /// A proxied request was made a second time, because the kept connection had just ended.
     pub fn repeated(&self) {
         self.repeated.inc();

@@ -135,9 +135,10 @@ impl Edge {
             metrics,
         };
         let (spoken, record) = (Spoken { tls, ..Spoken::default() }, ListenerRecord::default());
-        let (further, given) = (context.clone(), Arc::new(context.clone()));
+        let context = Arc::new(context);
+        let (further, given) = (Arc::clone(&context), Arc::clone(&context));
         let serve = Box::new(move |bound| {
-            drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), further.clone())));
+            drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), Arc::clone(&further))));
         });
         let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given));
         let record = ListenerRecord { address: address.to_string(), spread: false };
