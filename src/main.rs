@@ -265,7 +265,8 @@ fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
     on_runtime(async move {
         // Before the first port opens: whoever gets an answer may send a signal.
         let signals = heard()?;
-        let app = App::start(config, sockets).map_err(|error| error.to_string())?.with_settings(settings);
+        let app = App::succeed(config, sockets, args.take_over).await;
+        let app = app.map_err(|error| error.to_string())?.with_settings(settings);
         for address in &app.addresses {
             tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         }

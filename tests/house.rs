@@ -56,7 +56,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("budget", &[]),
     ("limits", &["metrics", "terms"]),
     ("registry", &["budget", "session", "upstream", "terms", "metrics", "lifecycle", "limits"]),
-    ("transport", &["http", "codec", "session", "registry", "terms", "upstream", "budget"]),
+    ("transport", &["http", "codec", "session", "registry", "terms", "upstream", "budget", "lifecycle"]),
     ("admin", &["budget", "lifecycle", "metrics", "registry", "session"]),
     (
         "gateway",

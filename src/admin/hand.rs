@@ -309,6 +309,7 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::exposition::Exposition;
 
     #[test]
     fn what_is_misspelled_is_no_parameter() {
@@ -320,6 +321,30 @@ mod tests {
                 .is_err_and(|what| what.contains("unknown parameter `clinet`: there are id, client"))
         );
         assert!(read("id=a&id=b").is_err_and(|what| what.contains("`id` is there twice")));
+    }
+
+    #[tokio::test]
+    async fn few_look_at_all_sessions_at_once_and_the_next_waits() {
+        let house = Arc::new(House::sample());
+        let exposition = Exposition::new(&house.metrics, "0", || House::sample().readings());
+        let state = Arc::new(AdminState { exposition, checks: Vec::new(), house });
+        let looks = Arc::new(Semaphore::new(1));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let long = look(Arc::clone(&state), Arc::clone(&looks), move |_| {
+            let _ = ended.recv();
+            json(&json!(1))
+        });
+        let long = tokio::spawn(long);
+        while looks.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut next = Box::pin(look(state, Arc::clone(&looks), |_| json(&json!(2))));
+        assert!(futures_util::poll!(&mut next).is_pending());
+        // Who asked has gone; the work has not.
+        long.abort();
+        assert!(futures_util::poll!(&mut next).is_pending());
+        drop(end);
+        assert_eq!(next.await.status(), StatusCode::OK);
     }
 
     #[test]

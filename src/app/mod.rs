@@ -1,28 +1,42 @@
 //! Puts the rooms together: a checked configuration becomes a running sidecar.
 //!
 //! Enters: a [`Config`], sockets. Leaves: an [`App`], whose rooms know each other: `serving` has its ports open, `sight` its
-//! admin listener, and `running` is its life until it is told to stop. Must not touch: requests and sessions.
+//! admin listener, and `running` is its life until it is told to stop; `succession` begins with what the process before had, and
+//! `handover` ends with giving everything to the next one. Must not touch: requests and sessions.
 
+mod handover;
 mod running;
 mod serving;
 mod sight;
+mod succession;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
-use self::serving::Listening;
+use self::serving::{Doors, Listening, handler, start_workers};
 use crate::budget::Budget;
 use crate::config::{Address, Config, Setting, Trusted};
 use crate::gateway::{BackendError, Gateway, check_page};
+use crate::handover::take_over::TakeOverError;
+use crate::handover::{Head, package::UnpackError};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::sockets::{BindError, BoundListener, Sockets};
 use crate::limits::Limits;
-use crate::listener::Spoken;
+use crate::listener::given::ListenerRecord;
+use crate::listener::idle::Connections;
 use crate::listener::tls::{TlsError, TlsSource};
+use crate::listener::{ListenerContext, Spoken};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::session::Moment;
 use crate::upstream::dial::Dialer;
 use crate::upstream::own::OwnListeners;
 use crate::upstream::tls::UpstreamTlsError;
@@ -42,6 +56,12 @@ pub enum StartError {
     /// A file of a backend.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Nothing was taken over, so this process has nothing to serve: the one that has it goes on.
+    #[error("nothing was taken over: {0}")]
+    TakeOver(#[from] TakeOverError),
+    /// The same: what was given cannot be read.
+    #[error("nothing was taken over: {0}")]
+    Unpack(#[from] UnpackError),
     /// The system.
     #[error("the system refused: {0}")]
     Io(#[from] std::io::Error),
@@ -55,7 +75,20 @@ pub struct App {
     /// Where the admin endpoints are, if anywhere.
     pub admin: Option<Address>,
     gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
     limits: Arc<Limits>,
+    /// Where connections are served.
+    doors: Arc<dyn Doors>,
+    /// The runtimes that serve, this one first.
+    workers: Vec<Handle>,
+    /// What is spoken at each address.
+    spoken: HashMap<String, Spoken>,
+    /// Where a successor asks for everything.
+    handover: Option<UnixListener>,
+    /// Copies of the listening sockets that are not the listeners', with their addresses: the successor gets them, too.
+    copies: Vec<(String, OwnedFd)>,
+    /// What serves the admin listener.
+    admins: Mutex<Vec<AbortHandle>>,
     trusted: Arc<ArcSwap<Trusted>>,
     metrics: Arc<Metrics>,
     budget: Arc<Budget>,
@@ -93,59 +126,99 @@ impl App {
     ///
     /// # Errors
     /// [`StartError`]; then nothing is served.
-    pub fn start(config: Config, mut sockets: Sockets) -> Result<Self, StartError> {
+    pub fn start(config: Config, sockets: Sockets) -> Result<Self, StartError> {
+        let (app, bound) = Self::build(config, sockets, None)?;
+        app.serve(bound.listening)?;
+        app.open(bound.admin);
+        Ok(app)
+    }
+
+    /// Binds all listeners and introduces the rooms to each other; nothing runs yet. `before` is what the process before says of
+    /// itself, if there is one whose sessions come to this one.
+    fn build(config: Config, mut sockets: Sockets, before: Option<&Head>) -> Result<(Self, Bound), StartError> {
         let config = Arc::new(config);
         let (lifecycle, metrics) = (Lifecycle::new(), Arc::new(Metrics::default()));
         metrics.started(SystemTime::now(), config.session.max, config.client.connections);
         let budget = Arc::new(Budget::of(config.memory));
         let shared = (Arc::clone(&metrics), Arc::clone(&budget));
         let registry = Registry::new(&config.node, &config.session, shared, lifecycle.clone());
-        let registry = Arc::new(registry);
-        let mut listening = Vec::new();
+        let registry = Arc::new(match before {
+            Some(head) => registry.succeeding(Moment(head.moment), &head.names()),
+            None => registry,
+        });
+        let (mut listening, mut spoken_at) = (Vec::new(), HashMap::new());
         for listener in &config.listeners {
             let tls = listener.tls.as_ref().map(TlsSource::load).transpose()?.map(Arc::new);
             let spread = !matches!(listener.address, Address::Activated(_));
             let spoken = Spoken { proxy_protocol: listener.proxy_protocol, tls };
-            let listen = |bound| Listening { bound, spread, spoken: spoken.clone() };
-            listening.extend(sockets.bind(&listener.address)?.into_iter().map(listen));
+            let record = ListenerRecord { address: listener.address.to_string(), spread };
+            spoken_at.insert(record.address.clone(), spoken.clone());
+            listening.push(Listening { bound: sockets.bind(&listener.address)?, record, spoken });
         }
+        let mut copies = Vec::new();
         let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
+        if let Some(address) = &config.admin {
+            for bound in &admin {
+                copies.push((address.to_string(), bound.copy()?));
+            }
+        }
+        let handover = config.handover.socket.as_deref().map(|path| sockets.bind_private(path)).transpose()?;
+        if let (Some(path), Some(listener)) = (&config.handover.socket, &handover) {
+            copies.push((Address::Unix(path.clone()).to_string(), listener.as_fd().try_clone_to_owned()?));
+        }
         for name in sockets.untaken() {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
-
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
 
-        let addresses: Vec<_> =
-            listening.iter().map(|listening| listening.bound.local_addr()).collect::<Result<_, _>>()?;
+        let all = listening.iter().flat_map(|listening| &listening.bound);
+        let addresses: Vec<_> = all.map(BoundListener::local_addr).collect::<Result<_, _>>()?;
         let limits = Arc::new(Limits::new(&config, Arc::clone(&metrics)));
         let shared = (Arc::clone(&metrics), Arc::clone(&limits));
         let own = OwnListeners::new(addresses.clone());
         let gateway = Gateway::new(Arc::clone(&config), Arc::clone(&registry), shared, lifecycle.clone(), own)?;
         let gateway = Arc::new(gateway);
-        let admin_address = admin.first().map(BoundListener::local_addr).transpose()?;
-        let certificates = listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect();
         let trusted = Arc::new(ArcSwap::from_pointee(config.trusted.clone()));
+        let context = ListenerContext {
+            handler: handler(&gateway, &metrics),
+            client: Arc::new(config.client.clone()),
+            trusted: Arc::clone(&trusted),
+            connections: Arc::new(Connections::new(Arc::new(Semaphore::new(config.client.connections)))),
+            budget: Arc::clone(&budget),
+            limits: Arc::clone(&limits),
+            lifecycle: lifecycle.clone(),
+            metrics: Arc::clone(&metrics),
+        };
         let app = Self {
+            workers: start_workers(&config, &lifecycle)?,
             config,
-            addresses,
-            admin: admin_address,
+            addresses: once_each(addresses),
+            admin: admin.first().map(BoundListener::local_addr).transpose()?,
             gateway,
+            registry,
             limits,
+            doors: Arc::new(Arc::new(context)),
+            certificates: listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect(),
+            spoken: spoken_at,
+            handover,
+            copies,
+            admins: Mutex::default(),
             trusted,
             metrics,
             budget,
             lifecycle,
-            certificates,
             settings: Arc::default(),
         };
-        app.serve(listening)?;
-        app.open_admin(admin, &registry);
-        app.watch_memory(&registry);
-        app.follow_drain(registry);
-        Ok(app)
+        Ok((app, Bound { listening, admin }))
+    }
+
+    /// Begins everything that runs beside the listeners.
+    fn open(&self, admin: Vec<BoundListener>) {
+        self.open_admin(admin);
+        self.watch_memory();
+        self.follow_drain();
     }
 
     /// The phases of this sidecar.
@@ -160,4 +233,16 @@ impl App {
         self.settings.store(Arc::new(settings));
         self
     }
+}
+
+/// What is bound, and not served yet.
+struct Bound {
+    listening: Vec<Listening>,
+    admin: Vec<BoundListener>,
+}
+
+/// The queues of several workers at one address are one address.
+fn once_each(mut addresses: Vec<Address>) -> Vec<Address> {
+    addresses.dedup();
+    addresses
 }

@@ -16,7 +16,6 @@ use crate::config::{ConfigErrors, Drain, Loaded, Sources};
 use crate::gateway::BackendError;
 use crate::lifecycle::drain::{self, Signal, spread_for};
 use crate::lifecycle::{Alive, Phase, systemd};
-use crate::registry::Registry;
 
 /// How long a client has for its last words once it was asked to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -29,8 +28,10 @@ impl App {
     pub async fn run(&self, signals: mpsc::Receiver<Signal>, sources: Option<Sources>) -> Alive {
         systemd::ready();
         let drain = self.config.drain.clone();
+        let reload = || self.reload(sources.as_ref());
         tokio::select! {
-            alive = drain::run(&self.lifecycle, &drain, signals, || self.reload(sources.as_ref()), async || false) => alive,
+            alive = drain::run(&self.lifecycle, &drain, signals, reload, async || self.restart().await) => alive,
+            alive = self.be_succeeded() => alive,
             never = background(systemd::watchdog()) => never,
         }
     }
@@ -70,13 +71,13 @@ impl App {
     }
 
     /// Says how much memory there is, and keeps to it.
-    pub(super) fn watch_memory(&self, registry: &Arc<Registry>) {
+    pub(super) fn watch_memory(&self) {
         let (bytes, message) = (self.budget.bytes(), self.config.session.message);
         tracing::info!(bytes, source = %self.budget.source(), "memory budget");
         if bytes < 2 * message {
             tracing::warn!(bytes, message, "the memory budget has no room for two messages of `session.message`");
         }
-        let (keeper, sweeper) = (Arc::clone(registry), Arc::clone(registry));
+        let (keeper, sweeper) = (Arc::clone(&self.registry), Arc::clone(&self.registry));
         tokio::spawn(async move { keeper.keep_budget().await });
         tokio::spawn(async move { sweeper.forget_in_time().await });
         tokio::spawn(give_back());
@@ -84,7 +85,8 @@ impl App {
 
     /// Asks the clients to leave when the process drains, ends the sessions whose client has gone, and what is left when the
     /// time for that is over.
-    pub(super) fn follow_drain(&self, registry: Arc<Registry>) {
+    pub(super) fn follow_drain(&self) {
+        let registry = Arc::clone(&self.registry);
         let (lifecycle, Drain { spread, .. }) = (self.lifecycle.clone(), self.config.drain.clone());
         tokio::spawn(async move {
             lifecycle.reached(Phase::Draining).await;

@@ -1,12 +1,14 @@
 //! Listening sockets, served by all workers.
 //!
-//! Enters: bound sockets, the gateway. Leaves: a thread for each further worker, and a task for each socket. Must not touch:
-//! what a request is for, the admin listener.
+//! Enters: bound sockets; connections that another process had. Leaves: a thread for each further worker, and a task for each
+//! socket. Must not touch: what a request is for, the admin listener.
 
+use std::io;
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 use tower::ServiceBuilder;
 
@@ -15,56 +17,105 @@ use crate::budget::give_back;
 use crate::config::Config;
 use crate::gateway::layers::{WriteRefusals, catch_panic};
 use crate::gateway::{Gateway, GatewayService, Router};
-use crate::lifecycle::Phase;
+use crate::http::bare::Duplex;
 use crate::lifecycle::drain::CLOSE_WAIT;
+use crate::lifecycle::moving::Parcel;
 use crate::lifecycle::sockets::{BoundListener, SpareListener};
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::listener::adopt::{NotAdopted, adopt, adopt_upgraded};
+use crate::listener::given::ListenerRecord;
 use crate::listener::handler::{Handler, Stack};
-use crate::listener::idle::Connections;
 use crate::listener::tls::LOOK_EVERY;
 use crate::listener::{self, ListenerContext, Spoken};
 use crate::metrics::Metrics;
 
-impl App {
-    /// Serves the listening sockets on this runtime and on those of the other workers.
-    pub(super) fn serve(&self, listening: Vec<Listening>) -> Result<(), StartError> {
-        let context = ListenerContext {
-            handler: handler(&self.gateway, &self.metrics),
-            client: Arc::new(self.config.client.clone()),
-            trusted: Arc::clone(&self.trusted),
-            connections: Arc::new(Connections::new(Arc::new(Semaphore::new(self.config.client.connections)))),
-            budget: Arc::clone(&self.budget),
-            limits: Arc::clone(&self.limits),
-            lifecycle: self.lifecycle.clone(),
-            metrics: Arc::clone(&self.metrics),
-        };
-        for worker in 1..workers(&self.config) {
-            let spare = |from: &Listening| Ok((from.bound.another(from.spread)?, from.spoken.clone()));
-            let spares = listening.iter().map(spare).collect::<std::io::Result<Vec<_>>>()?;
-            let context = context.clone();
-            let thread = std::thread::Builder::new().name(format!("underpass-{worker}"));
-            thread.spawn(move || work(&context, spares))?;
-        }
-        for tls in listening.iter().filter_map(|listening| listening.spoken.tls.clone()) {
-            tokio::spawn(tls.watch(LOOK_EVERY));
-        }
-        for Listening { bound, spoken, .. } in listening {
-            tokio::spawn(listener::serve(bound, spoken, context.clone()));
-        }
-        Ok(())
+/// Where connections are served, whatever handles their requests. To be called on the runtime that is to serve.
+pub(super) trait Doors: Send + Sync {
+    /// Serves a listening socket.
+    fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken);
+
+    /// Goes on with a connection that another process had.
+    ///
+    /// # Errors
+    /// [`NotAdopted`]; it is closed.
+    fn adopt(&self, parcel: Parcel) -> Result<(), NotAdopted>;
+
+    /// A client's connection behind a 101 that another process had.
+    ///
+    /// # Errors
+    /// When it is no socket.
+    fn adopt_upgraded(&self, socket: OwnedFd) -> io::Result<Box<dyn Duplex>>;
+}
+
+impl<H: Handler> Doors for Arc<ListenerContext<H>> {
+    fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken) {
+        tokio::spawn(listener::serve(bound, record, spoken, Self::clone(self)));
+    }
+
+    fn adopt(&self, parcel: Parcel) -> Result<(), NotAdopted> {
+        adopt(parcel, self)
+    }
+
+    fn adopt_upgraded(&self, socket: OwnedFd) -> io::Result<Box<dyn Duplex>> {
+        adopt_upgraded(socket, self)
     }
 }
 
-/// A listening socket, and what is spoken on it.
+/// The listening sockets of one address, what it is in the configuration, and what is spoken there.
 pub(super) struct Listening {
-    pub(super) bound: BoundListener,
-    /// Each worker may have a queue of its own.
-    pub(super) spread: bool,
+    pub(super) bound: Vec<BoundListener>,
+    pub(super) record: ListenerRecord,
     pub(super) spoken: Spoken,
+}
+
+impl App {
+    /// Serves the listening sockets, each address by every worker.
+    pub(super) fn serve(&self, listening: Vec<Listening>) -> Result<(), StartError> {
+        for Listening { bound, record, spoken } in listening {
+            if let Some(tls) = spoken.tls.clone() {
+                tokio::spawn(tls.watch(LOOK_EVERY));
+            }
+            for (worker, spare) in share(bound, record.spread, self.workers.len())? {
+                self.serve_by(worker, spare, record.clone(), spoken.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a worker serve a listening socket.
+    pub(super) fn serve_by(&self, worker: usize, spare: SpareListener, record: ListenerRecord, spoken: Spoken) {
+        let doors = Arc::clone(&self.doors);
+        self.workers[worker % self.workers.len()].spawn(async move {
+            match spare.adopt() {
+                Ok(bound) => doors.serve(bound, record, spoken),
+                Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
+            }
+        });
+    }
+}
+
+/// Who of so many workers serves what. Sockets of one address that are `spread` are queues, of which each worker has one, or more
+/// where there are more; otherwise each worker accepts from each socket.
+fn share(bound: Vec<BoundListener>, spread: bool, workers: usize) -> io::Result<Vec<(usize, SpareListener)>> {
+    let mut shares = Vec::new();
+    for worker in 0..workers {
+        let further = if spread { bound.get(..1).filter(|_| worker >= bound.len()) } else { Some(&bound[..]) };
+        for one in further.unwrap_or_default() {
+            // The last one gets the socket itself.
+            if spread || worker + 1 < workers {
+                shares.push((worker, one.another(spread)?));
+            }
+        }
+    }
+    for (index, bound) in bound.into_iter().enumerate() {
+        shares.push((if spread { index } else { workers - 1 }, bound.into_spare()?));
+    }
+    Ok(shares)
 }
 
 /// What every request passes, from the outside in. The listener has the router decide first, because what a request is for
 /// also says how its connection waits.
-fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
+pub(super) fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
     let (panics, refusals) = (Arc::clone(metrics), Arc::clone(metrics));
     let service = ServiceBuilder::new()
         // Outermost, so that a panic in any step below ends one request and not its connection.
@@ -77,25 +128,27 @@ fn handler(gateway: &Arc<Gateway>, metrics: &Arc<Metrics>) -> impl Handler {
     Arc::new(Stack { router: Router(Arc::clone(gateway)), service })
 }
 
-/// The life of a further worker: a runtime of its own, so that a connection and what it waits for stay on one core. It ends
-/// with the process's last phase.
-fn work<H: Handler>(context: &ListenerContext<H>, spares: Vec<(SpareListener, Spoken)>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return tracing::error!(%error, "a worker has no runtime: its share is served by the others"),
-    };
+/// Starts the further workers: a runtime each, so that a connection and what it waits for stay on one core. This runtime, then
+/// theirs.
+pub(super) fn start_workers(config: &Config, lifecycle: &Lifecycle) -> io::Result<Vec<Handle>> {
+    let mut handles = vec![Handle::current()];
+    for worker in 1..workers(config) {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        handles.push(runtime.handle().clone());
+        let (thread, lifecycle) = (std::thread::Builder::new(), lifecycle.clone());
+        thread.name(format!("underpass-{worker}")).spawn(move || work(&runtime, &lifecycle))?;
+    }
+    Ok(handles)
+}
+
+/// The life of a further worker. It ends with the process's last phase.
+fn work(runtime: &Runtime, lifecycle: &Lifecycle) {
     runtime.block_on(async {
         tokio::spawn(give_back());
-        for (spare, spoken) in spares {
-            match spare.adopt() {
-                Ok(bound) => drop(tokio::spawn(listener::serve(bound, spoken, context.clone()))),
-                Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
-            }
-        }
-        context.lifecycle.reached(Phase::Closing).await;
+        lifecycle.reached(Phase::Closing).await;
         // What is ended now still says so to its peer. Twice the drain's own wait, so that what does not end is still
         // there to be named.
-        let _ = timeout(CLOSE_WAIT * 2, context.lifecycle.emptied()).await;
+        let _ = timeout(CLOSE_WAIT * 2, lifecycle.emptied()).await;
     });
 }
 
@@ -104,5 +157,33 @@ fn workers(config: &Config) -> usize {
     match config.workers {
         0 => std::thread::available_parallelism().map_or(1, NonZero::get),
         workers => workers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Address;
+    use crate::lifecycle::sockets::Sockets;
+
+    fn bound(count: usize) -> Vec<BoundListener> {
+        let any = Address::Tcp(([127, 0, 0, 1], 0).into());
+        (0..count).map(|_| Sockets::none().bind(&any).expect("a free address").remove(0)).collect()
+    }
+
+    #[tokio::test]
+    async fn each_worker_has_a_queue_and_none_is_left_out() {
+        for (sockets, spread, workers, expected) in [
+            (1, true, 3, vec![0, 1, 2]),
+            (2, true, 3, vec![0, 1, 2]),
+            (3, true, 2, vec![0, 1, 2]),
+            (2, false, 2, vec![0, 0, 1, 1]),
+            (1, false, 1, vec![0]),
+        ] {
+            let shares = share(bound(sockets), spread, workers).expect("spare descriptors");
+            let mut who: Vec<_> = shares.iter().map(|(worker, _)| *worker).collect();
+            who.sort_unstable();
+            assert_eq!(who, expected, "{sockets} sockets, {workers} workers");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! (`admin`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use super::App;
@@ -13,10 +13,9 @@ use crate::admin::{self, AdminListener, AdminState, BackendLoad, Check, House, S
 use crate::gateway::{BackendCount, Gateway};
 use crate::lifecycle::Phase;
 use crate::lifecycle::sockets::BoundListener;
-use crate::registry::Registry;
 
 impl App {
-    pub(super) fn open_admin(&self, bound: Vec<BoundListener>, registry: &Arc<Registry>) {
+    pub(super) fn open_admin(&self, bound: Vec<BoundListener>) {
         let lifecycle = self.lifecycle.clone();
         let serving = Check::new("serving", move || {
             lifecycle.note_readiness_asked();
@@ -25,7 +24,7 @@ impl App {
                 phase => Err(format!("{phase:?}").to_lowercase()),
             }
         });
-        let house = Arc::new(self.house(registry));
+        let house = Arc::new(self.house());
         let read = Arc::clone(&house);
         let exposition = Exposition::new(&self.metrics, house.version, move || read.readings());
         let state = Arc::new(AdminState { exposition, checks: vec![serving], house });
@@ -34,17 +33,23 @@ impl App {
                 BoundListener::Tcp(listener) => AdminListener::Tcp(listener),
                 BoundListener::Unix(listener) => AdminListener::Unix(listener),
             };
-            tokio::spawn(admin::serve(listener, Arc::clone(&state)));
+            let serving = tokio::spawn(admin::serve(listener, Arc::clone(&state))).abort_handle();
+            self.admins.lock().unwrap_or_else(PoisonError::into_inner).push(serving);
         }
     }
 
-    fn house(&self, registry: &Arc<Registry>) -> House {
+    /// The successor answers operators from now on.
+    pub(super) fn close_admin(&self) {
+        self.admins.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(|serving| serving.abort());
+    }
+
+    fn house(&self) -> House {
         let settings = Arc::clone(&self.settings);
         let (gateway, limits) = (Arc::clone(&self.gateway), Arc::clone(&self.limits));
         House {
             version: env!("CARGO_PKG_VERSION"),
             started: SystemTime::now(),
-            registry: Arc::clone(registry),
+            registry: Arc::clone(&self.registry),
             metrics: Arc::clone(&self.metrics),
             budget: Arc::clone(&self.budget),
             lifecycle: self.lifecycle.clone(),

@@ -142,11 +142,6 @@ pub(super) fn leads_home(endpoint: &Endpoint, listeners: &[Listener]) -> Option<
         _ => false,
     };
     let own = listeners.iter().map(|listener| &listener.address).find(|address| is_home(address))?;
-    let own = match own {
-        Address::Tcp(own) => own.to_string(),
-        Address::Unix(own) => format!("unix:{}", own.display()),
-        Address::Activated(name) => format!("systemd:{name}"),
-    };
     let hint = "name the backend's own address; if it is this one, listen elsewhere";
     Some(ValueError::new(format!("leads back to this server, which listens on {own}"), hint))
 }

@@ -72,7 +72,7 @@ pub struct Listing {
     /// How many, 10000 at most
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
-    /// How many to pass over first; in the order of age, the default, sessions that come do not move the others
+    /// How many to pass over first; in the order of age, the default, sessions that come later do not move the others
     #[arg(long, value_name = "N", default_value_t = 0)]
     offset: usize,
 }

@@ -12,18 +12,15 @@ use super::endpoints::Call;
 use super::error::{Refusal, from_dial};
 use super::origin::{Verdict, judge};
 use super::rewriting::Rewriting;
+use super::tunnels::{Options, carry};
 use super::{BoxRequest, Gateway, Live, forwarded, patience};
 use crate::http::as_written::AsWritten;
-use crate::http::body::{Body, Duplex};
+use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
 use crate::http::timely::Timely;
-use crate::lifecycle::drain::{leave_after, spread_for};
-use crate::lifecycle::{Phase, What};
 use crate::limits::Limited;
 use crate::listener::dialling::DialTurn;
 use crate::listener::peer::Peer;
-use crate::terms::Direction;
-use crate::transport::tunnel::{SpliceOptions, splice};
 use crate::upstream::dial::{DialError, Upgraded};
 use crate::upstream::headers::{end_to_end, other_handshake, request_host, tunnel_handshake};
 use crate::upstream::private::PrivateConnections;
@@ -105,7 +102,7 @@ pub(super) async fn switch(
     let mut handshake = other_handshake(&head, &forwarded(gateway, peer, rewriting), protocol);
     handshake.extensions = std::mem::take(&mut head.extensions);
     let switched = backend.dialer.upgrade_to(protocol.to_str().unwrap_or_default(), handshake, turn).await;
-    let options = Options { frames: false, ..options(live) };
+    let options = Options::of(live, false);
     let mut response = passed(gateway, switched, options, protocol).map_err(from_dial)?;
     lead_back(response.headers_mut(), written, peer);
     Ok(response)
@@ -160,7 +157,7 @@ pub(super) fn tunnel_of(
     live: &Live,
 ) -> Result<Response<Body>, DialError> {
     let protocol = HeaderValue::from_static("websocket");
-    passed(gateway, upgraded, options(live), &protocol)
+    passed(gateway, upgraded, Options::of(live, true), &protocol)
 }
 
 fn limited(Limited { limit, after }: Limited) -> Refusal {
@@ -202,38 +199,4 @@ fn switching(
     headers.insert(UPGRADE, protocol.clone());
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     response
-}
-
-struct Options {
-    idle: std::time::Duration,
-    write: std::time::Duration,
-    spread: std::time::Duration,
-    frames: bool,
-}
-
-fn options(live: &Live) -> Options {
-    let client = &live.config.client;
-    Options { idle: client.tunnel_idle, write: client.write, spread: live.config.drain.spread, frames: true }
-}
-
-async fn carry(gateway: Arc<Gateway>, client: Box<dyn Duplex>, upgraded: Upgraded, options: Options) {
-    let _guard = gateway.lifecycle.guard(What::Tunnel);
-    let _counted = gateway.metrics.tunnel();
-    let lifecycle = gateway.lifecycle.clone();
-    let (spread, key) = (options.spread, gateway.tunnel_key());
-    let drain = async move {
-        lifecycle.reached(Phase::Draining).await;
-        let alive = lifecycle.alive();
-        let leave = leave_after(spread_for(spread, alive.sessions + alive.tunnels), key);
-        tokio::select! {
-            () = tokio::time::sleep(leave) => {}
-            () = lifecycle.reached(Phase::Closing) => {}
-        }
-    };
-    let idle = (!options.idle.is_zero()).then_some(options.idle);
-    let splicing = SpliceOptions { idle, write: options.write, frames: options.frames, drain };
-    let spliced = splice(client, bytes::Bytes::new(), upgraded.io, upgraded.unread, splicing).await;
-    gateway.metrics.tunnelled(Direction::Up, spliced.up);
-    gateway.metrics.tunnelled(Direction::Down, spliced.down);
-    tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "tunnel ended");
 }

@@ -19,6 +19,7 @@ mod rewriting;
 mod route;
 mod selftest;
 pub mod target;
+mod tunnels;
 
 use std::path::Path;
 use std::pin::Pin;
@@ -48,13 +49,14 @@ use crate::limits::{Limited, Limits};
 use crate::listener::dialling::DialQueue;
 use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
-use crate::listener::traffic::Traffic;
+use crate::listener::traffic::{Companion, Traffic};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
+use crate::upstream::private::PrivateConnections;
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -262,6 +264,13 @@ fn identity([subject, fingerprint]: &[HeaderName; 2], peer: &Peer) -> Vec<(Heade
         (subject.clone(), shown.map(|shown| shown.subject.clone())),
         (fingerprint.clone(), shown.map(|shown| shown.fingerprint.clone())),
     ]
+}
+
+/// A client's connection is bound to those over which it has logged in.
+impl Companion for PrivateConnections {
+    fn binds(&self) -> bool {
+        !self.is_empty()
+    }
 }
 
 /// What was decided of a request. It goes with the request, in its extensions.

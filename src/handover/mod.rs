@@ -29,8 +29,20 @@ pub struct Head {
     pub moment: u64,
     /// The name of the node. Tokens begin with it.
     pub node: String,
+    /// The names that it had before: tokens with these are known, too.
+    pub former: Vec<String>,
+    /// When it let go, in microseconds since 1970, to say how long nothing was served.
+    pub at: u64,
     /// The version of the program, for the log.
     pub program: String,
+}
+
+impl Head {
+    /// All names that the node has or had.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        std::iter::once(&self.node).chain(&self.former).cloned().collect()
+    }
 }
 
 /// Everything that is handed over.

@@ -249,7 +249,7 @@ mod tests {
     }
 
     fn load(parcels: Vec<Parcel>) -> Load {
-        let head = Head { moment: 5, node: "n1".into(), program: "0.1.0".into() };
+        let head = Head { moment: 5, node: "n1".into(), program: "0.1.0".into(), ..Head::default() };
         Load { head, parcels, incomplete: Vec::new() }
     }
 

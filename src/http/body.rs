@@ -12,8 +12,8 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::bare::Duplex;
 use super::incoming::{BoxError, IncomingBody};
 use super::rewriting::RewritingBody;
 use crate::http::source::{Chunk, Source, Tally};
@@ -35,11 +35,6 @@ pub enum Body {
     /// Nothing; behind the head the connection carries something else.
     Upgrade(Upgrade),
 }
-
-/// A connection of any kind.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// What is done with a connection behind a 101, to its end.
 pub type Upgrade = Box<dyn FnOnce(Box<dyn Duplex>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;

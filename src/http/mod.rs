@@ -18,9 +18,11 @@
 //! | `incoming`, `timely` | a body that a peer sends; how fast a client's must come |
 //! | `body`, `source`, `rewriting` | the body of a response: known, pulled, relayed, changed on its way |
 //! | `replay` | a stream with bytes put back in front of it |
+//! | `bare` | a connection's own socket, if nothing lies over it that cannot go to another process |
 //! | `block` | the buffer of each thread that sockets are read into |
 
 pub mod as_written;
+pub mod bare;
 pub mod block;
 pub mod body;
 pub mod fields;

@@ -15,6 +15,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::bare::{Bare, BareSocket};
+
 /// How much is read ahead at once, in bytes; the head of a request, as a rule.
 const READ_AHEAD: usize = 4 * 1024;
 /// The most that a client may send ahead of a response, in bytes. Beyond it nothing more is read, so that its leaving is
@@ -110,6 +112,17 @@ impl<IO> Replay<IO> {
             reader.wake();
         }
         Some(Ok(count))
+    }
+}
+
+impl<IO: Bare> Bare for Replay<IO> {
+    fn is_bare(&self) -> bool {
+        self.written.is_none() && self.io.is_bare()
+    }
+
+    fn into_socket(self: Box<Self>) -> Option<BareSocket> {
+        let Self { ahead, io, written } = *self;
+        Box::new(io).into_socket().filter(|_| written.is_none()).map(|socket| socket.behind(ahead))
     }
 }
 

@@ -16,6 +16,7 @@ use http::{StatusCode, Version, response};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
+use super::bare::Bare;
 use super::body::{Body, Relay, Upgrade};
 use super::incoming::IncomingBody;
 use super::replay::Replay;
@@ -68,7 +69,7 @@ pub type Upgraded = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Writes the head of a 101, and returns what the connection does then; `None` when the client is gone.
 pub async fn write_switching<IO>(mut io: Replay<IO>, head: response::Parts, upgrade: Upgrade) -> Option<Upgraded>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     let out = known_response(&head, Framing::None, &[], true);
     io.write_all(&out).await.ok()?;

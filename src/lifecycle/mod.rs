@@ -72,6 +72,8 @@ struct Now {
     phase: Phase,
     /// The process hands over to a successor. Unlike a phase this may be taken back.
     moving: bool,
+    /// It was not always like this.
+    changed: bool,
 }
 
 /// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
@@ -94,7 +96,7 @@ impl Lifecycle {
     /// In [`Phase::Serving`].
     #[must_use]
     pub fn new() -> Self {
-        let now = watch::Sender::new(Now { phase: Phase::Serving, moving: false });
+        let now = watch::Sender::new(Now { phase: Phase::Serving, moving: false, changed: false });
         let alive = watch::Sender::new(Alive::default());
         let shared = Shared { now, parcels: Mutex::default(), alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
@@ -103,6 +105,12 @@ impl Lifecycle {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.shared.now.borrow().phase
+    }
+
+    /// False until the first change. Whoever waits for one, and was polled for it, is woken by it and need not be polled before.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.shared.now.borrow().changed
     }
 
     /// True from [`Phase::Draining`] on: nothing new may begin.
@@ -122,6 +130,7 @@ impl Lifecycle {
         let forward = |now: &mut Now| {
             let further = phase > now.phase;
             now.phase = phase.max(now.phase);
+            now.changed = true;
             further
         };
         if self.shared.now.send_if_modified(forward) {
@@ -137,7 +146,7 @@ impl Lifecycle {
     pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.parcels() = Some(sender);
-        self.shared.now.send_modify(|now| now.moving = true);
+        self.shared.now.send_modify(|now| (now.moving, now.changed) = (true, true));
         receiver
     }
 
@@ -164,6 +173,11 @@ impl Lifecycle {
         let _ = self.shared.now.subscribe().wait_for(|now| now.moving).await;
     }
 
+    /// Returns as soon as the process does not hand over (any more), or drains. Cancel-safe.
+    pub async fn stayed(&self) {
+        let _ = self.shared.now.subscribe().wait_for(|now| !now.moving || now.phase >= Phase::Draining).await;
+    }
+
     /// True while the process hands over or drains: no exchange follows another.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
@@ -185,6 +199,20 @@ impl Lifecycle {
             Some(sender) => sender.send(parcel).map_err(|unsent| unsent.0),
             None => Err(parcel),
         }
+    }
+
+    /// Gives what `make` makes of `item`, which may find that there is nothing to give after all.
+    ///
+    /// # Errors
+    /// `item`, when no parcels are taken (any more); nothing was made of it.
+    pub fn give_made<T>(&self, item: T, make: impl FnOnce(T) -> Option<Parcel>) -> Result<(), T> {
+        // Nobody can close the parcels in between.
+        let parcels = self.parcels();
+        let Some(sender) = parcels.as_ref().filter(|sender| !sender.is_closed()) else { return Err(item) };
+        if let Some(parcel) = make(item) {
+            let _ = sender.send(parcel);
+        }
+        Ok(())
     }
 
     fn parcels(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Parcel>>> {

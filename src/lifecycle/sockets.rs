@@ -165,7 +165,7 @@ impl Sockets {
         let (wanted, others): (Vec<_>, Vec<_>) = self.taken.drain(..).partition(|(of, _)| *of == text);
         self.taken = others;
         let fitting = wanted.into_iter().filter(|(_, socket)| listens_at(socket, address));
-        let adopted: io::Result<Vec<_>> = fitting.map(|(_, socket)| adopt_taken(socket)).collect();
+        let adopted: io::Result<Vec<_>> = fitting.map(|(_, socket)| BoundListener::of(socket.into())).collect();
         adopted.map_err(|error| explain(text, error))
     }
 
@@ -223,6 +223,47 @@ impl BoundListener {
         }
     }
 
+    /// The socket alone, for another process.
+    ///
+    /// # Errors
+    /// When the runtime does not let it go.
+    pub fn into_socket(self) -> io::Result<OwnedFd> {
+        Ok(match self.into_spare()? {
+            SpareListener::Tcp(listener) => listener.into(),
+            SpareListener::Unix(listener) => listener.into(),
+        })
+    }
+
+    /// The same listener, for another runtime.
+    ///
+    /// # Errors
+    /// When this one does not let it go.
+    pub fn into_spare(self) -> io::Result<SpareListener> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(SpareListener::Tcp),
+            Self::Unix(listener) => listener.into_std().map(SpareListener::Unix),
+        }
+    }
+
+    /// A further descriptor of the same socket, for another process.
+    ///
+    /// # Errors
+    /// When the system gives none.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// A listener over a socket that came from another process. Must be called on the runtime that is to serve it.
+    ///
+    /// # Errors
+    /// When it does not listen, or the runtime cannot register it.
+    pub fn of(socket: OwnedFd) -> io::Result<Self> {
+        SpareListener::of(socket)?.adopt()
+    }
+
     fn tcp(listener: net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener).map(Self::Tcp)
@@ -242,6 +283,21 @@ pub enum SpareListener {
 }
 
 impl SpareListener {
+    /// A listener over a socket that came from another process.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn of(socket: OwnedFd) -> io::Result<Self> {
+        let known = SockRef::from(&socket);
+        if !known.is_listener()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+        }
+        Ok(match known.domain()? {
+            Domain::UNIX => Self::Unix(socket.into()),
+            _ => Self::Tcp(socket.into()),
+        })
+    }
+
     /// Registers it with the runtime on which this is called.
     ///
     /// # Errors
@@ -331,14 +387,6 @@ fn listens_at(socket: &Socket, address: &Address) -> bool {
             is_there && local.as_pathname() == Some(path)
         }
         Address::Activated(_) => local.is_unix() || local.as_socket().is_some(),
-    }
-}
-
-fn adopt_taken(socket: Socket) -> io::Result<BoundListener> {
-    if socket.domain()? == Domain::UNIX {
-        BoundListener::unix(socket.into())
-    } else {
-        BoundListener::tcp(socket.into())
     }
 }
 
@@ -441,11 +489,7 @@ mod tests {
     }
 
     fn descriptor(listener: &BoundListener) -> OwnedFd {
-        let copy = match listener {
-            BoundListener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
-            BoundListener::Unix(listener) => listener.as_fd().try_clone_to_owned(),
-        };
-        copy.expect("a spare descriptor")
+        listener.copy().expect("a spare descriptor")
     }
 
     #[tokio::test]

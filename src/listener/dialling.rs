@@ -11,10 +11,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::handler::Latency;
 use crate::config::Backend;
+use crate::http::incoming::IncomingBody;
 use crate::metrics::Metrics;
 
 /// How long a request waits for a turn. Then it goes on without one, and the backend's own bound decides.
@@ -41,6 +44,12 @@ impl DialQueue {
         Self { turns: Arc::new(Semaphore::new(size_for(backend))), metrics }
     }
 
+    /// Where a request waits for its turn, if it is one for which a backend is dialled.
+    pub(super) fn of(request: &Request<IncomingBody>, latency: Latency) -> Option<Arc<Self>> {
+        let queue = request.extensions().get::<Arc<Self>>().filter(|_| latency == Latency::UntilDialled);
+        queue.map(Arc::clone)
+    }
+
     /// A turn, if one is free.
     pub(super) fn try_acquire(&self) -> Option<DialTurn> {
         Arc::clone(&self.turns).try_acquire_owned().ok().map(|turn| DialTurn::new(Some(turn)))
@@ -55,6 +64,11 @@ impl DialQueue {
 }
 
 impl DialTurn {
+    /// Not waited for any longer.
+    pub(super) fn none() -> Self {
+        Self::new(None)
+    }
+
     fn new(turn: Option<OwnedSemaphorePermit>) -> Self {
         Self(Arc::new(Mutex::new(turn)))
     }

@@ -8,15 +8,26 @@
 //! alone and closes the connection after the answer, which RFC 9112 section 6.3 allows and which leaves nothing to smuggle
 //! by.
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{Authority, Uri};
 use http::{Request, Version};
 
 use super::peer::is_plain_host;
+use crate::http::incoming::IncomingBody;
 
 /// In the extensions of a request that stands for bytes that are none: why they are none.
 #[derive(Clone, Copy, Debug)]
 pub struct Malformed(pub &'static str);
+
+impl Malformed {
+    /// The request that stands for them, so that they are answered as any other.
+    pub(super) fn request(what: &'static str) -> Request<IncomingBody> {
+        let mut request = Request::new(IncomingBody::Buffered(Bytes::new()));
+        request.extensions_mut().insert(Self(what));
+        request
+    }
+}
 
 /// Why this request is to be answered with 400 before anything else looks at it; `None` when it is sound.
 #[must_use]

@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::idle::Place;
 use super::traffic::Traffic;
 use crate::config::Client;
+use crate::http::bare::{Bare, BareSocket};
 use crate::lifecycle::Guard;
 use crate::limits::Held;
 use crate::metrics::Counted;
@@ -22,8 +23,9 @@ use crate::metrics::Counted;
 /// What a connection has for as long as its socket lives, upgraded or not.
 #[derive(Debug)]
 pub struct ConnPermits {
-    /// The place among all that are allowed at once, where those that have nothing to do are found.
-    pub place: Place,
+    /// The place among all that are allowed at once, where those that have nothing to do are found. `None` for one that was
+    /// there before: it need not end for fewer being allowed now.
+    pub place: Option<Place>,
     /// The place among those that its peer may have.
     pub held: Option<Held>,
     /// Tells the drain that the connection is alive.
@@ -85,6 +87,17 @@ impl<IO> Guarded<IO> {
             self.traffic.set_blocked(true);
         }
         stall.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Its permits are let go of with the stream.
+impl<IO: Bare> Bare for Guarded<IO> {
+    fn is_bare(&self) -> bool {
+        self.io.is_bare()
+    }
+
+    fn into_socket(self: Box<Self>) -> Option<BareSocket> {
+        Box::new(self.io).into_socket()
     }
 }
 
@@ -199,7 +212,7 @@ mod tests {
         let traffic = Arc::new(Traffic::default());
         let permit = Arc::clone(&permits).try_acquire_owned().expect("a free permit");
         let permits_held = ConnPermits {
-            place: connections.enter(Arc::clone(&traffic), permit),
+            place: Some(connections.enter(Arc::clone(&traffic), permit)),
             held: None,
             guard: lifecycle.guard(What::Connection),
             counted: Metrics::default().connection(),

@@ -6,30 +6,33 @@
 //! Written as a state machine and not as `async`: a stream or a poll waits in here for most of its life, and an `async`
 //! future would keep room for every step at once.
 
+mod steps;
+
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep};
 
+use self::steps::{Exchange, Queued, Reached, Step, moved, poll_deadline};
 use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
-use super::handler::{Handler, Latency, ResponseFuture};
+use super::given::{give, may_be_given};
+use super::handler::Handler;
 use super::hyper_server::{TakenRequest, serve_until_taken};
 use super::memory;
 use crate::budget::LazyClaim;
+use crate::http::bare::Bare;
 use crate::http::body::Body;
 use crate::http::fields::end_of_head;
 use crate::http::incoming::{BoxError, IncomingBody};
 use crate::http::read_request::{Head, ReadRequest, keeps_alive, read_request};
 use crate::http::replay::Replay;
-use crate::http::write_response::{ResponseWriter, Upgraded, write_switching};
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::http::write_response::{ResponseWriter, write_switching};
 
 /// The connection, as a task.
 pub(super) struct Http1<H, IO> {
@@ -39,66 +42,32 @@ pub(super) struct Http1<H, IO> {
     deadline: Instant,
     /// Fires at the deadline, or earlier. Made when it is first needed, and kept from request to request.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Ends the connection while a response is waited for; made and kept likewise.
+    /// Ends the connection while a response is waited for; made and kept likewise. Where a head has begun, wakes it when the
+    /// process hands over.
     closing: Option<Reached>,
     /// What has been read ahead, or what hyper has.
     held: LazyClaim,
 }
 
-enum Step<IO> {
-    /// There is no request, or it was not parsed yet. No buffer is kept while there is none.
-    Reading(Replay<IO>),
-    /// There is the beginning of a request's head: so many bytes.
-    ReadingHead(Replay<IO>, usize),
-    /// hyper serves, until it ends or gives up a request whose response may take long; its buffers have so many bytes.
-    Hyper(HyperServing<IO>, usize),
-    /// A request waits for its turn to dial.
-    Queued(Queued<IO>),
-    Responding(Exchange<IO>),
-    Writing(ResponseWriter<IO>),
-    /// The head of a 101 is being written.
-    Switching(Pin<Box<dyn Future<Output = Option<Upgraded>> + Send>>),
-    Over,
-}
-
-type HyperServing<IO> = Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, TakenRequest)>, BoxError>> + Send>>;
-
-/// A phase of the process, waited for.
-type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A request that will have a backend dialled. When many come at once most of them wait here, so nothing is kept of it
-/// but its bytes, and it is parsed and routed again.
-struct Queued<IO> {
-    io: Replay<IO>,
-    /// A request that is not in `io` any more, because hyper has read it.
-    taken: Option<TakenRequest>,
-    turn: Pin<Box<dyn Future<Output = DialTurn> + Send>>,
-}
-
-/// A request whose response is waited for.
-struct Exchange<IO> {
-    io: Replay<IO>,
-    response: ResponseFuture,
-    version: Version,
-    keep_alive: bool,
-}
-
 impl<H, IO> Http1<H, IO>
 where
     H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     /// A connection of which nothing was read.
     pub(super) fn new(context: ConnContext<H>, io: IO) -> Self {
         let deadline = Instant::now() + context.shared.client.handshake;
-        Self {
-            context,
-            step: Step::Reading(Replay::new(io)),
-            deadline,
-            timer: None,
-            closing: None,
-            held: LazyClaim::default(),
-        }
+        Self::reading(context, Replay::new(io), deadline)
+    }
+
+    /// A connection that has answered a request, in another process perhaps.
+    pub(super) fn again_on(context: ConnContext<H>, io: Replay<IO>) -> Self {
+        let deadline = Instant::now() + context.shared.client.idle;
+        Self::reading(context, io, deadline)
+    }
+
+    fn reading(context: ConnContext<H>, io: Replay<IO>, deadline: Instant) -> Self {
+        Self { context, step: Step::Reading(io), deadline, timer: None, closing: None, held: LazyClaim::default() }
     }
 
     /// What comes after the present step.
@@ -122,14 +91,14 @@ where
                     Poll::Pending if memory::refuses_rest(&self.context.shared.budget, io.ahead().len()) => {
                         return Poll::Ready(Ok(self.refuse()));
                     }
-                    Poll::Pending => return poll_deadline(&mut self.timer, cx, self.deadline).map(Err),
+                    Poll::Pending => return self.wait_for_head(cx),
                 }
             },
             Step::Hyper(serving, _) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
-                    Some((io, taken)) => match queue_of(&taken.request, taken.latency) {
-                        Some(queue) => Self::queue(io, Some(taken), queue),
+                    Some((io, taken)) => match DialQueue::of(&taken.request, taken.latency) {
+                        Some(queue) => self.queue(io, Some(taken), queue),
                         None => self.respond(io, *taken.request, None),
                     },
                     None => Step::Over,
@@ -168,29 +137,68 @@ where
         let traffic = &self.context.info.bytes;
         traffic.introduce_task(cx);
         traffic.become_idle();
-        // Asked only now: who is idle before it is said that the process drains is woken for it.
-        if traffic.must_end() || self.context.shared.lifecycle.is_draining() {
+        if traffic.must_end() {
             return Poll::Ready(Ok(Step::Over));
         }
+        // Asked only now: who is idle before it is said that the process hands over or drains is woken for it.
+        if self.context.shared.lifecycle.is_leaving() {
+            return Poll::Ready(Ok(self.leave(cx)));
+        }
         poll_deadline(&mut self.timer, cx, self.deadline).map(Err)
+    }
+
+    /// A head has begun. It is read to its end, unless that can be done by the successor.
+    fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
+        let moved = self.closing.get_or_insert_with(|| moved(&self.context.shared.lifecycle));
+        if moved.as_mut().poll(cx).is_ready() {
+            self.closing = None;
+            if let Step::ReadingHead(io, _) = &self.step
+                && may_be_given(&self.context, io)
+            {
+                return Poll::Ready(Ok(self.leave(cx)));
+            }
+        }
+        poll_deadline(&mut self.timer, cx, self.deadline).map(Err)
+    }
+
+    /// Nothing is asked for, and the process leaves: the connection goes to the successor if it can, and ends here.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Step<IO> {
+        if let Step::Reading(mut io) | Step::ReadingHead(mut io, _) = std::mem::replace(&mut self.step, Step::Over) {
+            if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+                give(&self.context, io);
+            } else {
+                // Under TLS the peer is to know that this is the end and nobody has cut it.
+                let _ = Pin::new(&mut io).poll_shutdown(cx);
+            }
+        }
+        Step::Over
     }
 
     /// More bytes of a request are there: all of it, as a rule.
     fn parse(&mut self) -> Step<IO> {
         let (io, begins) = match std::mem::replace(&mut self.step, Step::Over) {
             Step::Reading(io) => (io, true),
-            Step::ReadingHead(io, _) => (io, false),
+            Step::ReadingHead(io, _) => {
+                self.closing = None;
+                (io, false)
+            }
             _ => return Step::Over,
         };
         let step = self.read(io, None);
         if begins && matches!(step, Step::ReadingHead(..)) {
+            self.closing = None;
             self.deadline = Instant::now() + self.context.shared.client.header;
         }
         step
     }
 
-    /// Reads and routes a request, which may have its turn to dial already.
+    /// Reads and routes a request, which may have its turn to dial already. While the process hands over nothing is read that
+    /// the successor can read.
     fn read(&self, io: Replay<IO>, turn: Option<DialTurn>) -> Step<IO> {
+        if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+            give(&self.context, io);
+            return Step::Over;
+        }
         let budget = &self.context.shared.budget;
         let (request, end) = match read_request(io.ahead(), &self.context.shared.client) {
             ReadRequest::Whole(mut request, end) => {
@@ -211,7 +219,7 @@ where
             ReadRequest::Other(head) => return self.hand_to_hyper(io, head, memory::http1(0)),
             ReadRequest::Malformed(what) => {
                 let end = io.ahead().len();
-                (malformed(what), end)
+                (Malformed::request(what), end)
             }
         };
         self.begin(io, request, end, turn)
@@ -221,6 +229,7 @@ where
     fn refuse(&mut self) -> Step<IO> {
         let Step::ReadingHead(io, _) = std::mem::replace(&mut self.step, Step::Over) else { return Step::Over };
         let end = io.ahead().len();
+        self.closing = None;
         self.begin(io, memory::refused(), end, None)
     }
 
@@ -233,10 +242,10 @@ where
         mut turn: Option<DialTurn>,
     ) -> Step<IO> {
         let latency = self.context.shared.handler.route(&mut request, &self.context.info);
-        if let Some(queue) = queue_of(&request, latency) {
+        if let Some(queue) = DialQueue::of(&request, latency) {
             turn = turn.or_else(|| queue.try_acquire());
             if turn.is_none() {
-                return Self::queue(io, None, queue);
+                return self.queue(io, None, queue);
             }
         }
         io.skip(end);
@@ -245,15 +254,7 @@ where
 
     /// Counts the buffers that this step has.
     fn count(&mut self) {
-        let bytes = match &self.step {
-            Step::ReadingHead(io, _) | Step::Queued(Queued { io, .. }) | Step::Responding(Exchange { io, .. }) => {
-                io.ahead().len()
-            }
-            Step::Writing(writer) => writer.ahead(),
-            Step::Hyper(_, buffers) => *buffers,
-            Step::Reading(_) | Step::Switching(_) | Step::Over => 0,
-        };
-        self.held.set(&self.context.shared.budget, bytes);
+        self.held.set(&self.context.shared.budget, self.step.buffers());
     }
 
     fn hand_to_hyper(&self, mut io: Replay<IO>, head: Head, buffers: usize) -> Step<IO> {
@@ -264,9 +265,16 @@ where
         Step::Hyper(Box::pin(serve_until_taken(self.context.clone(), io, head)), buffers)
     }
 
-    fn queue(io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
-        let turn = Box::pin(queue.acquire());
-        Step::Queued(Queued { io, taken, turn })
+    fn queue(&self, io: Replay<IO>, taken: Option<TakenRequest>, queue: Arc<DialQueue>) -> Step<IO> {
+        let lifecycle = self.context.shared.lifecycle.clone();
+        let turn = async move {
+            tokio::select! {
+                turn = queue.acquire() => turn,
+                // It is not dialled any more for a request that can go to the successor.
+                () = lifecycle.moved() => DialTurn::none(),
+            }
+        };
+        Step::Queued(Queued { io, taken, turn: Box::pin(turn) })
     }
 
     /// It is a queued request's turn to dial.
@@ -296,21 +304,27 @@ where
         if let Body::Upgrade(upgrade) = body {
             return Step::Switching(Box::pin(write_switching(io, head, upgrade)));
         }
-        let keep_alive = keep_alive && !self.context.shared.lifecycle.is_draining();
+        let keep_alive = keep_alive && self.goes_on(&io);
         Step::Writing(ResponseWriter::new(io, head, body, version, keep_alive))
+    }
+
+    /// Whether another request may follow on this connection, here or at the successor.
+    fn goes_on(&self, io: &Replay<IO>) -> bool {
+        let lifecycle = &self.context.shared.lifecycle;
+        !lifecycle.is_leaving() || !lifecycle.is_draining() && may_be_given(&self.context, io)
     }
 
     /// Behind a response: another request, if there may be one.
     fn again(&mut self, io: Option<Replay<IO>>) -> Step<IO> {
         self.deadline = Instant::now() + self.context.shared.client.idle;
-        io.filter(|_| !self.context.shared.lifecycle.is_draining()).map_or(Step::Over, Step::Reading)
+        io.map_or(Step::Over, Step::Reading)
     }
 }
 
 impl<H, IO> Future for Http1<H, IO>
 where
     H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     type Output = ();
 
@@ -333,62 +347,6 @@ where
 }
 
 impl<H, IO> Unpin for Http1<H, IO> {}
-
-/// Ready with an error when the deadline has passed.
-fn poll_deadline(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>, deadline: Instant) -> Poll<BoxError> {
-    // A timer that fires too early costs less than one that is moved at every request. One that will fire in time
-    // need not be polled: a connection is one task all its life, which it will wake.
-    let is_set = timer.is_some();
-    let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-    let will_wake = is_set && !sleep.is_elapsed() && sleep.deadline() <= deadline;
-    while !will_wake && (deadline < sleep.deadline() || sleep.as_mut().poll(cx).is_ready()) {
-        if deadline <= Instant::now() {
-            return Poll::Ready("no request came in time".into());
-        }
-        sleep.as_mut().reset(deadline);
-    }
-    Poll::Pending
-}
-
-impl<IO: AsyncRead + Unpin> Exchange<IO> {
-    /// Waits for the response, as long as the client is there and the process lives: `None` when either is over.
-    fn poll_response(
-        &mut self,
-        cx: &mut Context<'_>,
-        lifecycle: &Lifecycle,
-        closing: &mut Option<Reached>,
-    ) -> Poll<Option<Response<Body>>> {
-        if let Poll::Ready(response) = self.response.as_mut().poll(cx) {
-            return Poll::Ready(Some(response));
-        }
-        // Polled once, it wakes the connection at the next phase; until then there is no need to poll it again.
-        let will_wake = closing.is_some() && !lifecycle.is_draining();
-        let closing = closing.get_or_insert_with(|| reached(lifecycle, Phase::Closing));
-        if !will_wake && closing.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(None);
-        }
-        while ready!(self.io.poll_ahead(cx)) {}
-        Poll::Ready(None)
-    }
-}
-
-/// A request that stands for bytes that are none, so that they are answered as any other.
-fn malformed(what: &'static str) -> Request<IncomingBody> {
-    let mut request = Request::new(IncomingBody::Buffered(Bytes::new()));
-    request.extensions_mut().insert(Malformed(what));
-    request
-}
-
-/// Where a request waits for its turn, if it is one for which a backend is dialled.
-fn queue_of(request: &Request<IncomingBody>, latency: Latency) -> Option<Arc<DialQueue>> {
-    let queue = request.extensions().get::<Arc<DialQueue>>().filter(|_| latency == Latency::UntilDialled);
-    queue.map(Arc::clone)
-}
-
-fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {
-    let lifecycle = lifecycle.clone();
-    Box::pin(async move { lifecycle.reached(phase).await })
-}
 
 #[cfg(test)]
 mod tests {

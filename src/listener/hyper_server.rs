@@ -85,9 +85,9 @@ where
     // Between two requests the connection stays hyper's.
     let service = Counting::new(service, Arc::new(Exchanges::new(Arc::clone(&traffic))));
     let mut conn = http1_settings(&shared.client, timer).serve_connection(TokioIo::new(io), service);
-    let mut drain = pin!(shared.lifecycle.reached(Phase::Draining));
+    let mut leave = pin!(shared.lifecycle.leaving());
     let mut close = pin!(shared.lifecycle.reached(Phase::Closing));
-    let mut draining = false;
+    let mut leaving = false;
     let taken = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
             return Poll::Ready(ended.map(|()| None));
@@ -99,8 +99,8 @@ where
         {
             return Poll::Ready(Ok(Some(taken)));
         }
-        if !draining && drain.as_mut().poll(cx).is_ready() {
-            draining = true;
+        if !leaving && leave.as_mut().poll(cx).is_ready() {
+            leaving = true;
             Pin::new(&mut conn).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
@@ -263,7 +263,7 @@ where
         () = watch.as_mut() => {}
         () = exchanges.idle(client.idle) => conn.as_mut().graceful_shutdown(),
         () = ended(&traffic) => return Ok(()),
-        () = lifecycle.reached(Phase::Draining) => conn.as_mut().graceful_shutdown(),
+        () = lifecycle.leaving() => conn.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         ended = conn => Ok(ended?),

@@ -4,6 +4,7 @@
 //!
 //! The order is accept, spawn, and only then TLS and HTTP: nothing that a client does, or omits, holds up the loop.
 
+pub mod adopt;
 mod client_certificates;
 mod complaints;
 mod conn;
@@ -11,6 +12,7 @@ mod context;
 pub mod dialling;
 mod extended_connect;
 pub mod framing;
+pub mod given;
 pub mod guard;
 mod h2_idle;
 mod h2_preface;
@@ -39,6 +41,7 @@ use self::complaints::Complaints;
 use self::conn::Layers;
 use self::context::ConnContext;
 pub use self::context::ListenerContext;
+use self::given::ListenerRecord;
 use self::guard::ConnPermits;
 use self::handler::Handler;
 use self::peer::{ConnInfo, PeerAddr};
@@ -48,6 +51,7 @@ use self::tls::TlsSource;
 use self::traffic::Traffic;
 use crate::lifecycle::sockets::BoundListener;
 use crate::lifecycle::{Phase, What};
+use crate::limits::Held;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
 const REST: Duration = Duration::from_millis(100);
@@ -68,49 +72,84 @@ pub struct Spoken {
 /// in their own tasks: idle ones end at once, busy ones with their exchange, all of them at [`Phase::Closing`]. When there
 /// is no permit left, the connections that have been idle for longest end; until there is one, the next connection waits
 /// accepted, and those behind it in the kernel's queue.
-pub async fn serve<H: Handler>(bound: BoundListener, spoken: Spoken, context: ListenerContext<H>) {
+///
+/// When the process hands over, the listening socket goes to the successor with those in its queue; `record` tells what it is.
+pub async fn serve<H: Handler>(
+    mut bound: BoundListener,
+    record: ListenerRecord,
+    spoken: Spoken,
+    context: Arc<ListenerContext<H>>,
+) {
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
-    let (context, complaints) = (Arc::new(context), Complaints::default());
+    let complaints = Complaints::default();
     let introductions = || Introductions::new(Arc::clone(&context.trusted), Arc::clone(&context.metrics));
     let layers = Layers {
         introductions: spoken.proxy_protocol.then(|| Arc::new(introductions())),
         tls: spoken.tls.map(|tls| (tls, Arc::clone(&context.metrics))),
     };
     loop {
-        let (socket, peer, permits, traffic) = tokio::select! {
-            biased;
-            () = context.lifecycle.reached(Phase::Draining) => return context.connections.wake_idle(),
-            next = next(&bound, &context, &complaints) => next,
-        };
-        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: traffic };
-        conn::drive(ConnContext { shared: Arc::clone(&context), info }, socket, permits, layers.clone());
+        accept_all(&bound, &layers, &context, &complaints).await;
+        context.connections.wake_idle();
+        match given::give_listener(bound, &record, &context.lifecycle) {
+            // Too late: it is served again if the process stays.
+            Some(kept) if !context.lifecycle.is_draining() => bound = kept,
+            _ => return,
+        }
+        context.lifecycle.stayed().await;
     }
 }
 
-/// The next connection, once there is a place for it.
+/// Accepts connections until the process hands over or drains.
+async fn accept_all<H: Handler>(
+    bound: &BoundListener,
+    layers: &Layers,
+    context: &Arc<ListenerContext<H>>,
+    complaints: &Complaints,
+) {
+    let lifecycle = &context.lifecycle;
+    loop {
+        let (socket, peer, held) = tokio::select! {
+            biased;
+            () = lifecycle.leaving() => return,
+            next = next(bound, context, complaints) => next,
+        };
+        let mut place = pin!(place(context, complaints));
+        let permit = tokio::select! {
+            biased;
+            permit = place.as_mut() => permit,
+            () = lifecycle.reached(Phase::Draining) => return,
+            // What goes to the successor makes room here.
+            () = lifecycle.moved() => {
+                context.connections.wake_idle();
+                match timeout(REST, place).await {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                }
+            }
+        };
+        let (guard, counted) = (lifecycle.guard(What::Connection), context.metrics.connection());
+        let traffic = Arc::<Traffic>::default();
+        let place = Some(context.connections.enter(Arc::clone(&traffic), permit));
+        let info = ConnInfo { peer, tls: layers.tls.is_some(), certificate: None, bytes: traffic };
+        let shared = Arc::clone(context);
+        conn::drive(ConnContext { shared, info }, socket, ConnPermits { place, held, guard, counted }, layers.clone());
+    }
+}
+
+/// The next connection, whose client may have one more. Cancel-safe.
 async fn next<H>(
     bound: &BoundListener,
     context: &ListenerContext<H>,
     complaints: &Complaints,
-) -> (Socket, PeerAddr, ConnPermits, Arc<Traffic>) {
+) -> (Socket, PeerAddr, Option<Held>) {
     loop {
         match socket::accept(bound).await {
             Ok((socket, peer)) => {
                 // Counted and logged there. There is no answer: nothing was asked yet.
                 let Ok(held) = context.limits.connection(peer.ip()) else { continue };
-                // The permit comes last. An idle listener that kept one ready would keep it from the others: the kernel
-                // gives each its own share of the connections, and those of a full share would wait beside a free permit.
-                let permit = match Arc::clone(context.connections.places()).try_acquire_owned() {
-                    Ok(permit) => permit,
-                    Err(_) => place_of_another(context, complaints).await,
-                };
-                let guard = context.lifecycle.guard(What::Connection);
-                let traffic = Arc::<Traffic>::default();
-                let place = context.connections.enter(Arc::clone(&traffic), permit);
-                let counted = context.metrics.connection();
-                return (socket, peer, ConnPermits { place, held, guard, counted }, traffic);
+                return (socket, peer, held);
             }
             Err(error) if socket::is_harmless(&error) => {}
             Err(error) => {
@@ -118,6 +157,15 @@ async fn next<H>(
                 sleep(REST).await;
             }
         }
+    }
+}
+
+/// A place for a connection. It comes last: an idle listener that kept one ready would keep it from the others, since the kernel
+/// gives each its own share of the connections, and those of a full share would wait beside a free place.
+async fn place<H>(context: &ListenerContext<H>, complaints: &Complaints) -> OwnedSemaphorePermit {
+    match Arc::clone(context.connections.places()).try_acquire_owned() {
+        Ok(permit) => permit,
+        Err(_) => place_of_another(context, complaints).await,
     }
 }
 

@@ -4,6 +4,7 @@
 //! its bytes.
 
 use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::peer::PeerAddr;
+use crate::http::bare::{Bare, BareSocket, Stream};
 use crate::lifecycle::sockets::BoundListener;
 
 /// How long sent bytes may stay unacknowledged, and how long a peer may be silently gone.
@@ -36,7 +38,10 @@ pub(super) enum Socket {
 /// Those of setsockopt(2).
 pub(super) fn prepare(listener: &BoundListener, write: Duration) -> io::Result<()> {
     let BoundListener::Tcp(listener) = listener else { return Ok(()) };
-    let socket = SockRef::from(listener);
+    set_options(&SockRef::from(listener), write)
+}
+
+fn set_options(socket: &SockRef<'_>, write: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(write.max(GONE)))?;
     socket
@@ -60,6 +65,21 @@ pub(super) async fn accept(listener: &BoundListener) -> io::Result<(Socket, Peer
     }
 }
 
+/// A connection that another process has accepted. Must be called on a runtime.
+///
+/// # Errors
+/// When the descriptor is no connected socket.
+pub(super) fn adopt(socket: OwnedFd, write: Duration) -> io::Result<(Socket, PeerAddr)> {
+    Ok(match Stream::of(socket)? {
+        Stream::Tcp(stream) => {
+            let from = stream.peer_addr()?;
+            set_options(&SockRef::from(&stream), write)?;
+            (Socket::Tcp(stream), PeerAddr::Tcp(from))
+        }
+        Stream::Unix(stream) => (Socket::Unix(stream), PeerAddr::Unix),
+    })
+}
+
 /// True when only this one connection failed, so that the next can be accepted at once.
 pub(super) fn is_harmless(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
@@ -67,6 +87,19 @@ pub(super) fn is_harmless(error: &io::Error) -> bool {
 }
 
 // === impl Socket ===
+
+impl Bare for Socket {
+    fn is_bare(&self) -> bool {
+        true
+    }
+
+    fn into_socket(self: Box<Self>) -> Option<BareSocket> {
+        match *self {
+            Self::Tcp(stream) => Box::new(stream).into_socket(),
+            Self::Unix(stream) => Box::new(stream).into_socket(),
+        }
+    }
+}
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -3,6 +3,7 @@
 //! Enters: what happens on the connection. Leaves: the same, for whoever asks. Must not touch: the connection.
 
 use std::any::Any;
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
@@ -23,7 +24,19 @@ pub struct Traffic {
     idle: AtomicU64,
     /// The connection's task.
     waker: OnceLock<Waker>,
-    companion: OnceLock<Box<dyn Any + Send + Sync>>,
+    companion: OnceLock<Box<dyn Companion>>,
+}
+
+/// What a room above keeps with a connection.
+pub trait Companion: Any + Send + Sync {
+    /// Whether there is something in it now that the connection cannot do without.
+    fn binds(&self) -> bool;
+}
+
+impl fmt::Debug for dyn Companion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Companion")
+    }
 }
 
 impl Traffic {
@@ -48,14 +61,21 @@ impl Traffic {
     /// What a room above keeps with the connection: made when it is first asked for, dropped with the connection. `None` when
     /// another room has put something else there.
     #[must_use]
-    pub fn companion<T: Default + Send + Sync + 'static>(&self) -> Option<&T> {
-        self.companion.get_or_init(|| Box::<T>::default()).downcast_ref()
+    pub fn companion<T: Companion + Default>(&self) -> Option<&T> {
+        let companion: &dyn Any = &**self.companion.get_or_init(|| Box::<T>::default());
+        companion.downcast_ref()
     }
 
     /// The same, if it was made already.
     #[must_use]
     pub fn present_companion<T: 'static>(&self) -> Option<&T> {
-        self.companion.get()?.downcast_ref()
+        let companion: &dyn Any = &**self.companion.get()?;
+        companion.downcast_ref()
+    }
+
+    /// Whether the connection cannot do without what is kept with it, which goes no further than this process.
+    pub(super) fn is_bound(&self) -> bool {
+        self.companion.get().is_some_and(|companion| companion.binds())
     }
 
     pub(super) fn count_read(&self, bytes: usize) {

@@ -222,6 +222,11 @@ impl Metrics {
         Counted::one(&self.tunnels_active)
     }
 
+    /// A tunnel that was counted before, by this process or another, is active until the value is dropped.
+    pub fn tunnel_again(&self) -> Counted {
+        Counted::one(&self.tunnels_active)
+    }
+
     /// Bytes went through a tunnel.
     pub fn tunnelled(&self, direction: Direction, bytes: u64) {
         self.tunnel_bytes[direction as usize].inc_by(bytes);
@@ -230,6 +235,12 @@ impl Metrics {
     /// A request goes to a backend by plain HTTP; it counts as in flight until the value is dropped.
     pub fn proxying(&self) -> Counted {
         Counted::one(&self.proxied_active)
+    }
+
+    /// How many requests are being proxied.
+    #[must_use]
+    pub fn proxied_now(&self) -> u64 {
+        u64::try_from(self.proxied_active.get()).unwrap_or_default()
     }
 
     /// A proxied request was made a second time, because the kept connection had just ended.
@@ -247,6 +258,11 @@ impl Metrics {
     /// A client's connection was accepted; it counts as active until the value is dropped.
     pub fn connection(&self) -> Counted {
         self.connections.inc();
+        Counted::one(&self.connections_active)
+    }
+
+    /// A connection that was counted before, by this process or another, is active until the value is dropped.
+    pub fn connection_again(&self) -> Counted {
         Counted::one(&self.connections_active)
     }
 

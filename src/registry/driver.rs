@@ -169,9 +169,10 @@ impl Driver {
 
     /// The socket of an open backend, and what lies between it and the session.
     fn take_apart(&mut self, socket: Socket<Io>, order: &Freeze) -> Option<(WireState, OwnedFd)> {
+        let standing = socket.standing();
         let (io, wire) = socket.into_parts()?;
         let descriptor = match &order.pump {
-            Some(pump) if !io.is_bare() => pump(io),
+            Some(pump) if !io.is_bare() => pump(io, standing),
             _ => io.into_descriptor(),
         };
         match descriptor {

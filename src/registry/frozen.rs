@@ -29,7 +29,7 @@ use crate::session::{Close, Counts, Moment, Session};
 use crate::terms::{Ending, Transport};
 use crate::upstream::dial::Io;
 use crate::upstream::socket::Socket;
-use crate::upstream::wire::WireState;
+use crate::upstream::wire::{Standing, WireState};
 
 /// How long sessions get to be opened or written down, once the process is on the move. Both take milliseconds, unless a
 /// backend is slow to answer a handshake: nobody waits longer for that.
@@ -43,7 +43,8 @@ const ENDED_AT_ONCE: usize = 1000;
 pub struct Moved;
 
 /// Makes a descriptor of a connection that has none that could be given, as under TLS: somebody stays and passes its bytes on.
-pub type Pump = Arc<dyn Fn(Io) -> std::io::Result<OwnedFd> + Send + Sync>;
+/// It is told where in its frames both directions of the connection stand.
+pub type Pump = Arc<dyn Fn(Io, Standing) -> std::io::Result<OwnedFd> + Send + Sync>;
 
 /// The order to write a session down.
 pub(super) struct Freeze {
@@ -130,8 +131,6 @@ struct NonceRecord {
 pub enum ThawError {
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    #[error("session {session}: its backend's socket is missing")]
-    NoSocket { session: String },
     #[error("session {session}: the system does not take its backend's socket: {error}")]
     Socket { session: String, error: std::io::Error },
     #[error("a session without a token of this kind")]
@@ -297,7 +296,12 @@ impl Registry {
         let id = token.id().to_owned();
         let socket = match (record.wire, parcel.descriptors.pop()) {
             (None, _) => None,
-            (Some(_), None) => return Err(ThawError::NoSocket { session: id }),
+            (Some(_), None) => {
+                tracing::warn!(session = id, "a session came without its backend's socket, and ends");
+                record.facts.ending.get_or_insert(Ending::BackendLost);
+                record.session.upstream_closed(self.moment(), Close::lost());
+                None
+            }
             (Some(wire), Some(descriptor)) => {
                 let io = Io::from_descriptor(descriptor).map_err(|error| ThawError::Socket { session: id, error })?;
                 Some(Socket::from_parts(io, wire, record.policy.message))

@@ -123,11 +123,13 @@ impl Registry {
         part: Range<usize>,
     ) -> (usize, Vec<SessionFacts>) {
         let chosen = self.chosen(which).into_iter();
-        let mut ordered: Vec<_> = chosen.map(|live| (Reverse(number(&live.figures())), live)).collect();
+        // One moment for all: ages are compared.
+        let now = Instant::now();
+        let mut ordered: Vec<_> = chosen.map(|live| (Reverse(number(&live.figures(now))), live)).collect();
         // Of equals the order must not change from one listing to the next.
         ordered.sort_unstable_by(|(one, a), (other, b)| one.cmp(other).then_with(|| a.id().cmp(b.id())));
         let listed = ordered.iter().skip(part.start).take(part.len());
-        (ordered.len(), listed.map(|(_, live)| live.facts()).collect())
+        (ordered.len(), listed.map(|(_, live)| live.facts(now)).collect())
     }
 
     /// Ends the sessions of this choice towards both sides, with this close; how many.
@@ -194,8 +196,7 @@ impl LiveSession {
         killed
     }
 
-    fn figures(&self) -> Figures {
-        let now = Instant::now();
+    fn figures(&self, now: Instant) -> Figures {
         let moment = self.moment(now);
         let opened = Duration::from_secs(self.owner.opened.into());
         let state = self.lock();
@@ -210,8 +211,8 @@ impl LiveSession {
         }
     }
 
-    fn facts(&self) -> SessionFacts {
-        let figures = self.figures();
+    fn facts(&self, now: Instant) -> SessionFacts {
+        let figures = self.figures(now);
         let state = self.lock();
         SessionFacts {
             id: self.id().to_owned(),

@@ -11,11 +11,13 @@
 //! | `ws` | both ways over a WebSocket of ours |
 //! | `send` | up, and acknowledgements, and the close |
 //! | `tunnel` | a WebSocket that is passed through, no session |
+//! | `pump` | the bytes of a session that another process has |
 
 pub mod fault;
 pub mod greeting;
 pub mod multi;
 pub mod poll;
+pub mod pump;
 pub mod query;
 pub mod send;
 pub mod sse;

@@ -3,7 +3,8 @@
 //! Enters: two connected streams behind a 101, with what was read behind it. Leaves: the same bytes on the other side;
 //! when the process stops or nothing moves, a close frame of ours to both sides. Must not touch: payloads, sessions, HTTP.
 //!
-//! This file has the limits and the end of a tunnel; `lane` moves the bytes of one direction.
+//! This file has the limits and the end of a tunnel; `lane` moves the bytes of one direction; `given` is how it crosses to
+//! another process.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -11,29 +12,34 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::transport::tunnel::lane::{Lane, LanePhase, Stop};
-use crate::upstream::frame::close_frame;
+use crate::upstream::frame::{FrameTracker, close_frame};
 
+pub mod given;
 mod lane;
 
 /// How long the peers may take to send their close frames after ours, and before that to finish their current frames.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// The limits of a tunnel.
-#[derive(Debug)]
-pub struct SpliceOptions<D> {
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelLimits {
     /// Ends a tunnel in which nothing moved for so long; `None`: never.
     pub idle: Option<Duration>,
     /// How long a receiver may take nothing while something waits for it.
     pub write: Duration,
-    /// Whether the bytes are frames of WebSocket; otherwise nobody is told of an end but by the connection's.
-    pub frames: bool,
-    /// Completes when the process stops; the tunnel is then closed with "service restart".
-    pub drain: D,
+}
+
+/// What the process asks of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To be given to a successor, if it can be.
+    Move,
+    /// To close with "service restart".
+    Close,
 }
 
 /// The result of a tunnel.
@@ -70,55 +76,14 @@ pub enum Side {
     Backend,
 }
 
-/// Moves bytes both ways until both directions have ended, or one of the limits in `options` is reached. The end of
-/// one direction is passed on, and the other goes on. On return both streams are dropped.
-pub async fn splice<C, B, D>(
-    client: C,
-    client_unread: Bytes,
-    backend: B,
-    backend_unread: Bytes,
-    options: SpliceOptions<D>,
-) -> Spliced
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-    D: Future<Output = ()>,
-{
-    let now = Instant::now();
-    let mut tunnel = Tunnel {
-        up: Lane::new(Side::Client, &client_unread),
-        down: Lane::new(Side::Backend, &backend_unread),
-        client,
-        backend,
-        idle: options.idle,
-        write: options.write,
-        frames: options.frames,
-        moved: now,
-        closing: None,
-        end: None,
-    };
-    // The lanes have copies; these may keep a larger block alive.
-    drop((client_unread, backend_unread));
-    let mut drain = pin!(options.drain);
-    // It is registered with the timer at its first poll, so a tunnel to which no limit applies costs no timer.
-    let mut timer = pin!(sleep_until(now));
-    poll_fn(|cx| {
-        if tunnel.closing.is_none() && drain.as_mut().poll(cx).is_ready() {
-            tunnel.begin_close(TunnelEnd::Drained);
-        }
-        tunnel.poll(cx, timer.as_mut())
-    })
-    .await
-}
-
-/// Both lanes and the limits.
-struct Tunnel<C, B> {
+/// Two streams, the lanes between them and the limits.
+pub struct Tunnel<C, B> {
     up: Lane,
     down: Lane,
     client: C,
     backend: B,
-    idle: Option<Duration>,
-    write: Duration,
+    limits: TunnelLimits,
+    /// Whether the bytes are frames of WebSocket; otherwise nobody is told of an end but by the connection's.
     frames: bool,
     /// When a byte last moved; known only if there is an idle limit.
     moved: Instant,
@@ -127,11 +92,53 @@ struct Tunnel<C, B> {
     end: Option<TunnelEnd>,
 }
 
+impl<C, B> Tunnel<C, B> {
+    /// A tunnel in which nothing has moved yet, but that so much was read from its two ends. What passes is `frames` of
+    /// WebSocket, or something of which nothing is known.
+    pub fn new(
+        (client, client_unread): (C, &[u8]),
+        (backend, backend_unread): (B, &[u8]),
+        frames: bool,
+        limits: TunnelLimits,
+    ) -> Self {
+        let (up, down) = (Lane::new(Side::Client, client_unread), Lane::new(Side::Backend, backend_unread));
+        Self { up, down, client, backend, limits, frames, moved: Instant::now(), closing: None, end: None }
+    }
+}
+
+impl<C, B> Tunnel<C, B> {
+    /// The same where a frame may be open already in each direction.
+    #[must_use]
+    pub fn standing(self, up: FrameTracker, down: FrameTracker) -> Self {
+        Self { up: self.up.standing(up), down: self.down.standing(down), ..self }
+    }
+}
+
 impl<C, B> Tunnel<C, B>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
+    /// Moves bytes both ways until both directions have ended, or one of the limits is reached. The end of one direction is
+    /// passed on, and the other goes on. `None` when it is asked to move: it can be run again.
+    pub async fn run(&mut self, asked: impl Future<Output = Asked>) -> Option<Spliced> {
+        let mut asked = pin!(asked);
+        // It is registered with the timer at its first poll, so a tunnel to which no limit applies costs no timer.
+        let mut timer = pin!(sleep_until(Instant::now()));
+        poll_fn(|cx| {
+            if self.closing.is_none()
+                && let Poll::Ready(asked) = asked.as_mut().poll(cx)
+            {
+                match asked {
+                    Asked::Move => return Poll::Ready(None),
+                    Asked::Close => self.begin_close(TunnelEnd::Drained),
+                }
+            }
+            self.poll(cx, timer.as_mut()).map(Some)
+        })
+        .await
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Spliced> {
         loop {
             self.poll_lanes(cx);
@@ -168,7 +175,7 @@ where
         if self.end.is_none() {
             self.end = self.up.end().or_else(|| self.down.end());
         }
-        if self.idle.is_some() && before != (self.up.bytes, self.down.bytes) {
+        if self.limits.idle.is_some() && before != (self.up.bytes, self.down.bytes) {
             self.moved = Instant::now();
         }
     }
@@ -188,8 +195,9 @@ where
 
     /// The next time at which something is due even if nothing moves.
     fn deadline(&self) -> Option<Instant> {
-        let stalled = [self.up.stalled, self.down.stalled].into_iter().flatten().min().map(|since| since + self.write);
-        let idle = self.idle.map(|idle| self.moved + idle);
+        let stalled =
+            [self.up.stalled, self.down.stalled].into_iter().flatten().min().map(|since| since + self.limits.write);
+        let idle = self.limits.idle.map(|idle| self.moved + idle);
         let end = self.closing.or(idle);
         [stalled, end].into_iter().flatten().min()
     }
@@ -200,12 +208,12 @@ where
             return true;
         }
         for (lane, receiver) in [(&self.up, Side::Backend), (&self.down, Side::Client)] {
-            if lane.stalled.is_some_and(|since| since + self.write <= now) {
+            if lane.stalled.is_some_and(|since| since + self.limits.write <= now) {
                 self.end.get_or_insert(TunnelEnd::Stalled(receiver));
                 return true;
             }
         }
-        if self.closing.is_none() && self.idle.is_some_and(|idle| self.moved + idle <= now) {
+        if self.closing.is_none() && self.limits.idle.is_some_and(|idle| self.moved + idle <= now) {
             self.begin_close(TunnelEnd::Idle);
         }
         false

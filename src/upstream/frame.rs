@@ -3,6 +3,9 @@
 //! Enters: bytes of a stream of frames, in any pieces. Leaves: headers, frame boundaries, and close frames of our own.
 //! Must not touch: payloads, sockets, a clock.
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
 /// Opcode of a frame that continues a fragmented message.
 pub const CONTINUATION: u8 = 0x0;
 /// Opcode of a text message.
@@ -63,7 +66,8 @@ impl FrameHeader {
 }
 
 /// Follows one direction of a connection and knows where frames end. Costs nothing per payload byte.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TrackerRecord", into = "TrackerRecord")]
 pub struct FrameTracker {
     /// A header that came in pieces; `held` bytes of it are here.
     header: [u8; FrameHeader::MAX_LEN],
@@ -71,6 +75,39 @@ pub struct FrameTracker {
     /// Payload bytes of the open frame that are still to come.
     remaining: u64,
     closed: bool,
+}
+
+/// Where in a frame a direction stands, as plain data.
+#[derive(Serialize, Deserialize)]
+struct TrackerRecord {
+    /// The beginning of a header, if one came in part.
+    begun: Bytes,
+    /// Payload bytes of the open frame that are still to come.
+    remaining: u64,
+    /// A close frame has been announced.
+    closed: bool,
+}
+
+impl From<FrameTracker> for TrackerRecord {
+    fn from(tracker: FrameTracker) -> Self {
+        let FrameTracker { header, held, remaining, closed } = tracker;
+        Self { begun: Bytes::copy_from_slice(&header[..usize::from(held)]), remaining, closed }
+    }
+}
+
+impl TryFrom<TrackerRecord> for FrameTracker {
+    type Error = &'static str;
+
+    fn try_from(record: TrackerRecord) -> Result<Self, Self::Error> {
+        let TrackerRecord { begun, remaining, closed } = record;
+        let mut tracker = Self { remaining, closed, ..Self::default() };
+        if begun.len() >= FrameHeader::MAX_LEN || FrameHeader::parse(&begun).is_some() {
+            return Err("what begins a frame is a whole header");
+        }
+        tracker.header[..begun.len()].copy_from_slice(&begun);
+        tracker.held = u8::try_from(begun.len()).unwrap_or_default();
+        Ok(tracker)
+    }
 }
 
 impl FrameTracker {

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use socket2::{Domain, SockRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
+
+use crate::http::bare::{Bare, BareSocket, Stream};
 
 /// A connection to a backend. An enum and not a trait object, so that a tunnel can take the bare socket out again.
 #[derive(Debug)]
@@ -58,16 +59,10 @@ impl Io {
     /// # Errors
     /// When it is no connected stream socket.
     pub fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
-        let is_unix = {
-            let socket = SockRef::from(&descriptor);
-            socket.set_nonblocking(true)?;
-            socket.domain()? == Domain::UNIX
-        };
-        if is_unix {
-            UnixStream::from_std(descriptor.into()).map(Self::Unix)
-        } else {
-            TcpStream::from_std(descriptor.into()).map(Self::Tcp)
-        }
+        Ok(match Stream::of(descriptor)? {
+            Stream::Tcp(stream) => Self::Tcp(stream),
+            Stream::Unix(stream) => Self::Unix(stream),
+        })
     }
 
     /// Whether nothing came behind the last answer, not even the end, as far as is known without asking the kernel. What
@@ -79,6 +74,16 @@ impl Io {
             Self::Unix(stream) => stream.poll_read_ready(&mut cx).is_pending(),
             Self::Tls(_) => false,
         }
+    }
+}
+
+impl Bare for Io {
+    fn is_bare(&self) -> bool {
+        self.is_bare()
+    }
+
+    fn into_socket(self: Box<Self>) -> Option<BareSocket> {
+        self.into_descriptor().ok().map(BareSocket::new)
     }
 }
 

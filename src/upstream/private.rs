@@ -15,6 +15,12 @@ const MOST: usize = 4;
 pub struct PrivateConnections(Mutex<Vec<(Arc<str>, Connection)>>);
 
 impl PrivateConnections {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The live one to the backend at this address, if there is one.
     pub(super) async fn take(&self, address: &Arc<str>) -> Option<Connection> {
         let mut connection = {

@@ -62,6 +62,11 @@ impl ReadLog {
         self.bytes
     }
 
+    /// The same, for a look.
+    pub(super) fn undelivered_bytes(&self) -> &[u8] {
+        &self.bytes[self.head..]
+    }
+
     /// Bytes read and not yet delivered.
     pub(super) fn undelivered(&self) -> usize {
         self.bytes.len() - self.head

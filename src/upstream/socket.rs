@@ -17,7 +17,7 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext}
 
 use crate::session::{Close, Kind, Message};
 use crate::upstream::frame::{BINARY, TEXT, cut};
-use crate::upstream::wire::{Delivered, Wire, WireState};
+use crate::upstream::wire::{Delivered, Standing, Wire, WireState};
 
 /// The codec's own read buffer, in bytes, held by every open session. It may be this small because the wire below
 /// reads in blocks: it bounds how many bytes are copied at a time, not how many are read.
@@ -119,6 +119,12 @@ impl<S> Socket<S> {
     #[must_use]
     pub fn into_parts(self) -> Option<(S, WireState)> {
         (self.phase == Phase::Open).then(|| self.wire.into_parts())
+    }
+
+    /// Where both directions stand between what the kernel has and what [`Socket::into_parts`] gives.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.wire.standing()
     }
 
     /// What carries it.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::block::{BLOCK, with_block};
-use crate::upstream::frame::put_message;
+use crate::upstream::frame::{FrameTracker, put_message};
 pub use crate::upstream::read_log::Delivered;
 use crate::upstream::read_log::{Next, ReadLog};
 
@@ -34,6 +34,15 @@ pub struct WireState {
     pub unread: Bytes,
     /// To be sent, not yet taken by the kernel.
     pub tx: Bytes,
+}
+
+/// Where a WebSocket's two directions stand at the socket, between what the kernel has and what is in a [`WireState`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Behind what was sent.
+    pub sent: FrameTracker,
+    /// Behind what was read.
+    pub read: FrameTracker,
 }
 
 /// The wrapper. Polled by one task only. An idle one owns no heap.
@@ -68,6 +77,16 @@ impl<S> Wire<S> {
     pub fn into_parts(mut self) -> (S, WireState) {
         self.tx.drain(..self.sent);
         (self.socket, WireState { unread: self.log.into_undelivered().into(), tx: self.tx.into() })
+    }
+
+    /// Where both directions stand. Only right on a wire that began with its connection.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        let mut standing = Standing::default();
+        // Both begin between two frames.
+        standing.sent.follow(&self.tx[..self.sent]);
+        standing.read.follow(self.log.undelivered_bytes());
+        standing
     }
 
     /// What carries it.

@@ -10,6 +10,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -43,6 +45,17 @@ pub(super) enum Stop {
     Unwritable(io::ErrorKind),
 }
 
+/// A lane in the middle of its work, as plain data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LaneRecord {
+    /// Read from the sender, not yet taken by the receiver.
+    pub(super) pending: Bytes,
+    /// Where its frames stand behind that.
+    pub(super) tracker: FrameTracker,
+    /// Bytes of the sender that were passed on, with those that are pending.
+    pub(super) bytes: u64,
+}
+
 pub(super) struct Lane {
     sender: Side,
     tracker: FrameTracker,
@@ -67,6 +80,25 @@ impl Lane {
         let (pending, bytes) = (unread.to_vec(), unread.len() as u64);
         let (phase, stop, stalled) = (LanePhase::Flow, None, None);
         Self { sender, tracker, pending, written: 0, dirty: false, phase, stop, stalled, bytes }
+    }
+
+    /// The same with these frames behind it.
+    pub(super) fn standing(self, tracker: FrameTracker) -> Self {
+        Self { tracker, ..self }
+    }
+
+    /// A lane that goes on where another one stopped.
+    pub(super) fn thawed(sender: Side, record: LaneRecord) -> Self {
+        let LaneRecord { pending, tracker, bytes } = record;
+        Self { tracker, pending: pending.into(), bytes, ..Self::new(sender, &[]) }
+    }
+
+    /// All of a lane that passes everything on, when `ahead` was read from its sender below it.
+    pub(super) fn freeze(mut self, ahead: &[u8]) -> LaneRecord {
+        self.pending.drain(..self.written);
+        self.pending.extend_from_slice(ahead);
+        self.tracker.follow(ahead);
+        LaneRecord { pending: self.pending.into(), tracker: self.tracker, bytes: self.bytes + ahead.len() as u64 }
     }
 
     /// Moves what can be moved now.

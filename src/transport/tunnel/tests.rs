@@ -1,12 +1,18 @@
 //! The tunnel, with both ends in the hands of the test.
 
+use std::os::fd::OwnedFd;
+
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::given::NotThawed;
 use super::*;
+use crate::http::bare::Stream;
+use crate::lifecycle::moving::{Kind, Parcel};
+use crate::upstream::dial::Io;
 
 const WRITE: Duration = Duration::from_secs(30);
 
@@ -27,10 +33,12 @@ where
         if asked.await.is_err() {
             std::future::pending::<()>().await;
         }
+        Asked::Close
     };
-    let options = SpliceOptions { idle, write: WRITE, frames: true, drain: drained };
-    let [up, down] = unread.map(Bytes::from_static);
-    Rig { client, backend, drain, tunnel: tokio::spawn(splice(near, up, far, down, options)) }
+    let [up, down] = unread;
+    let mut tunnel = Tunnel::new((near, up), (far, down), true, TunnelLimits { idle, write: WRITE });
+    let running = async move { tunnel.run(drained).await.expect("nobody asks it to move") };
+    Rig { client, backend, drain, tunnel: tokio::spawn(running) }
 }
 
 fn in_memory(room: usize, idle: Option<Duration>) -> Rig<DuplexStream> {
@@ -193,8 +201,10 @@ async fn a_receiver_that_takes_nothing_ends_the_tunnel_and_a_slow_one_does_not()
 #[tokio::test]
 async fn a_tunnel_is_small() {
     let ([client, _], [backend, _]) = (tcp_pair().await, tcp_pair().await);
-    let options = SpliceOptions { idle: None, write: WRITE, frames: true, drain: std::future::pending() };
-    let size = size_of_val(&splice(client, Bytes::new(), backend, Bytes::new(), options));
+    let limits = TunnelLimits { idle: None, write: WRITE };
+    let size = size_of_val(&async move {
+        Tunnel::new((client, &[]), (backend, &[]), true, limits).run(std::future::pending()).await
+    });
     assert!(size <= 1024, "a tunnel takes {size} bytes");
 }
 
@@ -248,4 +258,210 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         prop_assert_eq!(runtime.block_on(drained_at(&stream, cut, room)), expected);
     }
+}
+
+// === from one process to another ===
+
+/// Frames of the backend: short ones, one with a long header, control frames between fragments, compressed ones.
+fn frames() -> Vec<u8> {
+    let long = [&[0xC2, 126, 0, 130][..], &[0x5A; 130]].concat();
+    [&b"\x81\x02hi"[..], b"\x01\x01a", b"\x89\x00", b"\x80\x03bcd", &long, b"\xC1\x00"].concat()
+}
+
+/// The same, as a client sends them: masked with zeros.
+fn masked_frames() -> Vec<u8> {
+    let long = [&[0xC2, 0x80 | 126, 0, 130, 0, 0, 0, 0][..], &[0xA5; 130]].concat();
+    let short = b"\x81\x82\0\0\0\0ho\x01\x81\0\0\0\0a\x89\x80\0\0\0\0\x80\x83\0\0\0\0bcd";
+    [&short[..], &long, b"\xC1\x80\0\0\0\0"].concat()
+}
+
+const LIMITS: TunnelLimits = TunnelLimits { idle: None, write: WRITE };
+
+/// A tunnel over real sockets, and both its peers.
+fn over_sockets() -> (Tunnel<UnixStream, Io>, [UnixStream; 2]) {
+    let ((near, client), (far, backend)) = (UnixStream::pair().expect("a pair"), UnixStream::pair().expect("a pair"));
+    (Tunnel::new((near, &[]), (Io::Unix(far), &[]), true, LIMITS), [client, backend])
+}
+
+/// As the successor makes it of a parcel.
+fn thawed(parcel: Parcel) -> Tunnel<UnixStream, Io> {
+    let adopt = |socket: OwnedFd| match Stream::of(socket)? {
+        Stream::Unix(stream) => Ok(stream),
+        other @ Stream::Tcp(_) => panic!("not what was given: {other:?}"),
+    };
+    Tunnel::thaw(parcel, adopt, LIMITS).expect("a whole parcel")
+}
+
+/// Runs a tunnel until `done` is, then has it moved.
+async fn moved_after(mut tunnel: Tunnel<UnixStream, Io>, done: impl Future<Output = ()>) -> Tunnel<UnixStream, Io> {
+    let asked = async {
+        done.await;
+        Asked::Move
+    };
+    assert_eq!(tunnel.run(asked).await, None);
+    assert!(tunnel.can_be_given());
+    thawed(tunnel.freeze().expect("it can be given"))
+}
+
+async fn write(stream: &mut UnixStream, bytes: &[u8]) {
+    stream.write_all(bytes).await.expect("the tunnel is open");
+}
+
+/// Moves a tunnel at `cut` of what either side sends, and closes it right behind that: what both sides have got in the end.
+async fn moved_and_closed_at(up: &[u8], down: &[u8], cut: usize) -> [Vec<u8>; 2] {
+    let (tunnel, [mut client, mut backend]) = over_sockets();
+    let (up, down) = (up.split_at(cut.min(up.len())), down.split_at(cut.min(down.len())));
+    let mut got = [Vec::new(), Vec::new()];
+    let pass = async {
+        write(&mut client, up.0).await;
+        write(&mut backend, down.0).await;
+        got = [read(&mut client, down.0.len()).await, read(&mut backend, up.0.len()).await];
+    };
+    let mut tunnel = moved_after(tunnel, pass).await;
+    let running = async { tunnel.run(std::future::ready(Asked::Close)).await.expect("it has closed") };
+    let rest = async {
+        for (stream, bytes, answer) in
+            [(&mut client, up.1, &b"\x88\x80\0\0\0\0"[..]), (&mut backend, down.1, &b"\x88\x00"[..])]
+        {
+            // Where its frame has ended the tunnel reads on only for the answer.
+            write(stream, &[bytes, answer].concat()).await;
+        }
+        got[0].extend(read_to_end(&mut client).await);
+        got[1].extend(read_to_end(&mut backend).await);
+    };
+    let (spliced, ()) = tokio::join!(running, rest);
+    assert_eq!(spliced.end, TunnelEnd::Drained);
+    got
+}
+
+/// Everything up to the next end of a frame, as a tracker knows it.
+fn up_to_boundary(stream: &[u8], cut: usize) -> &[u8] {
+    let (mut tracker, mut end) = (FrameTracker::default(), 0);
+    while end < cut {
+        end += tracker.advance(&stream[end..]);
+    }
+    &stream[..end]
+}
+
+#[tokio::test]
+async fn a_close_behind_a_move_lands_between_two_frames_wherever_it_was_cut() {
+    let (up, down) = (masked_frames(), frames());
+    for cut in 0..=up.len() {
+        let [client, mut backend] = moved_and_closed_at(&up, &down, cut).await;
+        let expected = up_to_boundary(&down, cut.min(down.len()));
+        assert_eq!(client, [expected, &client_close(1012, "service restart")].concat(), "down, cut at {cut}");
+        let close = backend.split_off(up_to_boundary(&up, cut).len());
+        assert_eq!(backend, up_to_boundary(&up, cut), "up, cut at {cut}");
+        assert_eq!((close[0], close.len()), (0x88, 2 + 4 + 2 + "service restart".len()), "up, cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_is_moved_again_and_again_and_counts_on() {
+    let (up, down) = (masked_frames(), frames());
+    let (mut tunnel, [mut client, mut backend]) = over_sockets();
+    for at in 0..up.len().max(down.len()) {
+        let (to_up, to_down) = (up.get(at..=at).unwrap_or_default(), down.get(at..=at).unwrap_or_default());
+        let pass = async {
+            write(&mut client, to_up).await;
+            write(&mut backend, to_down).await;
+            assert_eq!(read(&mut backend, to_up.len()).await, to_up);
+            assert_eq!(read(&mut client, to_down.len()).await, to_down);
+        };
+        tunnel = moved_after(tunnel, pass).await;
+    }
+    drop((client, backend));
+    let spliced = tunnel.run(std::future::pending()).await.expect("both have ended");
+    assert_eq!((spliced.up, spliced.down), (up.len() as u64, down.len() as u64));
+}
+
+#[tokio::test]
+async fn what_a_receiver_has_not_taken_goes_with_a_tunnel() {
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|at| (at % 251) as u8).collect();
+    let (mut tunnel, [mut client, mut backend]) = over_sockets();
+    let (mut from_client, mut to_tunnel) = client.split();
+    let (mut from_tunnel, mut to_client) = backend.split();
+    let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+    let write = async {
+        let (up, down) = tokio::join!(to_tunnel.write_all(&sent), to_client.write_all(&sent));
+        up.and(down).expect("the tunnel is open");
+    };
+    let read = async {
+        // It is read in pieces, and never all that is there.
+        for _ in 0..30 {
+            got_up.extend(read(&mut from_tunnel, 100_000).await);
+            got_down.extend(read(&mut from_client, 100_000).await);
+        }
+    };
+    let mut pending = 0;
+    let carry = async {
+        loop {
+            let turns = tokio::task::coop::unconstrained(async {
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                Asked::Move
+            });
+            assert_eq!(tunnel.run(turns).await, None);
+            let parcel = tunnel.freeze().expect("it can be given");
+            pending = pending.max(parcel.record.len());
+            tunnel = thawed(parcel);
+        }
+    };
+    tokio::select! {
+        biased;
+        never = carry => never,
+        _ = async { tokio::join!(write, read) } => {}
+    }
+    assert!(got_up == sent && got_down == sent);
+    assert!(pending > 1024, "a tunnel never had anything pending: {pending}");
+}
+
+#[tokio::test]
+async fn what_has_begun_to_end_or_is_more_than_a_socket_is_not_given() {
+    let (mut tunnel, [mut client, mut backend]) = over_sockets();
+    client.shutdown().await.expect("open");
+    let asked = async {
+        assert_eq!(read_to_end(&mut backend).await, b"");
+        Asked::Move
+    };
+    assert_eq!(tunnel.run(asked).await, None);
+    assert!(!tunnel.can_be_given() && tunnel.freeze().is_none());
+
+    let (far, _backend) = UnixStream::pair().expect("a pair");
+    let tunnel = Tunnel::new((duplex(8).0, &[]), (Io::Unix(far), &[]), true, LIMITS);
+    assert!(!tunnel.can_be_given());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_takes_its_idle_time_along() {
+    let (near, _client) = UnixStream::pair().expect("a pair");
+    let (far, _backend) = UnixStream::pair().expect("a pair");
+    let limits = TunnelLimits { idle: Some(Duration::from_secs(60)), write: WRITE };
+    let tunnel = Tunnel::new((near, &[]), (Io::Unix(far), &[]), false, limits);
+    tokio::time::advance(Duration::from_secs(20)).await;
+    let parcel = tunnel.freeze().expect("it can be given");
+    let adopt = |socket: OwnedFd| UnixStream::from_std(socket.into());
+    let mut tunnel = Tunnel::thaw(parcel, adopt, limits).expect("a whole parcel");
+    let began = Instant::now();
+    let spliced = tunnel.run(std::future::pending()).await.expect("nothing moves");
+    // Without frames both ends are shut at once.
+    assert_eq!((spliced.end, began.elapsed().as_secs()), (TunnelEnd::Idle, 40));
+}
+
+#[test]
+fn what_is_no_tunnel_is_refused() {
+    let parcel = Parcel::new(Kind::Tunnel, &7, Vec::new());
+    let error = Tunnel::<UnixStream, _>::thaw(parcel, |_| unreachable!("it has no socket"), LIMITS).err();
+    assert!(matches!(error, Some(NotThawed::Record(_))), "{error:?}");
+    let mut tracker = FrameTracker::default();
+    tracker.follow(&[0x81, 126, 1]);
+    let bytes = rmp_serde::to_vec_named(&tracker).expect("plain data");
+    assert_eq!(rmp_serde::from_slice::<FrameTracker>(&bytes).expect("its own"), tracker);
+    let whole = rmp_serde::to_vec(&(serde_bytes_of(&[0x81, 1]), 0, false)).expect("plain data");
+    assert!(rmp_serde::from_slice::<FrameTracker>(&whole).is_err(), "a whole header is no beginning");
+}
+
+fn serde_bytes_of(bytes: &[u8]) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(bytes)
 }

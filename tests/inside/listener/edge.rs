@@ -19,9 +19,12 @@ use underpass::config::{Address, Backend, Client, Config};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Lifecycle;
-use underpass::lifecycle::sockets::Sockets;
+use underpass::lifecycle::moving::Parcel;
+use underpass::lifecycle::sockets::{BoundListener, Sockets};
 use underpass::limits::Limits;
+use underpass::listener::adopt::{self, NotAdopted};
 use underpass::listener::dialling::DialQueue;
+use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::{Latency, ResponseFuture, Route, Stack};
 use underpass::listener::idle::Connections;
 use underpass::listener::peer::ConnInfo;
@@ -75,6 +78,10 @@ pub(crate) struct Edge {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) serving: JoinHandle<()>,
+    /// Serves a further listening socket.
+    pub(crate) serve: Box<dyn Fn(BoundListener) + Send + Sync>,
+    /// Goes on with a connection that was given.
+    pub(crate) adopt: Box<dyn Fn(Parcel) -> Result<(), NotAdopted> + Send + Sync>,
 }
 
 impl Edge {
@@ -127,8 +134,16 @@ impl Edge {
             lifecycle: lifecycle.clone(),
             metrics,
         };
-        let serving = tokio::spawn(listener::serve(bound, Spoken { tls, ..Spoken::default() }, context));
-        Self { at, lifecycle, permits, budget, serving }
+        let (spoken, record) = (Spoken { tls, ..Spoken::default() }, ListenerRecord::default());
+        let context = Arc::new(context);
+        let (further, given) = (Arc::clone(&context), Arc::clone(&context));
+        let serve = Box::new(move |bound| {
+            drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), Arc::clone(&further))));
+        });
+        let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given));
+        let record = ListenerRecord { address: address.to_string(), spread: false };
+        let serving = tokio::spawn(listener::serve(bound, record, spoken, context));
+        Self { at, lifecycle, permits, budget, serving, serve, adopt }
     }
 
     pub(crate) fn port(&self) -> SocketAddr {

@@ -1,6 +1,7 @@
 //! The listener against real sockets: deadlines, bounds, drain, exhaustion. Must not touch: fixed ports.
 
 pub(crate) mod edge;
+mod given;
 mod memory;
 
 use std::fs;

@@ -7,16 +7,19 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use underpass::config::{Client, ListenerTls, TlsFiles};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
+use underpass::lifecycle::moving::Kind;
 use underpass::listener::tls::TlsSource;
 
 use super::Authority;
+use super::frames::{DATA, Frames, GOAWAY, HEADERS, get};
 use crate::listener::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 use crate::support::scratch::Scratch;
 
@@ -178,4 +181,53 @@ async fn an_unfinished_tls_handshake_ends() {
     let start = Instant::now();
     assert_eq!(edge.throw(b"\x16\x03\x01").await, "");
     assert!(start.elapsed() >= SHORT);
+}
+
+#[tokio::test]
+async fn a_tls_connection_ends_behind_its_exchange_when_the_process_hands_over() {
+    let (own, go) = (Own::new(), Arc::new(Notify::new()));
+    let (came, mut comes) = mpsc::unbounded_channel();
+    let waits = Arc::clone(&go);
+    let edge = Edge::tcp(client(), Some(own.source()), move |request| {
+        let waits = Arc::clone(&waits);
+        came.send(()).expect("the test looks");
+        async move {
+            waits.notified().await;
+            ok(request).await
+        }
+    });
+    let mut busy = own.connect(&edge, &[]).await.expect("a TLS handshake");
+    let mut idle = own.connect(&edge, &[]).await.expect("a TLS handshake");
+    for stream in [&mut busy, &mut idle] {
+        go.notify_one();
+        stream.write_all(GET).await.expect("the other end reads");
+        comes.recv().await.expect("it has come");
+        one_ok(stream).await;
+    }
+    busy.write_all(GET).await.expect("the other end reads");
+    comes.recv().await.expect("it has come");
+    let mut parcels = edge.lifecycle.begin_move();
+    // An end without close_notify would be an error here.
+    assert_eq!(timeout(FOREVER, idle.read(&mut [0])).await.expect("it ends").expect("in good order"), 0);
+    go.notify_one();
+    let answer = one_ok(&mut busy).await.to_ascii_lowercase();
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert_eq!(timeout(FOREVER, busy.read(&mut [0])).await.expect("it ends").expect("in good order"), 0);
+    timeout(FOREVER, edge.lifecycle.emptied()).await.expect("nothing is left");
+    assert_eq!(parcels.recv().await.map(|parcel| parcel.kind), Some(Kind::Listener));
+    assert!(parcels.try_recv().is_err(), "what is encrypted cannot be given");
+}
+
+#[tokio::test]
+async fn an_http2_connection_is_told_to_go_away_when_the_process_hands_over() {
+    let own = Own::new();
+    let edge = Edge::tcp(client(), Some(own.source()), ok);
+    let mut frames = Frames::begin(own.connect(&edge, &["h2"]).await.expect("a TLS handshake"), &[]).await;
+    frames.say(&get(1)).await;
+    while !frames.next_of(&[HEADERS, DATA]).await.expect("an answer").ends_stream() {}
+    let _parcels = edge.lifecycle.begin_move();
+    assert_eq!(frames.next_of(&[GOAWAY]).await.expect("it is told").code(), 0);
+    // The second one says which stream was the last; then it waits for nothing but the answer to its ping.
+    while frames.next_of(&[GOAWAY]).await.is_some() {}
+    timeout(FOREVER, edge.lifecycle.emptied()).await.expect("the connection ends");
 }

@@ -39,7 +39,10 @@ options.transports = ["stream"];
 const socket = new WebSocket(`ws://${process.argv[2]}/`);
 socket.onopen = () => socket.send("hello");
 socket.onmessage = ({ data }) => { console.log(data); socket.close(1000, "bye"); };
-socket.onclose = ({ code, reason }) => console.log(code, reason);
+socket.onclose = ({ code, reason }) => {
+  console.log(code, reason);
+  setTimeout(() => { console.log("kept by", process.getActiveResourcesInfo()); process.exit(1); }, 20_000).unref();
+};
 "#;
 
 #[tokio::test]

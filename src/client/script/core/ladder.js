@@ -108,7 +108,7 @@ export function makeLadder(session) {
    */
   function attachBest(ours, why, suspect) {
     // Whether it is still for us to attach: nobody else does, and the session has not ended or been set aside.
-    const isOurs = () => ours === turn && !session.asleep;
+    const isOurs = () => ours === turn && !session.setAside;
     const go = () => {
       if (isOurs()) attach(choose(), why);
     };

@@ -40,7 +40,7 @@ export class Session {
   facts = /** @type {Facts} */ ({});
   url = "";
   over = false;
-  asleep = false;
+  setAside = false;
   /** How the page wants it closed. @type {{ code?: number, reason?: string } | null} */
   closing = null;
   /** Milliseconds, averaged. */
@@ -53,8 +53,8 @@ export class Session {
   /** The page knows that it is open. */
   #told = false;
   #closeSent = false;
-  /** When a close is waited for no longer. @type {import("./timers.js").Timer | null} */
-  #lastMoment = null;
+  /** Until when a close is waited for. @type {import("./timers.js").Timer | null} */
+  #ending = null;
   /** How often what was asked for was refused in a row. @type {Record<string, number>} */
   #refusals = {};
   /** Ends a pause early. @type {Set<() => void>} */
@@ -78,7 +78,7 @@ export class Session {
     this.ladder = makeLadder(this);
   }
 
-  get opened() {
+  get isOpen() {
     return this.url !== "";
   }
 
@@ -122,7 +122,7 @@ export class Session {
       this.roundTrip = took;
       if (body?.session) this.#begin(body.session, url);
       this.#passOn();
-      if (this.opened || this.over) return;
+      if (this.isOpen || this.over) return;
       // A cookie has changed since the first attempt, whose answer was lost.
       if (body?.error?.code === "nonce_reused" && attempt < OPENINGS) {
         return this.#open({ ...asked, nonce: core.outside.word(24) }, OPENINGS);
@@ -258,15 +258,15 @@ export class Session {
    */
   close(code, reason) {
     this.closing = { code, reason };
-    this.#lastMoment = this.core.after(CLOSING, () => this.fail());
-    if (!this.opened) this.fail();
+    this.#endAfter(CLOSING, () => this.fail());
+    if (!this.isOpen) this.fail();
     else if (!this.up.queue.length || this.up.muted) this.sendClose();
   }
 
   // The page goes away for good.
   leave() {
     const { core, up } = this;
-    if (!this.opened) return;
+    if (!this.isOpen) return;
     const lastWords = up.lastWords();
     if (lastWords && !this.ladder.current?.duplex) {
       core.do("beacon", this.address("send", `&seq=${up.first}&as=json`), lastWords);
@@ -276,7 +276,7 @@ export class Session {
 
   // The page is set aside: hold nothing open.
   sleep() {
-    this.asleep = true;
+    this.setAside = true;
     this.ladder.letGo();
   }
 
@@ -292,10 +292,10 @@ export class Session {
     this.alive = core.now;
     up.misses = 0;
     ladder.failures = 0;
-    if (this.asleep) {
-      this.asleep = false;
+    if (this.setAside) {
+      this.setAside = false;
       up.pump();
-      if (this.opened) ladder.next(cause);
+      if (this.isOpen) ladder.next(cause);
     } else if (current && (always || core.now - current.heard > this.patience)) {
       current.end(cause);
     } else {
@@ -305,7 +305,7 @@ export class Session {
 
   /** @param {boolean} slept */
   tick(slept) {
-    if (!this.opened || this.asleep) return;
+    if (!this.isOpen || this.setAside) return;
     if (slept) this.alive = this.core.now;
     if (this.core.now - this.alive > this.facts.grace * 1000 + 5000) this.fail();
     else this.ladder.tick(slept);
@@ -326,9 +326,18 @@ export class Session {
     this.post("close", { code, reason }, "", ({ body }) => {
       const close = body?.close;
       // The backend's answer comes down behind its last messages; not for ever.
-      if (close) this.core.after(CLOSE_ANSWER, () => this.finish(close));
+      if (close) this.#endAfter(CLOSE_ANSWER, () => this.finish(close));
       else this.pause(backoff(attempt), () => this.#sendClose(attempt + 1));
     });
+  }
+
+  /**
+   * @param {number} time
+   * @param {() => void} end
+   */
+  #endAfter(time, end) {
+    this.core.timers.clear(this.#ending);
+    this.#ending = this.core.after(time, end);
   }
 
   fail() {
@@ -350,13 +359,13 @@ export class Session {
     if (this.over) return;
     this.over = true;
     core.sessions.delete(this);
-    core.timers.clear(this.#lastMoment);
+    core.timers.clear(this.#ending);
     this.ladder.letGo();
     down.stop();
     if (came) {
       down.cursor++;
       core.ask(this.address("ack"), null, () => {});
-    } else if (failed && this.opened) {
+    } else if (failed && this.isOpen) {
       core.ask(this.address("close"), {}, () => {});
     }
     // Asked to close without a code, the page expects to be told that there was none.

@@ -83,7 +83,7 @@ export function makeUplink(session) {
   /** Sends what there is to send, by the way there is. */
   function pump() {
     const { current } = session.ladder;
-    if (session.over || up.muted || !session.opened || session.asleep) return;
+    if (session.over || up.muted || !session.isOpen || session.setAside) return;
     // What stands at the head and is too large is never sent.
     accepted(0);
     if (current?.duplex) current.pump();

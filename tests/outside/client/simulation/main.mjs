@@ -15,7 +15,7 @@ const SEEDS = 5000;
 
 // What must have happened in so many seeds at least so often, or the simulation proves nothing.
 const MUST_HAPPEN = {
-  "another network": 8000, "answer lost": 3000, "backend closes": 4000, "cause better": 800, "cause poll superseded": 20,
+  "another network": 8000, "answer lost": 3000, "backend closes": 4000, "cause better": 800, "cause poll superseded": 10,
   "cause sse altered": 80, "cause sse cut": 500, "cause sse held": 30, "cause sse shared": 100, "cause sse silent": 400,
   "cause ws cut": 300, "cause ws refused": 2500, "cause ws silent": 900, "closed": 10000, "cut": 8000, "failed": 1000,
   "frozen": 800, "heard by a backend": 200000, "heard by a page": 200000, "nonce reused": 20, "a stream that was kept": 2000, "offline": 2000, "page closes": 6000,

@@ -49,7 +49,8 @@ function checkNames() {
 function shortNames(code) {
   const letters = [..."tesnrociahlupdfgbymwvSkTAMOUxEjCRNLqJzBDIGHKPVFWQXYZ_$"];
   const used = [...parts(parseAst(code))].filter(({ type }) => type === "Identifier").map(({ name }) => name);
-  const free = [...letters, ...letters.flatMap(one => letters.map(other => other + one))].filter(name => !used.includes(name));
+  const pairs = letters.flatMap(one => [..."tesn"].map(other => one + other));
+  const free = [...letters, ...pairs].filter(name => !used.includes(name));
   const uses = name => used.filter(other => other === name).length;
   const order = [...names].sort((one, other) => uses(other) - uses(one));
   return Object.fromEntries(order.map((name, at) => [`$${name}`, free[at]]));

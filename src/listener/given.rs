@@ -1,0 +1,82 @@
+//! What a listener gives to a successor: listening sockets, and connections between two requests.
+//!
+//! Enters: those, as they are let go of. Leaves: parcels. Must not touch: requests; what was read and not answered goes with
+//! the connection.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::context::ConnContext;
+use super::peer::PeerAddr;
+use crate::http::bare::{Bare, BareSocket};
+use crate::http::replay::Replay;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::moving::{Kind, Parcel};
+use crate::lifecycle::sockets::BoundListener;
+
+/// Where a listening socket belongs in the configuration. The record of [`Kind::Listener`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRecord {
+    /// The address, as the configuration spells it. For port 0 the socket knows which one the system chose.
+    pub address: String,
+    /// Each worker has a socket of its own, with its own queue; otherwise all have the same.
+    #[serde(default)]
+    pub spread: bool,
+}
+
+/// The record of [`Kind::Connection`]. Whatever lies behind a connection that is not encrypted is known from its socket, but
+/// for whom it was introduced as.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ConnectionRecord {
+    /// Who is at its other end: an address and port, or `unix`.
+    pub(super) peer: String,
+    /// What was read from it and not answered.
+    #[serde(default)]
+    pub(super) ahead: Bytes,
+}
+
+/// Whether a connection would be given, once it is between two requests.
+pub(super) fn may_be_given<H, IO: Bare>(context: &ConnContext<H>, io: &Replay<IO>) -> bool {
+    io.is_bare() && !context.info.bytes.is_bound()
+}
+
+/// Gives a connection to the successor. Nothing is left of it: where nobody takes it (any more), it ends.
+pub(super) fn give<H, IO: Bare>(context: &ConnContext<H>, io: Replay<IO>) {
+    let peer = context.info.peer;
+    let parcel = |io: Replay<IO>| {
+        let BareSocket { socket, ahead } = Box::new(io).into_socket()?;
+        let record = ConnectionRecord { peer: peer.to_string(), ahead };
+        Some(Parcel::new(Kind::Connection, &record, vec![socket]))
+    };
+    if context.shared.lifecycle.give_made(io, parcel).is_err() {
+        tracing::debug!(%peer, "connection ended: it is too late for it to be handed over");
+    }
+}
+
+/// Gives a listening socket to the successor. Gives it back where nobody takes it (any more).
+pub(super) fn give_listener(
+    bound: BoundListener,
+    record: &ListenerRecord,
+    lifecycle: &Lifecycle,
+) -> Option<BoundListener> {
+    let parcel = |bound: BoundListener| {
+        let lost =
+            |error: &io::Error| tracing::error!(%error, address = record.address, "a listener cannot be handed over");
+        let socket = bound.into_socket().inspect_err(lost).ok()?;
+        Some(Parcel::new(Kind::Listener, record, vec![socket]))
+    };
+    lifecycle.give_made(bound, parcel).err()
+}
+
+impl ConnectionRecord {
+    /// Who is at its other end; `None` when that is no address.
+    pub(super) fn peer(&self) -> Option<PeerAddr> {
+        if self.peer == "unix" {
+            return Some(PeerAddr::Unix);
+        }
+        self.peer.parse::<SocketAddr>().ok().map(PeerAddr::Tcp)
+    }
+}
