@@ -165,7 +165,8 @@ impl Sockets {
         let (wanted, others): (Vec<_>, Vec<_>) = self.taken.drain(..).partition(|(of, _)| *of == text);
         self.taken = others;
         let fitting = wanted.into_iter().filter(|(_, socket)| listens_at(socket, address));
-        let adopted: io::Result<Vec<_>> = fitting.map(|(_, socket)| BoundListener::of(socket.into())).collect();
+        let adopted: io::Result<Vec<_>> =
+            fitting.map(|(_, socket)| SpareListener::of(socket.into())?.adopt()).collect();
         adopted.map_err(|error| explain(text, error))
     }
 
@@ -254,14 +255,6 @@ impl BoundListener {
             Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
             Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
         }
-    }
-
-    /// A listener over a socket that came from another process. Must be called on the runtime that is to serve it.
-    ///
-    /// # Errors
-    /// When it does not listen, or the runtime cannot register it.
-    pub fn of(socket: OwnedFd) -> io::Result<Self> {
-        SpareListener::of(socket)?.adopt()
     }
 
     fn tcp(listener: net::TcpListener) -> io::Result<Self> {

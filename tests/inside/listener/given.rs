@@ -13,7 +13,7 @@ use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
 use underpass::lifecycle::Phase;
 use underpass::lifecycle::moving::{Kind, Parcel};
-use underpass::lifecycle::sockets::BoundListener;
+use underpass::lifecycle::sockets::{BoundListener, SpareListener};
 use underpass::listener::adopt::NotAdopted;
 use underpass::listener::given::ListenerRecord;
 use underpass::listener::handler::Latency;
@@ -58,6 +58,12 @@ async fn next(parcels: &mut mpsc::UnboundedReceiver<Parcel>, kind: Kind) -> Parc
         }
     };
     timeout(FOREVER, found).await.expect("nothing of this kind is given")
+}
+
+/// The listening socket of a parcel.
+fn listening(mut parcel: Parcel) -> BoundListener {
+    let socket = parcel.descriptors.pop().expect("a socket");
+    SpareListener::of(socket).and_then(SpareListener::adopt).expect("it listens")
 }
 
 async fn ask(stream: &mut TcpStream) -> String {
@@ -162,13 +168,13 @@ async fn a_listening_socket_goes_with_those_who_wait_in_its_queue() {
     let (old, new) = (Edge::tcp(client(), None, ok), successor(client()));
     let at = old.port();
     let mut parcels = old.lifecycle.begin_move();
-    let mut parcel = next(&mut parcels, Kind::Listener).await;
+    let parcel = next(&mut parcels, Kind::Listener).await;
     timeout(FOREVER, old.serving).await.expect("nobody accepts").expect("the task does not panic");
     let record: ListenerRecord = parcel.read().expect("its own record");
     assert_eq!(record, ListenerRecord { address: "127.0.0.1:0".into(), spread: false });
     let mut stream = TcpStream::connect(at).await.expect("the queue is open");
     stream.write_all(GET).await.expect("there is room");
-    let bound = BoundListener::of(parcel.descriptors.pop().expect("a socket")).expect("it listens");
+    let bound = listening(parcel);
     assert_eq!(bound.local_addr().expect("a bound socket"), Address::Tcp(at));
     (new.serve)(bound);
     assert!(one_ok(&mut stream).await.contains("successor"));
@@ -181,10 +187,10 @@ async fn what_was_given_lives_again_where_it_was_when_the_move_is_taken_back() {
     ask(&mut stream).await;
     for _ in 0..3 {
         let mut parcels = edge.lifecycle.begin_move();
-        let mut listener = next(&mut parcels, Kind::Listener).await;
+        let listener = next(&mut parcels, Kind::Listener).await;
         let connection = next(&mut parcels, Kind::Connection).await;
         edge.lifecycle.end_move();
-        (edge.serve)(BoundListener::of(listener.descriptors.pop().expect("a socket")).expect("it listens"));
+        (edge.serve)(listening(listener));
         (edge.adopt)(connection).expect("there is a place");
         ask(&mut stream).await;
     }
