@@ -319,7 +319,7 @@ async fn moved_and_closed_at(up: &[u8], down: &[u8], cut: usize) -> [Vec<u8>; 2]
         got = [read(&mut client, down.0.len()).await, read(&mut backend, up.0.len()).await];
     };
     let mut tunnel = moved_after(tunnel, pass).await;
-    let running = async { tunnel.run(std::future::ready(Asked::Close)).await.expect("it has closed") };
+    let running = async move { tunnel.run(std::future::ready(Asked::Close)).await.expect("it has closed") };
     let rest = async {
         for (stream, bytes, answer) in
             [(&mut client, up.1, &b"\x88\x80\0\0\0\0"[..]), (&mut backend, down.1, &b"\x88\x00"[..])]
@@ -442,7 +442,7 @@ async fn what_was_read_ahead_below_a_tunnel_goes_along_and_is_followed() {
     near.put_back(b"\x81\x83abcd");
     let parcel = Tunnel::new((near, &[]), (Io::Unix(far), b"\x81\x02h"), true, LIMITS).freeze();
     let mut tunnel = thawed(parcel.expect("it can be given"));
-    let running = async { tunnel.run(std::future::ready(Asked::Close)).await.expect("it has closed") };
+    let running = async move { tunnel.run(std::future::ready(Asked::Close)).await.expect("it has closed") };
     let peers = async {
         write(&mut client, b"xyz\x88\x80\0\0\0\0").await;
         write(&mut backend, b"i\x88\x00").await;
