@@ -39,7 +39,11 @@ impl Running {
 
     /// The one that this command runs, whose log is JSON.
     pub(crate) fn of(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
+        Self::started(command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs"))
+    }
+
+    /// The one that runs already, whose standard error is piped.
+    pub(crate) fn started(mut child: Child) -> Self {
         let mut pipe = BufReader::new(child.stderr.take().expect("piped")).lines();
         let (sender, log) = mpsc::unbounded_channel();
         // Read as it comes: a full pipe would hold the process up.

@@ -1,6 +1,7 @@
 //! What is handed over, and the two ways that it goes: packages of any size, and a service manager that keeps one. Enters: parcels.
 //! Leaves: the same in another process. Must not touch: the machine's own service manager.
 
+mod golden;
 mod package;
 mod store;
 
