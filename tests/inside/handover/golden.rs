@@ -5,7 +5,6 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -34,7 +33,7 @@ fn start(manager: &Manager, scratch: &Scratch, backend: SocketAddr) -> Running {
     );
     let file = scratch.file("underpass.toml", &config);
     let mut command = manager.command(env!("CARGO_BIN_EXE_underpass"));
-    Running::started(manager.start(command.arg("run").arg(file).stderr(Stdio::piped())))
+    Running::with(command.arg("run").arg(file), |command| manager.start(command))
 }
 
 /// Two ends of a connection: ours, and one to hand over.
