@@ -3,6 +3,7 @@
 
 mod golden;
 mod package;
+mod restart;
 mod store;
 
 use std::os::fd::OwnedFd;
