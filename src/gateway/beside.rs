@@ -23,14 +23,14 @@ use crate::listener::dialling::DialTurn;
 use crate::listener::peer::Peer;
 use crate::upstream::dial::{DialError, Upgraded};
 use crate::upstream::headers::{end_to_end, other_handshake, request_host, tunnel_handshake};
-use crate::upstream::private::PrivateConnections;
+use crate::upstream::private::PrivatePlace;
 use crate::upstream::proxy::Repeated;
 
 /// Proxies a plain request.
 pub(super) async fn proxy(
     call: &Call<'_>,
     mut request: BoxRequest,
-    private: Option<&PrivateConnections>,
+    private: Option<&dyn PrivatePlace>,
 ) -> Result<Response<Body>, Refusal> {
     let Call { gateway, live, peer } = *call;
     let path = request.uri().path();
@@ -60,7 +60,7 @@ pub(super) async fn proxy(
 pub(super) async fn tunnel(
     call: &Call<'_>,
     mut request: BoxRequest,
-    private: Option<&PrivateConnections>,
+    private: Option<&dyn PrivatePlace>,
 ) -> Result<Response<Body>, Refusal> {
     let Call { gateway, live, peer } = *call;
     if let Some(refusal) = handshake_fault(call, &request) {

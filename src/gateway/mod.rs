@@ -56,7 +56,7 @@ use crate::transport::Fault;
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
-use crate::upstream::private::PrivateConnections;
+use crate::upstream::private::{PrivateConnections, PrivatePlace};
 
 /// Asks nginx and its kin not to collect an answer before they pass it on.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -198,7 +198,7 @@ impl Gateway {
         if let Err(Limited { limit, after }) = self.limits.request(peer.client) {
             return Err(Refusal::limited(limit, after));
         }
-        let private = connection.as_ref().and_then(|connection| connection.companion());
+        let private = connection.as_deref().map(|connection| connection as &dyn PrivatePlace);
         let call = Call { gateway: self, live, peer };
         // What takes long or is rare is boxed: each future on the way of every message has room for its largest branch,
         // and is moved and allocated with it.
@@ -270,6 +270,17 @@ fn identity([subject, fingerprint]: &[HeaderName; 2], peer: &Peer) -> Vec<(Heade
 impl Companion for PrivateConnections {
     fn binds(&self) -> bool {
         !self.is_empty()
+    }
+}
+
+/// What belongs to a client's connection is kept with it.
+impl PrivatePlace for Traffic {
+    fn present(&self) -> Option<&PrivateConnections> {
+        self.present_companion()
+    }
+
+    fn made(&self) -> Option<&PrivateConnections> {
+        self.companion()
     }
 }
 

@@ -26,7 +26,8 @@ use crate::lifecycle::moving::{Kind, Parcel};
 
 /// Descriptors in one message; Linux takes 253 (`SCM_MAX_FD`).
 const IN_A_MESSAGE: usize = 250;
-/// Asked for as the pair's buffer, in bytes; the system's limit (`net.core.wmem_max`) counts. A message takes about 1 KiB of it.
+/// Asked for as the pair's buffer, in bytes; the system's limit (`net.core.wmem_max`) counts. A message takes 768 bytes
+/// of it, so that even Linux's default of 208 KiB has room for 138,000 descriptors.
 const BUFFER: usize = 4 << 20;
 /// Descriptors that are left for the process itself when there are too many: log, epoll, a listener.
 const SPARE: usize = 32;
@@ -74,11 +75,15 @@ impl Load {
     /// # Errors
     /// [`PackError`]; the load is as it was.
     pub fn pack(&self) -> Result<Package, PackError> {
+        self.pack_into(BUFFER)
+    }
+
+    fn pack_into(&self, buffer: usize) -> Result<Package, PackError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (sending, receiving) = pair.map_err(io::Error::from)?;
         // The system may give less than it is asked for, which shows when the buffer is full.
-        let _ = sockopt::set_socket_send_buffer_size(&sending, BUFFER);
+        let _ = sockopt::set_socket_send_buffer_size(&sending, buffer);
         let state = self.write_state()?;
         let mut parcels: Vec<_> = self.parcels.iter().filter(|parcel| !parcel.descriptors.is_empty()).collect();
         parcels.sort_by_key(|parcel| parcel.kind as u8);
@@ -330,6 +335,19 @@ mod tests {
         let headless = StateWriter::new(Vec::new()).and_then(StateWriter::end).expect("memory");
         let reader = StateReader::new(headless.as_slice(), headless.len() as u64).expect("a sound state");
         assert!(matches!(Load::read(reader, &mut Sockets::default()), Err(UnpackError::NoHead)));
+    }
+
+    #[test]
+    fn more_descriptors_than_fit_are_refused_and_stay() {
+        let (one, mut two) = UnixStream::pair().expect("a pair");
+        let copies = (0..4000).map(|_| one.try_clone().expect("a spare descriptor").into());
+        let load = load(copies.map(|copy| parcel(Kind::Session, "one", vec![copy])).collect());
+        let error = load.pack_into(1).expect_err("the kernel gives a few KiB");
+        let fitted = matches!(error, PackError::Full { packed, all: 4000 } if packed > 0 && packed % IN_A_MESSAGE == 0);
+        assert!(fitted, "{error}");
+        drop(one);
+        two.write_all(b"x").expect("the load still has the other end");
+        load.pack().expect("it is packed");
     }
 
     #[test]

@@ -332,16 +332,10 @@ impl Driver {
         if self.closing.is_some_and(|until| until <= now) {
             self.socket = None;
         }
-        let mut due = self.session.expire().unwrap_or(now + FAR);
-        if let Some(closing) = self.closing.filter(|_| self.socket.is_some()) {
-            due = due.min(closing);
-        }
-        if let Some(next) = self.check_backend(now) {
-            due = due.min(next);
-        }
-        if let Some(at) = self.intake.look_again() {
-            due = due.min(at);
-        }
+        let due = self.session.expire().unwrap_or(now + FAR);
+        let closing = self.closing.filter(|_| self.socket.is_some());
+        let others = [closing, self.check_backend(now), self.intake.look_again()];
+        let due = others.into_iter().flatten().fold(due, Instant::min);
         self.timer.as_mut().reset(due);
         true
     }

@@ -198,7 +198,7 @@ impl LiveSession {
         state.session.leave_reader(now);
         let counts: Counts = state.session.counts();
         // What is left says nothing: it is asked nothing any more.
-        let hollow = Session::new(now, super::limits(self.policy()), true);
+        let hollow = Session::new(now, super::policies::limits(self.policy()), true);
         let session = std::mem::replace(&mut state.session, hollow);
         let attached = state.attached.take();
         let reported = !std::mem::take(&mut state.active);

@@ -17,7 +17,7 @@ pub mod roster;
 mod token;
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -32,7 +32,7 @@ pub use self::live_session::{LiveSession, Progress, Refused};
 pub use self::memory::{Intake, PendingBytes};
 use self::nonces::{NonceError, Nonces, Slot};
 use self::owner::{Owner, Places};
-use self::policies::Policies;
+use self::policies::{Policies, SharedLimits};
 pub use self::reader::{Reader, Stay};
 use self::token::Token;
 use crate::budget::{Budget, Level};
@@ -41,7 +41,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::drain::leave_after;
 use crate::limits::Held;
 use crate::metrics::Metrics;
-use crate::session::{Close, Limits, Moment, Session};
+use crate::session::{Close, Moment, Session};
 use crate::terms::Ending;
 use crate::upstream::dial::{DialError, Dialer};
 use crate::upstream::headers::acted_on;
@@ -382,39 +382,4 @@ fn not_offered(head: &http::response::Parts, offered: &[String]) -> Option<&'sta
     }
     let known = chosen.is_empty() || offered.contains(&chosen);
     (!known).then_some("its subprotocol was not offered")
-}
-
-/// How long a message that was written may be asked for again. A client that was cut off comes back within its grace or not at
-/// all; what it lacks then was written after it was cut off, or before and still on its way: in the buffers of the kernel and
-/// of boxes, which hold what a slow client takes in half a grace (`client.write` is as long by default).
-fn replay_age(grace: Duration) -> Duration {
-    grace + grace / 2
-}
-
-/// The core's limits, which all sessions of one configuration share.
-#[derive(Default)]
-struct SharedLimits(Mutex<Option<(Arc<config::Session>, Arc<Limits>)>>);
-
-impl SharedLimits {
-    /// Those of `policy`: the last ones, or new ones when the configuration has changed.
-    fn of(&self, policy: &Arc<config::Session>) -> Arc<Limits> {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some((known, limits)) if Arc::ptr_eq(known, policy) => Arc::clone(limits),
-            _ => Arc::clone(&last.insert((Arc::clone(policy), Arc::new(limits(policy)))).1),
-        }
-    }
-}
-
-fn limits(policy: &config::Session) -> Limits {
-    Limits {
-        buffer: policy.buffer,
-        replay: policy.replay,
-        replay_age: replay_age(policy.grace),
-        reorder_window: policy.held,
-        queue: policy.queue,
-        grace: policy.grace,
-        pause: policy.pause,
-        close_wait: policy.close_wait,
-    }
 }

@@ -1,10 +1,12 @@
-//! The limits and timers of sessions that came from another process: one copy for all that have the same.
+//! The limits and timers of sessions: one copy for all that have the same, also of those that came from another process.
 //!
-//! Enters: policies. Leaves: the same, shared. Must not touch: what they say.
+//! Enters: policies. Leaves: the same, and the core's part of them, shared. Must not touch: what they say.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use crate::config;
+use crate::session::Limits;
 
 /// Those that live sessions have, each once. There are as many as configurations that these were opened under.
 #[derive(Debug, Default)]
@@ -21,6 +23,41 @@ impl Policies {
         let policy = Arc::new(policy);
         known.push(Arc::downgrade(&policy));
         policy
+    }
+}
+
+/// How long a message that was written may be asked for again. A client that was cut off comes back within its grace or not at
+/// all; what it lacks then was written after it was cut off, or before and still on its way: in the buffers of the kernel and
+/// of boxes, which hold what a slow client takes in half a grace (`client.write` is as long by default).
+fn replay_age(grace: Duration) -> Duration {
+    grace + grace / 2
+}
+
+/// The core's limits, which all sessions of one configuration share.
+#[derive(Debug, Default)]
+pub(super) struct SharedLimits(Mutex<Option<(Arc<config::Session>, Arc<Limits>)>>);
+
+impl SharedLimits {
+    /// Those of `policy`: the last ones, or new ones when the configuration has changed.
+    pub(super) fn of(&self, policy: &Arc<config::Session>) -> Arc<Limits> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, limits)) if Arc::ptr_eq(known, policy) => Arc::clone(limits),
+            _ => Arc::clone(&last.insert((Arc::clone(policy), Arc::new(limits(policy)))).1),
+        }
+    }
+}
+
+pub(super) fn limits(policy: &config::Session) -> Limits {
+    Limits {
+        buffer: policy.buffer,
+        replay: policy.replay,
+        replay_age: replay_age(policy.grace),
+        reorder_window: policy.held,
+        queue: policy.queue,
+        grace: policy.grace,
+        pause: policy.pause,
+        close_wait: policy.close_wait,
     }
 }
 

@@ -199,7 +199,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::{Wake, Waker};
 
-    use super::super::{limits, token::Token};
+    use super::super::{policies::limits, token::Token};
     use super::*;
     use crate::budget::Budget;
     use crate::config;

@@ -30,7 +30,7 @@ pub use crate::upstream::io::Io;
 use crate::upstream::login;
 use crate::upstream::own::OwnListeners;
 use crate::upstream::pool::{Carrier, Connection};
-use crate::upstream::private::PrivateConnections;
+use crate::upstream::private::PrivatePlace;
 use crate::upstream::tls::{self, UpstreamTlsError};
 
 /// How long to wait before a unix socket with a full backlog is tried again.
@@ -253,7 +253,7 @@ impl Dialer {
     pub async fn upgrade(
         &self,
         head: request::Parts,
-        private: Option<&PrivateConnections>,
+        private: Option<&dyn PrivatePlace>,
     ) -> Result<Upgraded, DialError> {
         self.upgrade_in_turn(head, private, ()).await
     }
@@ -266,7 +266,7 @@ impl Dialer {
     pub async fn upgrade_in_turn<T>(
         &self,
         head: request::Parts,
-        private: Option<&PrivateConnections>,
+        private: Option<&dyn PrivatePlace>,
         turn: T,
     ) -> Result<Upgraded, DialError> {
         if let Some(talk) = self.inside {

@@ -14,6 +14,29 @@ const MOST: usize = 4;
 #[derive(Default)]
 pub struct PrivateConnections(Mutex<Vec<(Arc<str>, Connection)>>);
 
+/// Where those of one client's connection are. Hardly any client speaks such a login, so they are made when the first is kept.
+pub trait PrivatePlace: Sync {
+    /// Those that are there.
+    fn present(&self) -> Option<&PrivateConnections>;
+
+    /// The same, made if there are none; `None` when there can be none.
+    fn made(&self) -> Option<&PrivateConnections>;
+}
+
+impl dyn PrivatePlace + '_ {
+    /// See [`PrivateConnections::take`].
+    pub(super) async fn take(&self, address: &Arc<str>) -> Option<Connection> {
+        self.present()?.take(address).await
+    }
+
+    /// See [`PrivateConnections::keep`].
+    pub(super) fn keep(&self, address: &Arc<str>, connection: Connection) {
+        if let Some(connections) = self.made() {
+            connections.keep(address, connection);
+        }
+    }
+}
+
 impl PrivateConnections {
     /// Whether there is none.
     #[must_use]
@@ -22,7 +45,7 @@ impl PrivateConnections {
     }
 
     /// The live one to the backend at this address, if there is one.
-    pub(super) async fn take(&self, address: &Arc<str>) -> Option<Connection> {
+    async fn take(&self, address: &Arc<str>) -> Option<Connection> {
         let mut connection = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // A reload makes new backends: their addresses are others, even where they read alike.
@@ -33,7 +56,7 @@ impl PrivateConnections {
     }
 
     /// Keeps the one to the backend at this address.
-    pub(super) fn keep(&self, address: &Arc<str>, connection: Connection) {
+    fn keep(&self, address: &Arc<str>, connection: Connection) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|(theirs, _)| !Arc::ptr_eq(theirs, address));
         if kept.len() >= MOST {

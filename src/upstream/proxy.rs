@@ -42,7 +42,7 @@ use crate::upstream::io::Io;
 use crate::upstream::login;
 use crate::upstream::pace::{Pace, outgoing, stalled};
 use crate::upstream::pool::{Carrier, Connection, Outgoing, Pool, Sender};
-use crate::upstream::private::PrivateConnections;
+use crate::upstream::private::PrivatePlace;
 
 /// Why a request has no response.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +130,7 @@ impl Proxy {
         &self,
         request: Request<B>,
         forwarded: &Forwarded<'_>,
-        private: Option<&PrivateConnections>,
+        private: Option<&dyn PrivatePlace>,
     ) -> Result<Response<IncomingBody>, ProxyError>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -187,7 +187,7 @@ impl Proxy {
         &self,
         mut request: Request<Outgoing>,
         pace: Option<&Pace>,
-        private: Option<&PrivateConnections>,
+        private: Option<&dyn PrivatePlace>,
     ) -> Result<Response<IncomingBody>, ProxyError> {
         let address = self.dialer.address();
         let mut is_login = login::speaks(request.headers());

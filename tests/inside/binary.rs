@@ -39,7 +39,12 @@ impl Running {
 
     /// The one that this command runs, whose log is JSON.
     pub(crate) fn of(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("it runs");
+        Self::with(command.stdout(Stdio::null()), |command| command.spawn().expect("it runs"))
+    }
+
+    /// The one that `start` makes of this command, whose log is JSON.
+    pub(crate) fn with(command: &mut Command, start: impl FnOnce(&mut Command) -> Child) -> Self {
+        let mut child = start(command.stderr(Stdio::piped()));
         let mut pipe = BufReader::new(child.stderr.take().expect("piped")).lines();
         let (sender, log) = mpsc::unbounded_channel();
         // Read as it comes: a full pipe would hold the process up.

@@ -51,7 +51,7 @@ impl House {
         let token = Token::random("n1").expect("randomness");
         let text = token.as_str().to_owned();
         let policy = Arc::new(policy());
-        let session = Session::new(registry.now(), super::super::limits(&policy), true);
+        let session = Session::new(registry.now(), super::super::policies::limits(&policy), true);
         let shared = (Arc::clone(&registry.metrics), Arc::clone(&registry.budget));
         let live = LiveSession::new(token, "chat".into(), policy, session, registry.epoch, shared, Owner::default());
         let live = Arc::new(live);

@@ -379,3 +379,22 @@ async fn under_a_flood_of_many_sessions_the_process_keeps_to_its_memory() {
     let line = running.says("memory ran short: the session that held most of it is ended").await;
     assert!(line["held"].as_u64() > Some(MIB as u64) && line["session"].is_string(), "{line}");
 }
+
+#[tokio::test]
+async fn what_drips_while_memory_is_short_is_told_so() {
+    let mut backend = Backend::start().await;
+    let site = site(&backend, "20s");
+    let _greedy = site.open("/").await;
+    let flooding = tokio::spawn(flood(backend.accept().await, 24));
+    is_short(&site).await;
+    let mut dripping = Line::to(site.at).await;
+    dripping.say(&format!("GET /_underpass/info HTTP/1.1\r\nHost: a\r\nX-Large: {}", "a".repeat(6 * 1024))).await;
+    let (head, body) = dripping.answer().await;
+    assert!(
+        head.starts_with("http/1.1 503 ") && head.contains("retry-after: 5") && head.contains("connection: close"),
+        "{head}"
+    );
+    let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(body["error"]["code"], "overloaded");
+    flooding.abort();
+}

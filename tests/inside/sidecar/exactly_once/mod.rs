@@ -2,9 +2,11 @@
 //! with transports changed in mid-session. A failing run prints its seed; `UNDERPASS_SEED` repeats it.
 
 mod cutter;
+mod handed_over;
 mod talk;
 mod wire;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -82,12 +84,23 @@ fn as_ws(message: &Message) -> WsMessage {
 
 /// Says everything, hears everything; then closes, unless the client is to.
 async fn play(socket: BackendSocket, downs: Arc<Vec<Message>>, ups: Arc<Vec<Message>>, closes: bool) -> (u16, String) {
+    play_slowly(socket, downs, ups, closes, Duration::from_millis(3)).await
+}
+
+/// The same with such a pause behind each hundred messages.
+async fn play_slowly(
+    socket: BackendSocket,
+    downs: Arc<Vec<Message>>,
+    ups: Arc<Vec<Message>>,
+    closes: bool,
+    pause: Duration,
+) -> (u16, String) {
     let (mut sink, mut source) = socket.ws.split();
     let say = async {
         for (index, message) in downs.iter().enumerate() {
             sink.send(as_ws(message)).await.expect("the sidecar takes it");
             if index % 100 == 0 {
-                sleep(Duration::from_millis(3)).await;
+                sleep(pause).await;
             }
         }
         if closes {
@@ -208,7 +221,7 @@ async fn with_transports_changed_in_mid_session() {
 }
 
 /// What a browser does with the one-request form: its URL for ever, and the last id it saw.
-async fn event_source(cutter: &Cutter, seed: u64) -> (Vec<Message>, serde_json::Value, u64) {
+async fn event_source(at: SocketAddr, seed: u64) -> (Vec<Message>, serde_json::Value, u64) {
     let path = format!("/feed?room=1&underpass.nonce=nonce-of-seed-{seed:06}&underpass=sse");
     let (mut received, mut last_id, mut attempts) = (Vec::new(), String::new(), 0u64);
     let mut close = None;
@@ -218,12 +231,14 @@ async fn event_source(cutter: &Cutter, seed: u64) -> (Vec<Message>, serde_json::
         if !last_id.is_empty() {
             request = request.header("last-event-id", &last_id);
         }
-        let Some(mut wire) = exchange(cutter.at, request.body(Full::new(Bytes::new())).expect("a request")).await
-        else {
+        let Some(mut wire) = exchange(at, request.body(Full::new(Bytes::new())).expect("a request")).await else {
             continue;
         };
         if wire.status == 204 {
             return (received, close.expect("a close before the end"), attempts);
+        }
+        if wire.status == 503 {
+            continue;
         }
         assert_eq!(wire.status, 200);
         while let Some(event) = wire.event().await {
@@ -269,7 +284,7 @@ async fn over_a_bare_event_source() {
             play(socket, script, Arc::default(), true).await
         };
         let (theirs, (received, close, attempts)) =
-            soon("the whole feed", async { tokio::join!(at_backend, event_source(&cutter, seed)) }).await;
+            soon("the whole feed", async { tokio::join!(at_backend, event_source(cutter.at, seed)) }).await;
         assert!(received == *downs, "seed {seed}");
         assert_eq!(close, json!({"code": 4001, "reason": "kicked", "clean": true}));
         assert_eq!(theirs, (4001, "kicked".into()));

@@ -286,6 +286,8 @@ impl Talk {
         let wire = request(self.at, "GET", &format!("{}/{what}", self.url), "", Bytes::new()).await?;
         match wire.status {
             200 => Some(wire),
+            // It has moved to another process: at the next attempt it is there.
+            503 => None,
             // The close was told and counted on an attachment that the box repeated.
             status => panic!("{status} to {what}"),
         }
@@ -331,6 +333,7 @@ impl Talk {
                 match answer["error"]["code"].as_str() {
                     None => return self.learn(&answer),
                     Some("busy") => self.learn(&answer),
+                    Some("draining") => {}
                     // The client closed, or the backend, with everything in hand.
                     Some("session_closed") => return self.learn(&json!({"next": u64::MAX})),
                     Some(other) => panic!("{other} to a send of {seq}"),
@@ -356,7 +359,8 @@ impl Talk {
     pub(crate) async fn hang_up(&self, code: u16, reason: &str) -> Value {
         let body = Bytes::from(json!({"code": code, "reason": reason}).to_string());
         loop {
-            if let Some(answer) = self.short(&format!("{}/close", self.url), "json", body.clone()).await {
+            let answer = self.short(&format!("{}/close", self.url), "json", body.clone()).await;
+            if let Some(answer) = answer.filter(|answer| answer["error"]["code"] != "draining") {
                 return answer;
             }
             sleep(Duration::from_millis(5)).await;
