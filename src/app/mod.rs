@@ -28,7 +28,7 @@ use crate::gateway::{BackendError, Gateway, check_page};
 use crate::handover::take_over::TakeOverError;
 use crate::handover::{Head, package::UnpackError};
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::sockets::{BindError, BoundListener, Sockets};
+use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, admin_name};
 use crate::limits::Limits;
 use crate::listener::given::ListenerRecord;
 use crate::listener::idle::Connections;
@@ -156,10 +156,10 @@ impl App {
             listening.push(Listening { bound: sockets.bind(&listener.address)?, record, spoken });
         }
         let mut copies = Vec::new();
-        let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
+        let admin = config.admin.as_ref().map(|address| sockets.bind_admin(address)).transpose()?.unwrap_or_default();
         if let Some(address) = &config.admin {
             for bound in &admin {
-                copies.push((address.to_string(), bound.copy()?));
+                copies.push((admin_name(address), bound.copy()?));
             }
         }
         let handover = config.handover.socket.as_deref().map(|path| sockets.bind_private(path)).transpose()?;
