@@ -75,8 +75,12 @@ impl Running {
         Site::elsewhere(at, Some(address(&self.says("admin listening").await)))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.pid().to_string();
         assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 
