@@ -10,6 +10,7 @@ use super::{App, Bound, StartError, check_files};
 use crate::config::Config;
 use crate::handover::take_over::{Predecessor, ask};
 use crate::handover::{Head, Load, Package, store};
+use crate::lifecycle::What;
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::sockets::{Sockets, SpareListener};
 use crate::listener::given::ListenerRecord;
@@ -102,6 +103,8 @@ impl App {
     /// let go of it: then it is served again behind that.
     pub(super) async fn thaw(&self, parcels: Vec<Parcel>, here: bool) -> Thawed {
         let (mut thawed, mut of) = (Thawed::default(), Kind::ALL.map(|_| Vec::new()));
+        // A process that is to stop is not empty before all that comes back is there.
+        let _coming = self.lifecycle.guard(What::Connection);
         for parcel in parcels {
             of[row(parcel.kind)].push(parcel);
         }
@@ -164,7 +167,7 @@ impl App {
     /// Serves a listening socket of ours again.
     fn serve_again(&self, worker: usize, mut parcel: Parcel) -> Result<(), String> {
         let record: ListenerRecord = parcel.read().map_err(|error| error.to_string())?;
-        // Copies of sockets that were never let go of have no such address.
+        // Copies of sockets that were never let go of have no such name.
         let Some(spoken) = self.spoken.get(&record.address) else { return Ok(()) };
         let socket = parcel.descriptors.pop().ok_or("it has no socket")?;
         let spare = SpareListener::of(socket).map_err(|error| error.to_string())?;

@@ -73,7 +73,8 @@ pub struct Sockets {
     fds: Option<ListenFd>,
     /// What systemd has kept for us.
     stored: Option<OwnedFd>,
-    /// The address in the predecessor's configuration, and a socket that listened there.
+    /// The name that the predecessor gave to a socket that listened: its address in the configuration, but for
+    /// [`Sockets::bind_as`].
     taken: Vec<(String, Socket)>,
 }
 
@@ -133,7 +134,16 @@ impl Sockets {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(&mut self, address: &Address) -> Result<Vec<BoundListener>, BindError> {
-        let taken = self.take_over(address)?;
+        self.bind_as(&address.to_string(), address)
+    }
+
+    /// The same, where the predecessor's sockets go by another name than their address: those of a listener that is not for
+    /// everybody.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_as(&mut self, name: &str, address: &Address) -> Result<Vec<BoundListener>, BindError> {
+        let taken = self.take_over(name, address)?;
         match address {
             // The same ones, or newer: the socket unit may have changed.
             Address::Activated(name) if taken.is_empty() || self.passed.iter().any(|(passed, _)| passed == name) => {
@@ -152,21 +162,21 @@ impl Sockets {
     /// # Errors
     /// See [`BindError`].
     pub fn bind_private(&mut self, path: &Path) -> Result<UnixListener, BindError> {
-        let taken = self.take_over(&Address::Unix(path.to_owned()))?.pop();
+        let address = Address::Unix(path.to_owned());
+        let taken = self.take_over(&address.to_string(), &address)?.pop();
         match taken.map_or_else(|| bind_unix(path, PRIVATE_MODE), Ok)? {
             BoundListener::Unix(listener) => Ok(listener),
             BoundListener::Tcp(_) => Err(BindError::NotASocket { path: path.to_owned() }),
         }
     }
 
-    /// All that a predecessor had at this address, and that still listen there.
-    fn take_over(&mut self, address: &Address) -> Result<Vec<BoundListener>, BindError> {
-        let text = address.to_string();
-        let (wanted, others): (Vec<_>, Vec<_>) = self.taken.drain(..).partition(|(of, _)| *of == text);
+    /// All that a predecessor had under this name, and that still listen at this address.
+    fn take_over(&mut self, name: &str, address: &Address) -> Result<Vec<BoundListener>, BindError> {
+        let (wanted, others): (Vec<_>, Vec<_>) = self.taken.drain(..).partition(|(of, _)| of == name);
         self.taken = others;
         let fitting = wanted.into_iter().filter(|(_, socket)| listens_at(socket, address));
         let adopted: io::Result<Vec<_>> = fitting.map(|(_, socket)| BoundListener::of(socket.into())).collect();
-        adopted.map_err(|error| explain(text, error))
+        adopted.map_err(|error| explain(address.to_string(), error))
     }
 
     /// Names that were passed but not used by [`Sockets::bind`]: probably an error in the configuration.

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -50,6 +51,8 @@ pub type Pump = Arc<dyn Fn(Io, Standing) -> std::io::Result<OwnedFd> + Send + Sy
 pub(super) struct Freeze {
     /// For backends whose socket cannot be given. Without it their sessions end.
     pub(super) pump: Option<Pump>,
+    /// How many these are.
+    pub(super) ended: Arc<AtomicUsize>,
     /// Dropped once it is done.
     _done: mpsc::Sender<Infallible>,
 }
@@ -58,6 +61,8 @@ pub(super) struct Freeze {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
     pub sessions: usize,
+    /// Those of them that end, since their backend's socket cannot be given.
+    pub ended: usize,
     /// They did not answer the order in time.
     pub left: usize,
 }
@@ -238,15 +243,15 @@ impl Registry {
         let _ = timeout(SETTLE, self.openings.subscribe().wait_for(|under_way| *under_way == 0)).await;
         let live = self.directory.close();
         let sessions = live.len();
-        let (done, mut all_done) = mpsc::channel(1);
+        let (ended, (done, mut all_done)) = (Arc::<AtomicUsize>::default(), mpsc::channel(1));
         for session in live {
-            session.order_freeze(Freeze { pump: pump.clone(), _done: done.clone() });
+            session.order_freeze(Freeze { pump: pump.clone(), ended: Arc::clone(&ended), _done: done.clone() });
         }
         drop(done);
         let _ = timeout(SETTLE, all_done.recv()).await;
         let left = self.directory.all().len();
         self.give_remembered();
-        Frozen { sessions: sessions.saturating_sub(left), left }
+        Frozen { sessions: sessions.saturating_sub(left), ended: ended.load(Ordering::Relaxed), left }
     }
 
     /// The process serves again: what was frozen may be thawed.
@@ -316,7 +321,7 @@ impl Registry {
         let live = LiveSession::new(token, record.protocol, policy, record.session, self.epoch, shared, owner);
         live.recall(record.facts);
         let live = Arc::new(live);
-        self.directory.insert(&live);
+        self.directory.restore(&live);
         // There may be more sessions than seats, if fewer are allowed now.
         let seat = self.seats.try_acquire().ok();
         tokio::spawn(Driver::new(Arc::clone(self), live, socket, backend, (seat, place)));
