@@ -73,9 +73,11 @@ impl App {
                 "came without their sockets, and end: is LimitNOFILE high enough for all of them?"
             );
         }
+        let without_sockets: Vec<_> = incomplete.iter().map(|parcel| parcel.kind).collect();
         // A session without its socket ends for its client as any other that has lost its backend.
         parcels.extend(incomplete.into_iter().filter(|parcel| parcel.kind == Kind::Session));
-        let thawed = self.thaw(parcels, false).await;
+        let mut thawed = self.thaw(parcels, false).await;
+        without_sockets.into_iter().for_each(|kind| thawed.lose(kind));
         self.serve(bound.listening)?;
         self.open(bound.admin);
         let gap = since(&head);
@@ -180,6 +182,13 @@ impl Thawed {
     fn count(&mut self, kind: Kind, (crossed, lost): (u64, u64)) {
         let counts = &mut self.0[row(kind)];
         *counts = (counts.0 + crossed, counts.1 + lost);
+    }
+
+    /// One came without its sockets. Of a session there is just enough left to say so to its client.
+    fn lose(&mut self, kind: Kind) {
+        let (crossed, lost) = &mut self.0[row(kind)];
+        *crossed = crossed.saturating_sub(u64::from(kind == Kind::Session));
+        *lost += 1;
     }
 
     fn note(&mut self, kind: Kind, thawed: Result<(), String>) {
