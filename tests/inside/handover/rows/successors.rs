@@ -40,6 +40,7 @@ async fn one_that_cannot_run_changes_nothing() {
     let tls =
         "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"/nonexistent.pem\"\nkey = \"/nonexistent.key\"\n";
     let (at, named) = (taken.0, taken.0.to_string());
+    let mut number = 0;
     for (bad, says, rolled_back) in [
         (format!("{good}no_such_key = 1\n"), "no_such_key", 0.0),
         (format!("{good}{tls}"), "/nonexistent.pem", 0.0),
@@ -55,6 +56,9 @@ async fn one_that_cannot_run_changes_nothing() {
         if rolled_back == 0.0 {
             socket.send(says).await;
             assert_eq!(stream.told().await.data, says, "no word of coming back");
+            number += 1;
+            line.site.post(&format!("{}/send?seq={number}&as=text", opened.url), says.to_owned()).await.json();
+            assert_eq!(socket.next_text().await, says);
         }
     }
     line.change(&good);
