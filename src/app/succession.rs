@@ -29,17 +29,25 @@ impl App {
     /// [`StartError`]; then nothing is served, and a running process goes on.
     pub async fn succeed(config: Config, mut sockets: Sockets, take_over: bool) -> Result<Self, StartError> {
         if !take_over {
-            let Some(load) = sockets.stored().and_then(|kept| unpack(Package::from(kept))) else {
-                return Self::start(config, sockets);
+            let Some(kept) = sockets.stored() else { return Self::start(config, sockets) };
+            let Some(load) = unpack(Package::from(kept)) else {
+                let app = Self::start(config, sockets)?;
+                app.metrics.handover.ended(HandedOver::Unreadable);
+                return Ok(app);
             };
-            let (app, load, bound) = Self::inherit(config, sockets, load)?;
-            return app.go_on(load, bound, HandedOver::Restarted).await;
+            return match Self::inherit(config, sockets, load) {
+                Ok((app, load, bound)) => app.go_on(load, bound, HandedOver::Restarted).await,
+                Err((error, load)) => {
+                    give_back(&load).await;
+                    Err(error)
+                }
+            };
         }
         check_files(&config)?;
         let path = config.handover.socket.clone().unwrap_or_default();
         let mut predecessor = ask(&path).await?;
         let taken = predecessor.take().await?.unpack().map_err(StartError::from);
-        match taken.and_then(|load| Self::inherit(config, sockets, load)) {
+        match taken.and_then(|load| Self::inherit(config, sockets, load).map_err(|(error, _)| error)) {
             Ok((app, load, bound)) => {
                 // From this word on everything is ours, and before it nothing is touched.
                 commit(predecessor, &load.head).await?;
@@ -52,16 +60,18 @@ impl App {
         }
     }
 
-    /// An app with the listening sockets of the predecessor; nothing of it runs.
-    fn inherit(config: Config, sockets: Sockets, mut load: Load) -> Result<(Self, Load, Bound), StartError> {
+    /// An app with the listening sockets of the predecessor; nothing of it runs. With an error comes back what else there was.
+    fn inherit(config: Config, sockets: Sockets, mut load: Load) -> Result<(Self, Load, Bound), (StartError, Load)> {
         let listeners = load.parcels.extract_if(.., |parcel| parcel.kind == Kind::Listener);
         let listener = |mut parcel: Parcel| {
             let record: ListenerRecord = parcel.read().ok()?;
             Some((record.address, parcel.descriptors.pop()?))
         };
         let sockets = sockets.with_taken(listeners.filter_map(listener).collect());
-        let (app, bound) = Self::build(config, sockets, Some(&load.head))?;
-        Ok((app, load, bound))
+        match Self::build(config, sockets, Some(&load.head)) {
+            Ok((app, bound)) => Ok((app, load, bound)),
+            Err(error) => Err((error, load)),
+        }
     }
 
     /// Serves, beginning with what the predecessor was about.
@@ -218,6 +228,18 @@ fn unpack(package: Package) -> Option<Load> {
         tracing::error!(%error, "what the process before has left cannot be read: its sessions are lost");
     })
     .ok()
+}
+
+/// Has the service manager keep it again, for a process that can start. The listening sockets are bound anew then.
+async fn give_back(load: &Load) {
+    let kept = match load.pack() {
+        Ok(package) => store::keep(package).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match kept {
+        Ok(()) => tracing::warn!("what the process before has left is kept for the next one"),
+        Err(error) => tracing::error!(error, "what the process before has left is lost"),
+    }
 }
 
 async fn commit(predecessor: Predecessor, head: &Head) -> Result<(), StartError> {

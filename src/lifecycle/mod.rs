@@ -3,6 +3,7 @@
 //! Enters: signals and the drain settings. Leaves: a [`Lifecycle`] that every room may watch, [`Guard`]s that count
 //! what is alive, listening sockets, and notifications to the service manager. Must not touch: any other room.
 
+mod bound;
 pub mod descriptors;
 pub mod drain;
 pub mod log;
@@ -75,7 +76,7 @@ struct Now {
     /// Whether the move succeeds is open.
     undecided: bool,
     /// It was not always like this.
-    changed: bool,
+    has_changed: bool,
 }
 
 /// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
@@ -98,7 +99,8 @@ impl Lifecycle {
     /// In [`Phase::Serving`].
     #[must_use]
     pub fn new() -> Self {
-        let now = watch::Sender::new(Now { phase: Phase::Serving, moving: false, undecided: false, changed: false });
+        let now =
+            watch::Sender::new(Now { phase: Phase::Serving, moving: false, undecided: false, has_changed: false });
         let alive = watch::Sender::new(Alive::default());
         let shared = Shared { now, parcels: Mutex::default(), alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
@@ -112,7 +114,7 @@ impl Lifecycle {
     /// False until the first change. Whoever waits for one, and was polled for it, is woken by it and need not be polled before.
     #[must_use]
     pub fn has_changed(&self) -> bool {
-        self.shared.now.borrow().changed
+        self.shared.now.borrow().has_changed
     }
 
     /// True from [`Phase::Draining`] on: nothing new may begin.
@@ -132,7 +134,7 @@ impl Lifecycle {
         let forward = |now: &mut Now| {
             let further = phase > now.phase;
             now.phase = phase.max(now.phase);
-            now.changed = true;
+            now.has_changed = true;
             further
         };
         if self.shared.now.send_if_modified(forward) {
@@ -148,7 +150,7 @@ impl Lifecycle {
     pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.parcels() = Some(sender);
-        self.shared.now.send_modify(|now| (now.moving, now.undecided, now.changed) = (true, true, true));
+        self.shared.now.send_modify(|now| (now.moving, now.undecided, now.has_changed) = (true, true, true));
         receiver
     }
 

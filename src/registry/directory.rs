@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::ended::EndedSessions;
 pub(super) use super::ended::Memory;
-use super::frozen::EndedRecord;
 use super::live_session::LiveSession;
+use super::record::EndedRecord;
 use super::token::id_of;
 use crate::session::Close;
 

@@ -5,8 +5,8 @@
 //! | row | test |
 //! |---|---|
 //! | idle; under load on each transport, a bare EventSource, a tunnel | `sidecar::exactly_once::handed_over` |
-//! | part of a frame, open fragments, unread frames, unsent bytes | `registry::frozen::tests` (in `src`), at every byte |
-//! | backend paused, up queue full, messages held above a gap, a close under way | `registry::frozen::tests` |
+//! | part of a frame, open fragments, unread frames, unsent bytes | `registry::thaw::tests` (in `src`), at every byte |
+//! | backend paused, up queue full, messages held above a gap, a close under way | `registry::thaw::tests` |
 //! | a tunnel inside a frame | `transport::tunnel::given` (in `src`), `sidecar::exactly_once::handed_over` |
 //! | simulation: freeze and thaw as one more event | `simulation` |
 //! | an idle connection; part of a head | `clients::an_idle_connection_is_answered_by_the_successor` |
