@@ -28,7 +28,7 @@ use crate::gateway::{BackendError, Gateway, check_page};
 use crate::handover::take_over::TakeOverError;
 use crate::handover::{Head, package::UnpackError};
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::sockets::{BindError, BoundListener, Sockets, admin_name};
+use crate::lifecycle::sockets::{BindError, BoundListener, Sockets};
 use crate::limits::Limits;
 use crate::listener::given::ListenerRecord;
 use crate::listener::idle::Connections;
@@ -85,7 +85,7 @@ pub struct App {
     spoken: HashMap<String, Spoken>,
     /// Where a successor asks for everything.
     handover: Option<UnixListener>,
-    /// Copies of the listening sockets that are not the listeners', with their addresses: the successor gets them, too.
+    /// Copies of the listening sockets that are not the listeners', with their names: the successor gets them, too.
     copies: Vec<(String, OwnedFd)>,
     /// What serves the admin listener.
     admins: Mutex<Vec<AbortHandle>>,
@@ -156,10 +156,13 @@ impl App {
             listening.push(Listening { bound: sockets.bind(&listener.address)?, record, spoken });
         }
         let mut copies = Vec::new();
-        let admin = config.admin.as_ref().map(|address| sockets.bind_admin(address)).transpose()?.unwrap_or_default();
+        let mut admin = Vec::new();
         if let Some(address) = &config.admin {
+            // Not by its address alone: clients' listeners may be at port 0 as well.
+            let name = format!("admin {address}");
+            admin = sockets.bind_as(&name, address)?;
             for bound in &admin {
-                copies.push((admin_name(address), bound.copy()?));
+                copies.push((name.clone(), bound.copy()?));
             }
         }
         let handover = config.handover.socket.as_deref().map(|path| sockets.bind_private(path)).transpose()?;

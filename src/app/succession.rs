@@ -10,6 +10,7 @@ use super::{App, Bound, StartError, check_files};
 use crate::config::Config;
 use crate::handover::take_over::{Predecessor, ask};
 use crate::handover::{Head, Load, Package, store};
+use crate::lifecycle::What;
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::sockets::{Sockets, SpareListener};
 use crate::listener::given::ListenerRecord;
@@ -87,14 +88,11 @@ impl App {
                 "came without their sockets, and end: is LimitNOFILE high enough for all of them?"
             );
         }
+        let without_sockets: Vec<_> = incomplete.iter().map(|parcel| parcel.kind).collect();
         // A session without its socket ends for its client as any other that has lost its backend.
-        let (sessions, others): (Vec<_>, Vec<_>) =
-            incomplete.into_iter().partition(|parcel| parcel.kind == Kind::Session);
-        parcels.extend(sessions);
+        parcels.extend(incomplete.into_iter().filter(|parcel| parcel.kind == Kind::Session));
         let mut thawed = self.thaw(parcels, false).await;
-        for parcel in others {
-            thawed.count(parcel.kind, (0, 1));
-        }
+        without_sockets.into_iter().for_each(|kind| thawed.lose(kind));
         self.serve(bound.listening)?;
         self.open(bound.admin);
         let gap = since(&head);
@@ -122,6 +120,8 @@ impl App {
     /// let go of it: then it is served again behind that.
     pub(super) async fn thaw(&self, parcels: Vec<Parcel>, here: bool) -> Thawed {
         let (mut thawed, mut of) = (Thawed::default(), Kind::ALL.map(|_| Vec::new()));
+        // A process that is to stop is not empty before all that comes back is there.
+        let _coming = self.lifecycle.guard(What::Connection);
         for parcel in parcels {
             of[row(parcel.kind)].push(parcel);
         }
@@ -184,7 +184,7 @@ impl App {
     /// Serves a listening socket of ours again.
     fn serve_again(&self, worker: usize, mut parcel: Parcel) -> Result<(), String> {
         let record: ListenerRecord = parcel.read().map_err(|error| error.to_string())?;
-        // Copies of sockets that were never let go of have no such address.
+        // Copies of sockets that were never let go of have no such name.
         let Some(spoken) = self.spoken.get(&record.address) else { return Ok(()) };
         let socket = parcel.descriptors.pop().ok_or("it has no socket")?;
         let spare = SpareListener::of(socket).map_err(|error| error.to_string())?;
@@ -197,6 +197,13 @@ impl Thawed {
     fn count(&mut self, kind: Kind, (crossed, lost): (u64, u64)) {
         let counts = &mut self.0[row(kind)];
         *counts = (counts.0 + crossed, counts.1 + lost);
+    }
+
+    /// One came without its sockets. Of a session there is just enough left to say so to its client.
+    fn lose(&mut self, kind: Kind) {
+        let (crossed, lost) = &mut self.0[row(kind)];
+        *crossed = crossed.saturating_sub(u64::from(kind == Kind::Session));
+        *lost += 1;
     }
 
     fn note(&mut self, kind: Kind, thawed: Result<(), String>) {

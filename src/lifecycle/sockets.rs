@@ -25,14 +25,9 @@ pub struct Sockets {
     fds: Option<ListenFd>,
     /// What systemd has kept for us.
     stored: Option<OwnedFd>,
-    /// The address in the predecessor's configuration, and a socket that listened there.
+    /// The name that the predecessor gave to a socket that listened: its address in the configuration, but for
+    /// [`Sockets::bind_as`].
     taken: Vec<(String, Socket)>,
-}
-
-/// By what name the operator's listener is given to a successor: its address may be another one's as well, if its port is 0.
-#[must_use]
-pub fn admin_name(address: &Address) -> String {
-    format!("admin {address}")
 }
 
 // === impl Sockets ===
@@ -94,15 +89,12 @@ impl Sockets {
         self.bind_as(&address.to_string(), address)
     }
 
-    /// The same for the operator's listener, which a predecessor has given by [`admin_name`].
+    /// The same, where the predecessor's sockets go by another name than their address: those of a listener that is not for
+    /// everybody.
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind_admin(&mut self, address: &Address) -> Result<Vec<BoundListener>, BindError> {
-        self.bind_as(&admin_name(address), address)
-    }
-
-    fn bind_as(&mut self, name: &str, address: &Address) -> Result<Vec<BoundListener>, BindError> {
+    pub fn bind_as(&mut self, name: &str, address: &Address) -> Result<Vec<BoundListener>, BindError> {
         let taken = self.take_over(name, address)?;
         match address {
             // The same ones, or newer: the socket unit may have changed.
@@ -130,7 +122,7 @@ impl Sockets {
         }
     }
 
-    /// All that a predecessor has given by this name, and that still listen at this address.
+    /// All that a predecessor had under this name, and that still listen at this address.
     fn take_over(&mut self, name: &str, address: &Address) -> Result<Vec<BoundListener>, BindError> {
         let (wanted, others): (Vec<_>, Vec<_>) = self.taken.drain(..).partition(|(of, _)| of == name);
         self.taken = others;

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -144,6 +145,7 @@ impl Driver {
         let bare = self.socket.as_ref().is_none_or(|socket| socket.io().is_bare());
         if !bare && order.pump.is_none() && self.session.is_open() {
             self.session.end(Close::clean(1012, "service restart"), Ending::Drained);
+            order.ended.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         let Some((mut session, facts)) = self.session.freeze() else { return false };

@@ -5,6 +5,8 @@
 //! **From the moment at which a session is frozen nothing is acknowledged, taken or given here.** Each event goes through
 //! [`LiveSession::act`], which refuses it with [`Moved`](super::Moved); so no step can forget to ask.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -29,6 +31,8 @@ const ENDED_AT_ONCE: usize = 1000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
     pub sessions: usize,
+    /// Those of them that end, since their backend's socket cannot be given.
+    pub ended: usize,
     /// They did not answer the order in time.
     pub left: usize,
 }
@@ -107,15 +111,15 @@ impl Registry {
         let _ = timeout(SETTLE, self.openings.subscribe().wait_for(|under_way| *under_way == 0)).await;
         let live = self.directory.close();
         let sessions = live.len();
-        let (done, mut all_done) = mpsc::channel(1);
+        let (ended, (done, mut all_done)) = (Arc::<AtomicUsize>::default(), mpsc::channel(1));
         for session in live {
-            session.order_freeze(Freeze { pump: pump.clone(), _done: done.clone() });
+            session.order_freeze(Freeze { pump: pump.clone(), ended: Arc::clone(&ended), _done: done.clone() });
         }
         drop(done);
         let _ = timeout(SETTLE, all_done.recv()).await;
         let left = self.directory.all().len();
         self.give_remembered();
-        Frozen { sessions: sessions.saturating_sub(left), left }
+        Frozen { sessions: sessions.saturating_sub(left), ended: ended.load(Ordering::Relaxed), left }
     }
 
     /// The process serves again: what was frozen may be thawed.

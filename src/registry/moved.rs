@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use tokio::sync::mpsc;
 
@@ -25,6 +26,8 @@ pub type Pump = Arc<dyn Fn(Io, Standing) -> std::io::Result<OwnedFd> + Send + Sy
 pub(super) struct Freeze {
     /// For backends whose socket cannot be given. Without it their sessions end.
     pub(super) pump: Option<Pump>,
+    /// How many these are.
+    pub(super) ended: Arc<AtomicUsize>,
     /// Dropped once it is done.
     pub(super) _done: mpsc::Sender<Infallible>,
 }

@@ -69,7 +69,7 @@ impl Registry {
         let live = LiveSession::new(token, record.protocol, policy, record.session, self.epoch, shared, owner);
         live.recall(record.facts);
         let live = Arc::new(live);
-        self.directory.insert(&live);
+        self.directory.restore(&live);
         // There may be more sessions than seats, if fewer are allowed now.
         let seat = self.seats.try_acquire().ok();
         tokio::spawn(Driver::new(Arc::clone(self), live, socket, backend, (seat, place)));
