@@ -37,7 +37,8 @@ impl App {
             };
             return match Self::inherit(config, sockets, load) {
                 Ok((app, load, bound)) => app.go_on(load, bound, HandedOver::Restarted).await,
-                Err((error, load)) => {
+                Err(failed) => {
+                    let (error, load) = *failed;
                     give_back(&load).await;
                     Err(error)
                 }
@@ -47,7 +48,7 @@ impl App {
         let path = config.handover.socket.clone().unwrap_or_default();
         let mut predecessor = ask(&path).await?;
         let taken = predecessor.take().await?.unpack().map_err(StartError::from);
-        match taken.and_then(|load| Self::inherit(config, sockets, load).map_err(|(error, _)| error)) {
+        match taken.and_then(|load| Self::inherit(config, sockets, load).map_err(|failed| failed.0)) {
             Ok((app, load, bound)) => {
                 // From this word on everything is ours, and before it nothing is touched.
                 commit(predecessor, &load.head).await?;
@@ -61,7 +62,11 @@ impl App {
     }
 
     /// An app with the listening sockets of the predecessor; nothing of it runs. With an error comes back what else there was.
-    fn inherit(config: Config, sockets: Sockets, mut load: Load) -> Result<(Self, Load, Bound), (StartError, Load)> {
+    fn inherit(
+        config: Config,
+        sockets: Sockets,
+        mut load: Load,
+    ) -> Result<(Self, Load, Bound), Box<(StartError, Load)>> {
         let listeners = load.parcels.extract_if(.., |parcel| parcel.kind == Kind::Listener);
         let listener = |mut parcel: Parcel| {
             let record: ListenerRecord = parcel.read().ok()?;
@@ -70,7 +75,7 @@ impl App {
         let sockets = sockets.with_taken(listeners.filter_map(listener).collect());
         match Self::build(config, sockets, Some(&load.head)) {
             Ok((app, bound)) => Ok((app, load, bound)),
-            Err(error) => Err((error, load)),
+            Err(error) => Err(Box::new((error, load))),
         }
     }
 
