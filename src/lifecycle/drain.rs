@@ -315,6 +315,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_until_a_hand_over_is_decided() {
+        for succeeds in [true, false] {
+            let process = process();
+            let guard = process.lifecycle.guard(What::Session);
+            let _parcels = process.lifecycle.begin_move();
+            drop(guard);
+            process.send(Signal::Stop).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(process.lifecycle.phase(), Phase::Serving, "what is on its way is nobody's yet");
+            if succeeds {
+                process.lifecycle.handed_over()
+            } else {
+                process.lifecycle.end_move()
+            }
+            assert!(process.run.await.expect("the task does not panic").is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_restart_that_hands_nothing_over_drains() {
         let process = process();
         let _guard = process.lifecycle.guard(What::Tunnel);

@@ -34,16 +34,13 @@ async fn fewer_sessions_are_allowed_and_all_live_on() {
                 assert_eq!(refused.error(), code, "{road:?}, {lowered}");
             }
             // They are limits again once there are fewer.
-            for (opened, _) in &all {
+            for (opened, socket) in &mut all {
                 assert_eq!(line.site.post(&format!("{}/close", opened.url), "{}").await.status, 200);
+                assert_eq!(socket.closed().await.0, 1000);
                 // Until its client knows of it, an ended session has its place.
                 assert_eq!(ended(&line.site, &opened.url, 2).await["code"], 1000);
                 assert_eq!(line.site.post(&format!("{}/ack?after=3", opened.url), "").await.status, 200);
             }
-            for (_, socket) in &mut all {
-                socket.closed().await;
-            }
-            drop(all);
             let opens = async { while line.site.post("/?underpass=open", "").await.status != 200 {} };
             soon("room for one", opens).await;
             assert_eq!(line.site.post("/?underpass=open", "").await.error(), code, "{road:?}, {lowered}");

@@ -4,11 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{Line, ROADS, Road, speak};
 use crate::support::plain::{self, Line as Bytes, canned};
 use crate::support::site::{Backend, Reply, Site, soon};
+
+/// How many messages a client has under way.
+const AT_ONCE: usize = 8;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -62,7 +66,7 @@ async fn short_requests_that_meet_the_freeze_are_answered_once() {
         let stop = Arc::new(AtomicBool::new(false));
         let (done, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let mut all = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..12 {
             let opened = line.site.open("/chat").await;
             let mut socket = backend.accept().await;
             let site = Site::elsewhere(line.site.at, None);
@@ -70,25 +74,27 @@ async fn short_requests_that_meet_the_freeze_are_answered_once() {
             all.push(tokio::spawn(async move {
                 let mut number = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    number += 1;
-                    let (sent, again) =
-                        insist(&site, &format!("{}/send?seq={number}&as=text", opened.url), &number.to_string()).await;
-                    assert_eq!(sent.json()["next"], number + 1);
-                    // The next one is never doubled, and the one before never lost.
-                    assert_eq!(socket.next_text().await, number.to_string());
-                    socket.send(&number.to_string()).await;
+                    // Several at once, which come in any order and go in theirs.
+                    let sends = (number + 1..=number + AT_ONCE).map(async |seq| {
+                        insist(&site, &format!("{}/send?seq={seq}&as=text", opened.url), &seq.to_string()).await.1
+                    });
+                    let sends = join_all(sends).await;
+                    for seq in number + 1..=number + AT_ONCE {
+                        assert_eq!(socket.next_text().await, seq.to_string(), "lost or doubled");
+                    }
+                    number += AT_ONCE;
+                    let after = number / AT_ONCE;
+                    socket.send(&after.to_string()).await;
                     let polled = loop {
-                        let polled = site.get(&format!("{}/poll?after={}", opened.url, number - 1)).await;
-                        if !is_done(&polled, "poll") {
-                            refused.fetch_add(1, Ordering::Relaxed);
-                        } else if polled.json()["messages"] != json!([]) {
+                        let polled = site.get(&format!("{}/poll?after={}", opened.url, after - 1)).await;
+                        if is_done(&polled, "poll") && polled.json()["messages"] != json!([]) {
                             break polled;
                         }
                     };
-                    assert_eq!(polled.json()["messages"], json!([number.to_string()]));
-                    let (_, once_more) = insist(&site, &format!("{}/ack?after={number}", opened.url), "").await;
-                    done.fetch_add(3, Ordering::Relaxed);
-                    refused.fetch_add(again + once_more, Ordering::Relaxed);
+                    assert_eq!(polled.json()["messages"], json!([after.to_string()]));
+                    let (_, acks) = insist(&site, &format!("{}/ack?after={after}", opened.url), "").await;
+                    done.fetch_add(AT_ONCE + 2, Ordering::Relaxed);
+                    refused.fetch_add(sends.iter().sum::<usize>() + acks, Ordering::Relaxed);
                 }
                 insist(&site, &format!("{}/close", opened.url), r#"{"code":4000,"reason":"enough"}"#).await;
                 assert_eq!(socket.closed().await, (4000, "enough".to_owned()));
@@ -98,7 +104,7 @@ async fn short_requests_that_meet_the_freeze_are_answered_once() {
             let before = done.load(Ordering::Relaxed);
             line.next().await;
             let goes_on = async {
-                while done.load(Ordering::Relaxed) < before + 30 {
+                while done.load(Ordering::Relaxed) < before + 120 {
                     tokio::task::yield_now().await;
                 }
             };
