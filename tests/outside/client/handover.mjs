@@ -5,7 +5,8 @@ import { run } from "./suite.mjs";
 
 const [site, part = ""] = process.argv.slice(2);
 
-// Messages each way; each page has its own number of them, by which the backend knows it. The backend sends one each 3 ms, and the page as many.
+// Messages each way; each page has its own number of them, by which the backend's record knows it. The backend sends one each
+// 3 ms, and so does the page.
 const LEAST = 3000;
 // How long a page may hear nothing, in milliseconds: far above what a hand-over takes on a busy machine, and below what a
 // client takes for which its connection was lost.

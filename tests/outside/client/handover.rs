@@ -37,7 +37,8 @@ async fn the_client_stays_on_its_session_while_processes_follow_each_other() {
     let address = address(&process.until(r#""message":"listening""#).await);
 
     let part = std::env::var("UNDERPASS_BROWSER").unwrap_or_default();
-    let pages = tokio::spawn(async move { running::cases("client/handover.mjs", &[&address.to_string(), &part]).await });
+    let pages =
+        tokio::spawn(async move { running::cases("client/handover.mjs", &[&address.to_string(), &part]).await });
     let mut overs = 0;
     while !pages.is_finished() {
         sleep(REST).await;

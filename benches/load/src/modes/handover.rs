@@ -138,7 +138,16 @@ async fn open(options: &Options, tally: &Arc<Tally>) -> Result<Vec<Arc<Client>>>
             let url = url_of(&facts).context("no url in the answer to open")?;
             let (came, said) = (AtomicU64::new(0), AtomicU64::new(0));
             let is_stream = which % 2 == 0;
-            anyhow::Ok(Arc::new(Client { site, url, is_stream, came, said, longest: AtomicU64::new(0), all_came: Notify::new(), tally }))
+            anyhow::Ok(Arc::new(Client {
+                site,
+                url,
+                is_stream,
+                came,
+                said,
+                longest: AtomicU64::new(0),
+                all_came: Notify::new(),
+                tally,
+            }))
         });
     }
     let mut clients = Vec::with_capacity(options.count);
@@ -173,7 +182,8 @@ impl Client {
     async fn hear(self: Arc<Self>) {
         let (mut conn, mut since) = (None, None);
         loop {
-            let done = if self.is_stream { self.stream(&mut conn, &mut since).await } else { self.poll(&mut conn).await };
+            let done =
+                if self.is_stream { self.stream(&mut conn, &mut since).await } else { self.poll(&mut conn).await };
             if done.is_err() {
                 conn = None;
             }
