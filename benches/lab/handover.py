@@ -82,7 +82,7 @@ def measure(lab, peer, options: dict) -> dict:
             new = run()
         else:
             new = run("--take-over")
-            usage = ended(old)
+            usage = ended(old, new)
         said_by(log, before, new)
         took = time.monotonic() - begun
         new_cpu = nanoseconds(new.pid)
@@ -112,10 +112,10 @@ def start(lab, manager, peer, command: list) -> subprocess.Popen:
     return lab.start(",".join(map(str, range(peer.workers))), command, **more)
 
 
-def ended(process: subprocess.Popen):
+def ended(process: subprocess.Popen, successor: subprocess.Popen | None = None):
     """What a process has used in all, once it has ended by itself."""
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (successor and successor.poll() is not None):
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)

@@ -212,7 +212,7 @@ ROWS = {
         grace="60s",
     ),
     "handover": Row(
-        "Hand-over: 9,000 sessions, half by SSE and half by polls, half of each echoing twice a second, while the process is replaced",
+        "Hand-over: 9,000 sessions, half by SSE and half by polls, half of each busy, while the process is replaced",
         "handover",
         HEIRS,
         {"count": 9000, "seconds": 5},
