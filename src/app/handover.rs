@@ -48,8 +48,7 @@ impl App {
         loop {
             let successor = accept(listener, self.config.handover.quiesce).await;
             if self.lifecycle.phase() != Phase::Serving {
-                successor.refuse("this process is stopping").await;
-                self.metrics.handover.ended(HandedOver::Refused);
+                self.refuse(successor).await;
                 continue;
             }
             tracing::info!(successor = %successor.process(), "a successor asks for everything");
@@ -61,10 +60,20 @@ impl App {
                     continue;
                 }
             }
+            // Meanwhile it may have been told to stop.
+            if self.lifecycle.phase() != Phase::Serving {
+                self.refuse(successor).await;
+                continue;
+            }
             if self.hand_over(Heir::Successor(successor)).await {
                 return self.linger().await;
             }
         }
+    }
+
+    async fn refuse(&self, successor: Successor) {
+        successor.refuse("this process is stopping").await;
+        self.metrics.handover.ended(HandedOver::Refused);
     }
 
     /// Hands everything to the process that the service manager starts next. False when that cannot be.
@@ -121,6 +130,15 @@ impl App {
             self.thaw(load.parcels, true).await;
             return false;
         }
+        self.lifecycle.handed_over();
+        let staying = self.lifecycle.alive();
+        if !stays && (frozen.ended > 0 || staying.tunnels > 0) {
+            tracing::warn!(
+                sessions = frozen.ended,
+                tunnels = staying.tunnels,
+                "these end with this process: under TLS, they cannot be handed over"
+            );
+        }
         let count = |kind| load.parcels.iter().filter(|parcel| parcel.kind == kind).count();
         tracing::info!(
             sessions = frozen.sessions,
@@ -128,7 +146,7 @@ impl App {
             tunnels = count(Kind::Tunnel),
             connections = count(Kind::Connection),
             listeners = count(Kind::Listener),
-            staying = %self.lifecycle.alive(),
+            staying = %staying,
             millis = taken.as_millis(),
             "everything is handed over"
         );

@@ -85,7 +85,7 @@ pub struct App {
     spoken: HashMap<String, Spoken>,
     /// Where a successor asks for everything.
     handover: Option<UnixListener>,
-    /// Copies of the listening sockets that are not the listeners', with their addresses: the successor gets them, too.
+    /// Copies of the listening sockets that are not the listeners', with their names: the successor gets them, too.
     copies: Vec<(String, OwnedFd)>,
     /// What serves the admin listener.
     admins: Mutex<Vec<AbortHandle>>,
@@ -156,10 +156,13 @@ impl App {
             listening.push(Listening { bound: sockets.bind(&listener.address)?, record, spoken });
         }
         let mut copies = Vec::new();
-        let admin = config.admin.as_ref().map(|address| sockets.bind(address)).transpose()?.unwrap_or_default();
+        let mut admin = Vec::new();
         if let Some(address) = &config.admin {
+            // Not by its address alone: clients' listeners may be at port 0 as well.
+            let name = format!("admin {address}");
+            admin = sockets.bind_as(&name, address)?;
             for bound in &admin {
-                copies.push((address.to_string(), bound.copy()?));
+                copies.push((name.clone(), bound.copy()?));
             }
         }
         let handover = config.handover.socket.as_deref().map(|path| sockets.bind_private(path)).transpose()?;

@@ -10,6 +10,7 @@ use super::{App, Bound, StartError, check_files};
 use crate::config::Config;
 use crate::handover::take_over::{Predecessor, ask};
 use crate::handover::{Head, Load, Package, store};
+use crate::lifecycle::What;
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::sockets::{Sockets, SpareListener};
 use crate::listener::given::ListenerRecord;
@@ -28,17 +29,26 @@ impl App {
     /// [`StartError`]; then nothing is served, and a running process goes on.
     pub async fn succeed(config: Config, mut sockets: Sockets, take_over: bool) -> Result<Self, StartError> {
         if !take_over {
-            let Some(load) = sockets.stored().and_then(|kept| unpack(Package::from(kept))) else {
-                return Self::start(config, sockets);
+            let Some(kept) = sockets.stored() else { return Self::start(config, sockets) };
+            let Some(load) = unpack(Package::from(kept)) else {
+                let app = Self::start(config, sockets)?;
+                app.metrics.handover.ended(HandedOver::Unreadable);
+                return Ok(app);
             };
-            let (app, load, bound) = Self::inherit(config, sockets, load)?;
-            return app.go_on(load, bound, HandedOver::Restarted).await;
+            return match Self::inherit(config, sockets, load) {
+                Ok((app, load, bound)) => app.go_on(load, bound, HandedOver::Restarted).await,
+                Err(failed) => {
+                    let (error, load) = *failed;
+                    give_back(&load).await;
+                    Err(error)
+                }
+            };
         }
         check_files(&config)?;
         let path = config.handover.socket.clone().unwrap_or_default();
         let mut predecessor = ask(&path).await?;
         let taken = predecessor.take().await?.unpack().map_err(StartError::from);
-        match taken.and_then(|load| Self::inherit(config, sockets, load)) {
+        match taken.and_then(|load| Self::inherit(config, sockets, load).map_err(|failed| failed.0)) {
             Ok((app, load, bound)) => {
                 // From this word on everything is ours, and before it nothing is touched.
                 commit(predecessor, &load.head).await?;
@@ -51,16 +61,22 @@ impl App {
         }
     }
 
-    /// An app with the listening sockets of the predecessor; nothing of it runs.
-    fn inherit(config: Config, sockets: Sockets, mut load: Load) -> Result<(Self, Load, Bound), StartError> {
+    /// An app with the listening sockets of the predecessor; nothing of it runs. With an error comes back what else there was.
+    fn inherit(
+        config: Config,
+        sockets: Sockets,
+        mut load: Load,
+    ) -> Result<(Self, Load, Bound), Box<(StartError, Load)>> {
         let listeners = load.parcels.extract_if(.., |parcel| parcel.kind == Kind::Listener);
         let listener = |mut parcel: Parcel| {
             let record: ListenerRecord = parcel.read().ok()?;
             Some((record.address, parcel.descriptors.pop()?))
         };
         let sockets = sockets.with_taken(listeners.filter_map(listener).collect());
-        let (app, bound) = Self::build(config, sockets, Some(&load.head))?;
-        Ok((app, load, bound))
+        match Self::build(config, sockets, Some(&load.head)) {
+            Ok((app, bound)) => Ok((app, load, bound)),
+            Err(error) => Err(Box::new((error, load))),
+        }
     }
 
     /// Serves, beginning with what the predecessor was about.
@@ -72,9 +88,11 @@ impl App {
                 "came without their sockets, and end: is LimitNOFILE high enough for all of them?"
             );
         }
+        let without_sockets: Vec<_> = incomplete.iter().map(|parcel| parcel.kind).collect();
         // A session without its socket ends for its client as any other that has lost its backend.
         parcels.extend(incomplete.into_iter().filter(|parcel| parcel.kind == Kind::Session));
-        let thawed = self.thaw(parcels, false).await;
+        let mut thawed = self.thaw(parcels, false).await;
+        without_sockets.into_iter().for_each(|kind| thawed.lose(kind));
         self.serve(bound.listening)?;
         self.open(bound.admin);
         let gap = since(&head);
@@ -102,6 +120,8 @@ impl App {
     /// let go of it: then it is served again behind that.
     pub(super) async fn thaw(&self, parcels: Vec<Parcel>, here: bool) -> Thawed {
         let (mut thawed, mut of) = (Thawed::default(), Kind::ALL.map(|_| Vec::new()));
+        // A process that is to stop is not empty before all that comes back is there.
+        let _coming = self.lifecycle.guard(What::Connection);
         for parcel in parcels {
             of[row(parcel.kind)].push(parcel);
         }
@@ -164,7 +184,7 @@ impl App {
     /// Serves a listening socket of ours again.
     fn serve_again(&self, worker: usize, mut parcel: Parcel) -> Result<(), String> {
         let record: ListenerRecord = parcel.read().map_err(|error| error.to_string())?;
-        // Copies of sockets that were never let go of have no such address.
+        // Copies of sockets that were never let go of have no such name.
         let Some(spoken) = self.spoken.get(&record.address) else { return Ok(()) };
         let socket = parcel.descriptors.pop().ok_or("it has no socket")?;
         let spare = SpareListener::of(socket).map_err(|error| error.to_string())?;
@@ -177,6 +197,13 @@ impl Thawed {
     fn count(&mut self, kind: Kind, (crossed, lost): (u64, u64)) {
         let counts = &mut self.0[row(kind)];
         *counts = (counts.0 + crossed, counts.1 + lost);
+    }
+
+    /// One came without its sockets. Of a session there is just enough left to say so to its client.
+    fn lose(&mut self, kind: Kind) {
+        let (crossed, lost) = &mut self.0[row(kind)];
+        *crossed = crossed.saturating_sub(u64::from(kind == Kind::Session));
+        *lost += 1;
     }
 
     fn note(&mut self, kind: Kind, thawed: Result<(), String>) {
@@ -206,6 +233,18 @@ fn unpack(package: Package) -> Option<Load> {
         tracing::error!(%error, "what the process before has left cannot be read: its sessions are lost");
     })
     .ok()
+}
+
+/// Has the service manager keep it again, for a process that can start. The listening sockets are bound anew then.
+async fn give_back(load: &Load) {
+    let kept = match load.pack() {
+        Ok(package) => store::keep(package).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match kept {
+        Ok(()) => tracing::warn!("what the process before has left is kept for the next one"),
+        Err(error) => tracing::error!(error, "what the process before has left is lost"),
+    }
 }
 
 async fn commit(predecessor: Predecessor, head: &Head) -> Result<(), StartError> {

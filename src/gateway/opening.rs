@@ -65,6 +65,7 @@ impl Call<'_> {
         let refusal = match self.one_request(head).await {
             Ok(response) => return Ok(response),
             Err(Fault::SessionClosed(_)) => return Ok(no_content()),
+            Err(Fault::Moved(_) | Fault::Open(OpenError::Moved(_))) => return Ok(sse::again()),
             Err(fault) => refuse(fault).await,
         };
         if !refusal.is_passing() {

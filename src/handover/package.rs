@@ -273,8 +273,7 @@ mod tests {
             parcel(Kind::Tunnel, "two", vec![one.into(), two.into()]),
         ];
         let before = load(parcels);
-        let after =
-            before.pack().and_then(|package| Ok(package.unpack().expect("a sound package"))).expect("it is packed");
+        let after = before.pack().map(|package| package.unpack().expect("a sound package")).expect("it is packed");
         assert_eq!((&after.head, after.incomplete.len()), (&before.head, 0));
         assert_eq!(after.parcels.len(), 3);
         for (was, is) in before.parcels.iter().zip(&after.parcels) {

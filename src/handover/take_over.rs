@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(old.process().pid, std::process::id());
         old.send(&load().pack().expect("it is packed")).await.expect("it waits");
         let (new, package) = new.await.expect("the task does not panic");
-        let load = package.and_then(|package| Ok(package.unpack().expect("sound"))).expect("it was sent");
+        let load = package.map(|package| package.unpack().expect("sound")).expect("it was sent");
         assert_eq!(load.parcels.len(), 1);
         let (committed, said) = tokio::join!(old.committed(LONG), new.commit());
         said.expect("the other one listens");

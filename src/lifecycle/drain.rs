@@ -118,6 +118,8 @@ pub fn spread_for(spread: Duration, clients: usize) -> Duration {
 }
 
 async fn leave(lifecycle: &Lifecycle, drain: &Drain) {
+    // What is on its way to a successor can neither be ended here nor be left alone. It is decided soon.
+    lifecycle.decided().await;
     let deadline = Instant::now() + drain.timeout;
     lifecycle.advance(Phase::Withdrawn);
     // Twice the close wait: the process also needs a moment to exit.

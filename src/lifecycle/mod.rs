@@ -3,6 +3,7 @@
 //! Enters: signals and the drain settings. Leaves: a [`Lifecycle`] that every room may watch, [`Guard`]s that count
 //! what is alive, listening sockets, and notifications to the service manager. Must not touch: any other room.
 
+mod bound;
 pub mod descriptors;
 pub mod drain;
 pub mod log;
@@ -72,8 +73,10 @@ struct Now {
     phase: Phase,
     /// The process hands over to a successor. Unlike a phase this may be taken back.
     moving: bool,
+    /// Whether the move succeeds is open.
+    undecided: bool,
     /// It was not always like this.
-    changed: bool,
+    has_changed: bool,
 }
 
 /// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
@@ -96,7 +99,8 @@ impl Lifecycle {
     /// In [`Phase::Serving`].
     #[must_use]
     pub fn new() -> Self {
-        let now = watch::Sender::new(Now { phase: Phase::Serving, moving: false, changed: false });
+        let now =
+            watch::Sender::new(Now { phase: Phase::Serving, moving: false, undecided: false, has_changed: false });
         let alive = watch::Sender::new(Alive::default());
         let shared = Shared { now, parcels: Mutex::default(), alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
@@ -110,7 +114,7 @@ impl Lifecycle {
     /// False until the first change. Whoever waits for one, and was polled for it, is woken by it and need not be polled before.
     #[must_use]
     pub fn has_changed(&self) -> bool {
-        self.shared.now.borrow().changed
+        self.shared.now.borrow().has_changed
     }
 
     /// True from [`Phase::Draining`] on: nothing new may begin.
@@ -130,7 +134,7 @@ impl Lifecycle {
         let forward = |now: &mut Now| {
             let further = phase > now.phase;
             now.phase = phase.max(now.phase);
-            now.changed = true;
+            now.has_changed = true;
             further
         };
         if self.shared.now.send_if_modified(forward) {
@@ -146,7 +150,7 @@ impl Lifecycle {
     pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.parcels() = Some(sender);
-        self.shared.now.send_modify(|now| (now.moving, now.changed) = (true, true));
+        self.shared.now.send_modify(|now| (now.moving, now.undecided, now.has_changed) = (true, true, true));
         receiver
     }
 
@@ -159,7 +163,17 @@ impl Lifecycle {
     /// There is no successor: everything is served again.
     pub fn end_move(&self) {
         self.close_parcels();
-        self.shared.now.send_modify(|now| now.moving = false);
+        self.shared.now.send_modify(|now| (now.moving, now.undecided) = (false, false));
+    }
+
+    /// The successor has everything. This process is on the move until it ends.
+    pub fn handed_over(&self) {
+        self.shared.now.send_modify(|now| now.undecided = false);
+    }
+
+    /// Returns as soon as no successor is about to get everything: either it has, or all is here. Cancel-safe.
+    pub async fn decided(&self) {
+        let _ = self.shared.now.subscribe().wait_for(|now| !now.undecided).await;
     }
 
     /// True while the process hands over, and after it has: what can be given is given, and nothing new may begin.

@@ -20,7 +20,8 @@ use crate::lifecycle::sockets::BoundListener;
 /// Where a listening socket belongs in the configuration. The record of [`Kind::Listener`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerRecord {
-    /// The address, as the configuration spells it. For port 0 the socket knows which one the system chose.
+    /// The address, as the configuration spells it; behind `admin ` for the operators' listener. For port 0 the socket knows which
+    /// one the system chose.
     pub address: String,
     /// Each worker has a socket of its own, with its own queue; otherwise all have the same.
     #[serde(default)]

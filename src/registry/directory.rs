@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::ended::EndedSessions;
 pub(super) use super::ended::Memory;
-use super::frozen::EndedRecord;
 use super::live_session::LiveSession;
+use super::record::EndedRecord;
 use super::token::id_of;
 use crate::session::Close;
 
@@ -39,7 +39,7 @@ pub(super) struct Directory {
 struct Inner {
     live: HashMap<Box<str>, Arc<LiveSession>>,
     ended: EndedSessions,
-    /// The sessions move: none is added, and what is not found has moved.
+    /// The sessions move: none is opened, and what is not found has moved.
     closed: bool,
 }
 
@@ -49,7 +49,7 @@ impl Directory {
         Self { nodes: Mutex::new(vec![node.into()]), memory, epoch: Instant::now(), inner: Mutex::default() }
     }
 
-    /// False when none may be added any more.
+    /// Adds a new session. False when none may be added any more.
     pub(super) fn insert(&self, session: &Arc<LiveSession>) -> bool {
         let mut inner = self.lock();
         if !inner.closed {
@@ -58,7 +58,12 @@ impl Directory {
         !inner.closed
     }
 
-    /// Adds no more sessions; those that are there.
+    /// Adds a session that was handed over, or comes back: those have their place already.
+    pub(super) fn restore(&self, session: &Arc<LiveSession>) {
+        self.lock().live.insert(session.id().into(), Arc::clone(session));
+    }
+
+    /// Adds no more new sessions; those that are there.
     pub(super) fn close(&self) -> Vec<Arc<LiveSession>> {
         let mut inner = self.lock();
         inner.closed = true;

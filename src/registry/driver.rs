@@ -7,6 +7,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Registry;
-use super::frozen::{Freeze, SessionRecord};
 use super::live_session::LiveSession;
 use super::memory::Intake;
+use super::moved::Freeze;
 use crate::config;
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::{Guard, What};
@@ -144,6 +145,7 @@ impl Driver {
         let bare = self.socket.as_ref().is_none_or(|socket| socket.io().is_bare());
         if !bare && order.pump.is_none() && self.session.is_open() {
             self.session.end(Close::clean(1012, "service restart"), Ending::Drained);
+            order.ended.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         let Some((mut session, facts)) = self.session.freeze() else { return false };
@@ -158,7 +160,7 @@ impl Driver {
             // The closing handshake ends here; what the client is told of it does not depend on that.
             session.upstream_closed(self.session.now(), Close::lost());
         }
-        let record = SessionRecord::new(&self.session, session, facts, wire);
+        let record = self.session.record(session, facts, wire);
         let parcel = Parcel::new(Kind::Session, &record, descriptor.into_iter().collect());
         if self.registry.lifecycle.give(parcel).is_err() {
             tracing::warn!(session = self.session.id(), "a session was written down too late, and is lost");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
 
-use super::frozen::EndedRecord;
+use super::record::EndedRecord;
 use super::token::{Id, Secret, Token, parts_of};
 use crate::session::Close;
 

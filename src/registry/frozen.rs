@@ -1,35 +1,25 @@
-//! Sessions on their way to another process: what is written down of one, and how it lives on.
+//! Sessions on their way to another process.
 //!
-//! Enters: the order to freeze; records. Leaves: parcels for the successor; live sessions. Must not touch: how parcels
-//! travel, clients.
+//! Enters: the order to freeze. Leaves: parcels for the successor. Must not touch: how parcels travel, clients.
 //!
 //! **From the moment at which a session is frozen nothing is acknowledged, taken or given here.** Each event goes through
-//! [`LiveSession::act`], which refuses it with [`Moved`]; so no step can forget to ask.
+//! [`LiveSession::act`], which refuses it with [`Moved`](super::Moved); so no step can forget to ask.
 
-use std::convert::Infallible;
-use std::net::Ipv6Addr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::driver::Driver;
+use super::Registry;
 use super::live_session::LiveSession;
-use super::owner::{Change, Owner};
-use super::token::Token;
-use super::{Opened, Registry};
-use crate::config;
-use crate::lifecycle::moving::{Kind, Parcel, Unreadable};
-use crate::limits::Held;
-use crate::session::{Close, Counts, Moment, Session};
-use crate::terms::{Ending, Transport};
-use crate::upstream::dial::Io;
-use crate::upstream::socket::Socket;
-use crate::upstream::wire::{Standing, WireState};
+use super::moved::{Freeze, Pump};
+use super::owner::Owner;
+use super::record::{Facts, NonceRecord, OwnerRecord, SessionRecord};
+use crate::lifecycle::moving::{Kind, Parcel};
+use crate::session::{Counts, Moment, Session};
+use crate::upstream::wire::WireState;
 
 /// How long sessions get to be opened or written down, once the process is on the move. Both take milliseconds, unless a
 /// backend is slow to answer a handshake: nobody waits longer for that.
@@ -37,138 +27,14 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// How many ended sessions stand in one record; arbitrary.
 const ENDED_AT_ONCE: usize = 1000;
 
-/// The session has gone to another process: whatever was asked of it is to be asked there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this session has moved to the process that takes this one's place: ask again at once")]
-pub struct Moved;
-
-/// Makes a descriptor of a connection that has none that could be given, as under TLS: somebody stays and passes its bytes on.
-/// It is told where in its frames both directions of the connection stand.
-pub type Pump = Arc<dyn Fn(Io, Standing) -> std::io::Result<OwnedFd> + Send + Sync>;
-
-/// The order to write a session down.
-pub(super) struct Freeze {
-    /// For backends whose socket cannot be given. Without it their sessions end.
-    pub(super) pump: Option<Pump>,
-    /// Dropped once it is done.
-    _done: mpsc::Sender<Infallible>,
-}
-
 /// How many sessions were written down, and what became of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
     pub sessions: usize,
+    /// Those of them that end, since their backend's socket cannot be given.
+    pub ended: usize,
     /// They did not answer the order in time.
     pub left: usize,
-}
-
-/// A session, as its successor reads it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct SessionRecord {
-    pub(super) token: String,
-    #[serde(default)]
-    pub(super) protocol: String,
-    pub(super) session: Session,
-    /// What its client was told when it was opened.
-    #[serde(default)]
-    policy: config::Session,
-    /// What lies between the backend's socket and the session; `None` without a socket.
-    pub(super) wire: Option<WireState>,
-    #[serde(default)]
-    owner: OwnerRecord,
-    #[serde(default)]
-    pub(super) facts: Facts,
-}
-
-/// What is known of a session beside its state.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Facts {
-    /// The transport of the newest attachment.
-    pub(super) newest: Option<Transport>,
-    pub(super) change: Change,
-    pub(super) bytes: [u64; 2],
-    /// Why it ends, if it does.
-    pub(super) ending: Option<Ending>,
-    /// It was counted as ended, and its end was logged.
-    pub(super) reported: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(default)]
-struct OwnerRecord {
-    /// An IPv4 address is mapped; unspecified stands for a unix socket.
-    client: Ipv6Addr,
-    route: String,
-    path: String,
-    /// Seconds after the registry's epoch.
-    opened: u32,
-}
-
-/// An ended session that is remembered.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct EndedRecord {
-    pub(super) token: String,
-    pub(super) close: Close,
-    pub(super) age: Duration,
-}
-
-/// A nonce that opened a session.
-#[derive(Debug, Serialize, Deserialize)]
-struct NonceRecord {
-    nonce: String,
-    purpose: [u8; 16],
-    age: Duration,
-    /// The public name of the session.
-    session: String,
-    /// The fields of the backend's answer.
-    #[serde(default)]
-    fields: Vec<(String, Vec<u8>)>,
-}
-
-/// Why a parcel does not live on.
-#[derive(Debug, thiserror::Error)]
-pub enum ThawError {
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-    #[error("session {session}: the system does not take its backend's socket: {error}")]
-    Socket { session: String, error: std::io::Error },
-    #[error("a session without a token of this kind")]
-    NoToken,
-}
-
-impl std::fmt::Debug for Freeze {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Freeze")
-    }
-}
-
-impl Default for OwnerRecord {
-    fn default() -> Self {
-        Self { client: Ipv6Addr::UNSPECIFIED, route: String::new(), path: String::new(), opened: 0 }
-    }
-}
-
-impl SessionRecord {
-    /// What is written down of a frozen session.
-    pub(super) fn new(live: &LiveSession, session: Session, facts: Facts, wire: Option<WireState>) -> Self {
-        let Owner { client, place, opened } = &live.owner;
-        let owner = OwnerRecord {
-            client: *client,
-            route: place.route.to_string(),
-            path: live.owner.path().to_owned(),
-            opened: *opened,
-        };
-        Self {
-            token: live.token().as_str().to_owned(),
-            protocol: live.protocol().to_owned(),
-            session,
-            policy: live.policy().clone(),
-            wire,
-            owner,
-            facts,
-        }
-    }
 }
 
 impl LiveSession {
@@ -217,11 +83,18 @@ impl LiveSession {
         self.room.notify_waiters();
         Some((session, facts))
     }
-}
 
-impl LiveSession {
+    /// What is written down of the session, which is frozen.
+    pub(super) fn record(&self, session: Session, facts: Facts, wire: Option<WireState>) -> SessionRecord {
+        let Owner { client, place, opened } = &self.owner;
+        let (route, path) = (place.route.to_string(), self.owner.path().to_owned());
+        let owner = OwnerRecord { client: *client, route, path, opened: *opened };
+        let (token, protocol) = (self.token().as_str().to_owned(), self.protocol().to_owned());
+        SessionRecord { token, protocol, session, policy: self.policy().clone(), wire, owner, facts }
+    }
+
     /// Knows what was known of the session in another process.
-    fn recall(&self, facts: Facts) {
+    pub(super) fn recall(&self, facts: Facts) {
         let mut state = self.lock();
         state.recall(facts);
         if state.active {
@@ -238,15 +111,15 @@ impl Registry {
         let _ = timeout(SETTLE, self.openings.subscribe().wait_for(|under_way| *under_way == 0)).await;
         let live = self.directory.close();
         let sessions = live.len();
-        let (done, mut all_done) = mpsc::channel(1);
+        let (ended, (done, mut all_done)) = (Arc::<AtomicUsize>::default(), mpsc::channel(1));
         for session in live {
-            session.order_freeze(Freeze { pump: pump.clone(), _done: done.clone() });
+            session.order_freeze(Freeze { pump: pump.clone(), ended: Arc::clone(&ended), _done: done.clone() });
         }
         drop(done);
         let _ = timeout(SETTLE, all_done.recv()).await;
         let left = self.directory.all().len();
         self.give_remembered();
-        Frozen { sessions: sessions.saturating_sub(left), left }
+        Frozen { sessions: sessions.saturating_sub(left), ended: ended.load(Ordering::Relaxed), left }
     }
 
     /// The process serves again: what was frozen may be thawed.
@@ -280,79 +153,9 @@ impl Registry {
         }
     }
 
-    /// Lets a session live on, from its parcel. `place` is its place among the sessions of its client, if it has one. Must be
-    /// called on the runtime that is to drive it.
-    ///
-    /// # Errors
-    /// [`ThawError`]: the session is lost, and its backend's socket is closed.
-    pub fn thaw_session(
-        self: &Arc<Self>,
-        mut parcel: Parcel,
-        backend: Arc<config::Backend>,
-        place: impl FnOnce(Option<std::net::IpAddr>) -> Option<Held>,
-    ) -> Result<(), ThawError> {
-        let mut record: SessionRecord = parcel.read()?;
-        let token = Token::from_text(record.token).ok_or(ThawError::NoToken)?;
-        let id = token.id().to_owned();
-        let socket = match (record.wire, parcel.descriptors.pop()) {
-            (None, _) => None,
-            (Some(_), None) => {
-                tracing::warn!(session = id, "a session came without its backend's socket, and ends");
-                record.facts.ending.get_or_insert(Ending::BackendLost);
-                record.session.upstream_closed(self.moment(), Close::lost());
-                None
-            }
-            (Some(wire), Some(descriptor)) => {
-                let io = Io::from_descriptor(descriptor).map_err(|error| ThawError::Socket { session: id, error })?;
-                Some(Socket::from_parts(io, wire, record.policy.message))
-            }
-        };
-        let OwnerRecord { client, route, path, opened } = record.owner;
-        let owner = Owner { client, place: self.places.find(route.into(), &path), opened };
-        let place = place(owner.address());
-        let policy = self.policies.share(record.policy);
-        record.session.share_limits(&self.limits.of(&policy));
-        let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
-        let live = LiveSession::new(token, record.protocol, policy, record.session, self.epoch, shared, owner);
-        live.recall(record.facts);
-        let live = Arc::new(live);
-        self.directory.insert(&live);
-        // There may be more sessions than seats, if fewer are allowed now.
-        let seat = self.seats.try_acquire().ok();
-        tokio::spawn(Driver::new(Arc::clone(self), live, socket, backend, (seat, place)));
-        Ok(())
-    }
-
-    /// Remembers what the predecessor did: ended sessions, and nonces, whose sessions are thawed already.
-    ///
-    /// # Errors
-    /// [`ThawError`]: none of the record is remembered.
-    pub fn thaw_remembered(&self, parcel: &Parcel) -> Result<(), ThawError> {
-        if parcel.kind == Kind::Ended {
-            let ended: Vec<EndedRecord> = parcel.read()?;
-            ended.into_iter().for_each(|ended| self.directory.remember(ended));
-            return Ok(());
-        }
-        let nonces: Vec<NonceRecord> = parcel.read()?;
-        for NonceRecord { nonce, purpose, age, session, fields } in nonces {
-            let Some(session) = self.directory.live(&session) else { continue };
-            let mut opened = Opened { session, fields: HeaderMap::new() };
-            for (name, value) in fields {
-                if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                    opened.fields.append(name, value);
-                }
-            }
-            self.nonces.recall(&nonce, purpose, age, opened);
-        }
-        Ok(())
-    }
-
     /// The present moment of this registry's clock, in microseconds.
     #[must_use]
     pub fn now(&self) -> Moment {
         self.moment()
     }
 }
-
-#[cfg(test)]
-mod tests;

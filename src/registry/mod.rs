@@ -2,18 +2,22 @@
 //!
 //! Enters: requests to open a session, tokens. Leaves: live sessions. Must not touch: HTTP towards the client.
 
+mod backend_side;
 mod directory;
 mod driver;
 mod ended;
 mod frozen;
 mod live_session;
 mod memory;
+mod moved;
 mod nonces;
 mod owner;
 mod policies;
 mod push;
 mod reader;
+mod record;
 pub mod roster;
+mod thaw;
 mod token;
 
 use std::net::IpAddr;
@@ -27,13 +31,15 @@ use tokio::time::Instant;
 pub use self::directory::Found;
 use self::directory::{Directory, Memory};
 use self::driver::Driver;
-pub use self::frozen::{Frozen, Moved, Pump, ThawError};
+pub use self::frozen::Frozen;
 pub use self::live_session::{LiveSession, Progress, Refused};
 pub use self::memory::{Intake, PendingBytes};
+pub use self::moved::{Moved, Pump};
 use self::nonces::{NonceError, Nonces, Slot};
 use self::owner::{Owner, Places};
 use self::policies::{Policies, SharedLimits};
 pub use self::reader::{Reader, Stay};
+pub use self::thaw::ThawError;
 use self::token::Token;
 use crate::budget::{Budget, Level};
 use crate::config;

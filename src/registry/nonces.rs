@@ -73,12 +73,12 @@ impl Nonces {
     /// opened.
     pub(super) fn opened(&self) -> Vec<(String, Purpose, Duration, Opened)> {
         let inner = self.lock();
-        let of = |nonce: &Box<str>| {
+        let of = |nonce: &str| {
             let entry = inner.slots.get(nonce)?;
             let opened = entry.slot.try_lock().ok()?.clone()?;
             Some((nonce.to_string(), entry.purpose, entry.since.elapsed(), opened))
         };
-        inner.order.iter().filter_map(of).collect()
+        inner.order.iter().filter_map(|nonce| of(nonce)).collect()
     }
 
     /// Remembers a nonce that was used `age` ago, in another process or before its session was thawed here.

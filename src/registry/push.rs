@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::frozen::Moved;
 use super::live_session::LiveSession;
+use super::moved::Moved;
 use crate::session::{Message, Pushed};
 
 /// A push among those that wait for room.

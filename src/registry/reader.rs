@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::frozen::Moved;
 use super::live_session::{LiveSession, Refused, register};
+use super::moved::Moved;
 use crate::session::{Attach, Attachment, Message, Pulled};
 use crate::terms::{Resume, Transport};
 

@@ -46,6 +46,14 @@ pub fn unavailable(error: &str) -> Response<Body> {
     event_stream(Body::full(out.freeze()))
 }
 
+/// The response to a request whose session has moved to another process: an `EventSource` comes back at once.
+#[must_use]
+pub fn again() -> Response<Body> {
+    let mut out = BytesMut::new();
+    sse::retry(&mut out, 0);
+    event_stream(Body::full(out.freeze()))
+}
+
 fn event_stream(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, EVENT_STREAM);

@@ -9,8 +9,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
-use crate::support::site::{Site, soon};
+use crate::support::site::{FOREVER, Site, soon};
 
 pub(crate) fn underpass() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_underpass"));
@@ -59,7 +60,8 @@ impl Running {
     /// The next log line that says this.
     pub(crate) async fn says(&mut self, message: &str) -> Value {
         loop {
-            let line = soon(message, self.log.recv()).await;
+            let line = timeout(FOREVER, self.log.recv()).await;
+            let line = line.unwrap_or_else(|_| panic!("waited in vain for `{message}`: {:#?}", self.lines));
             let line = line.unwrap_or_else(|| panic!("it ended without `{message}`: {:#?}", self.lines));
             self.lines.push(line.clone());
             let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
@@ -75,8 +77,12 @@ impl Running {
         Site::elsewhere(at, Some(address(&self.says("admin listening").await)))
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.pid().to_string();
         assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 

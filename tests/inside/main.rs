@@ -1,5 +1,5 @@
 //! Everything that `cargo test` alone can try: no test here needs a program that is not built here. One folder a subject;
-//! docs/ARCHITECTURE.md, section 12, has the index.
+//! docs/ARCHITECTURE.md, section 13, has the index.
 
 #[expect(missing_docs, reason = "what tests say to each other")]
 #[path = "../support/mod.rs"]

@@ -125,6 +125,11 @@ impl Manager {
         child
     }
 
+    /// Keeps this as if the process before had given it.
+    pub fn keep(&self, name: &str, descriptor: OwnedFd) {
+        self.shared.lock().store.push(Stored { name: name.to_owned(), descriptor, is_polled: false });
+    }
+
     /// The unit is stopped, not restarted: what was kept is let go of.
     pub fn stopped(&self) {
         self.shared.lock().store.clear();

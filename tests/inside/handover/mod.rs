@@ -1,7 +1,10 @@
-//! What is handed over, and the two ways that it goes: packages of any size, and a service manager that keeps one. Enters: parcels.
-//! Leaves: the same in another process. Must not touch: the machine's own service manager.
+//! What is handed over, and the two ways that it goes: packages of any size, a service manager that keeps one, and whole processes that
+//! follow each other (`rows`). Enters: parcels. Leaves: the same in another process. Must not touch: the machine's own service manager.
 
+mod golden;
 mod package;
+mod restart;
+pub(crate) mod rows;
 mod store;
 
 use std::os::fd::OwnedFd;

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::binary::{Running, output};
+use crate::binary::{Running, output, underpass};
 use crate::support::plain::nowhere;
 use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, Site};
@@ -53,10 +53,13 @@ fn field(line: &Value, name: &str) -> String {
 async fn a_day_of_an_operator() {
     let (mut backend, other, gone) = (Backend::start().await, Backend::echo().await, nowhere().await);
     let mut operator = Operator { scratch: Scratch::new("day"), admin: String::new() };
+    let socket = operator.scratch.path("handover.sock");
     let toml = |upstream: std::net::SocketAddr, more: &str| {
         format!(
             "listen = \"127.0.0.1:0\"\nhosts = [\"127.0.0.1\"]\nadmin = \"127.0.0.1:0\"\nupstream = \"ws://{upstream}\"\n{more}\
-             [client]\nconnections = 100\n[log]\nformat = \"json\"\nrequests = true\n"
+             [client]\nconnections = 100\n[log]\nformat = \"json\"\nrequests = true\n\
+             [handover]\nsocket = \"{}\"\n",
+            socket.display()
         )
     };
     let gone_route = format!("[[route]]\npath = \"/gone\"\nupstream = \"ws://{gone}\"\n");
@@ -159,8 +162,28 @@ async fn a_day_of_an_operator() {
     let mut stream = site.stream(&format!("{}/sse", opened.url), &[]).await;
     stream.told().await;
 
+    // The next version is installed, and the one before it again: who is there goes on, and the operator's address stays.
+    for after in ["upgraded", "rolled back"] {
+        running = replaced(running, &file).await;
+        assert_eq!(stream.told().await.event, "reconnect", "{after}");
+        stream = site.stream(&format!("{}/sse?after=0", opened.url), &[]).await;
+        assert_eq!(stream.told().await.json()["resumed"], true, "{after}");
+        reads(&operator.tell(&["sessions"]).await, &["/chat", "sse"]);
+        assert_eq!(site.metric("underpass_handover_total{result=\"taken_over\"}").await, 1.0, "{after}");
+    }
+
     // In the evening: it is drained and goes, and what asks it then is told so.
     drained(running, site, &operator).await;
+}
+
+/// Another process with the same configuration in the place of this one; it has its lines as well.
+async fn replaced(mut old: Running, file: &std::path::Path) -> Running {
+    let mut new = Running::of(underpass().args(["run", "--take-over"]).arg(file));
+    let line = new.says("went on where the process before has stopped").await;
+    assert_eq!([&line["result"], &line["lost"]], [&json!("taken_over"), &json!(0)]);
+    assert_eq!(old.exits().await, 0);
+    new.lines.splice(0..0, old.lines.drain(..));
+    new
 }
 
 async fn drained(mut running: Running, site: Site, operator: &Operator) {

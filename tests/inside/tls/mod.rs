@@ -3,6 +3,7 @@
 mod clients;
 mod conformance;
 mod frames;
+mod handed_over;
 mod http2_websockets;
 mod listener;
 mod sessions;

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -159,7 +160,9 @@ class Client:
     """It must hear d1, d2, … and says u1, u2, … until it is told to be quiet."""
 
     def __init__(self, path):
-        self.path, self.heard, self.said, self.attempts = path, 0, 0, 0
+        self.path, self.heard, self.said = path, 0, 0
+        # Requests that had to be made again: told so, and on a connection that was lost.
+        self.told_again, self.cut = 0, 0
         self.wrong, self.quiet, self.over, self.error = None, False, False, None
 
     def hear(self, text):
@@ -235,11 +238,11 @@ class Session(Client):
         except (OSError, http.client.HTTPException):
             # The connection, not the session. In the gap of a restart nobody may be there to answer.
             connection.close()
-            self.attempts += 1
+            self.cut += 1
             time.sleep(0.01)
             return None
         if answer.status in (503, 502):
-            self.attempts += 1
+            self.told_again += 1
             answer.read()
             time.sleep(0.01)
             return None
@@ -405,7 +408,8 @@ def restarts(backend):
     up, down = sum(client.said for client in clients), sum(client.heard for client in clients)
     say(
         f"{RESTARTS} restarts, {len(clients)} clients: {up} messages up, {down} down, none lost, none twice; "
-        f"`systemctl restart` took {min(gaps):.2f} to {max(gaps):.2f} s; {sum(c.attempts for c in clients)} requests made again"
+        f"`systemctl restart` took {min(gaps):.2f} to {max(gaps):.2f} s; "
+        f"{sum(c.told_again for c in clients)} requests were told to come again, {sum(c.cut for c in clients)} lost their connection"
     )
     return clients
 
@@ -447,7 +451,7 @@ def crash(backend):
     for client in clients:
         client.over = True
     pid = show("MainPID")
-    subprocess.run(["kill", "-KILL", pid], check=True)
+    os.kill(int(pid), signal.SIGKILL)
     until(lambda: show("MainPID") not in ("0", pid) and show("ActiveState") == "active", "the start after the crash")
     check(metric('underpass_handover_total{result="restarted"}') == 0, "something stale was thawed")
     session = next(client for client in clients if isinstance(client, Session))

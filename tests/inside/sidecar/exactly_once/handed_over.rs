@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
+use underpass::handover::take_over::ask;
 use underpass::session::Message;
 
 use super::talk::Talk;
@@ -34,6 +35,8 @@ enum Line {
     TakeOver(PathBuf),
     /// The service manager restarts it.
     Restart(PathBuf, Manager),
+    /// Successors ask the running process, and die with what they get.
+    InVain(PathBuf),
 }
 
 /// What the successor says once it goes on.
@@ -42,7 +45,7 @@ const GOES_ON: &str = "went on where the process before has stopped";
 impl Line {
     fn start(&self) -> Running {
         match self {
-            Self::TakeOver(config) => Running::start(config),
+            Self::TakeOver(config) | Self::InVain(config) => Running::start(config),
             Self::Restart(config, manager) => manager_runs(manager, config),
         }
     }
@@ -62,6 +65,12 @@ impl Line {
                 let mut new = manager_runs(manager, config);
                 new.says(GOES_ON).await;
                 new
+            }
+            Self::InVain(config) => {
+                let mut predecessor = ask(&config.with_file_name("handover.sock")).await.expect("it runs");
+                drop(predecessor.take().await.expect("everything").unpack().expect("a whole package"));
+                // The next one is heard only when everything lives here again.
+                old
             }
         }
     }
@@ -196,6 +205,13 @@ async fn everybody(seed: u64, line: impl FnOnce(PathBuf) -> Line) {
 async fn by_successors_that_ask() {
     for seed in seeds(700, 1) {
         everybody(seed, Line::TakeOver).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_successors_that_die() {
+    for seed in seeds(900, 1) {
+        everybody(seed, Line::InVain).await;
     }
 }
 

@@ -11,12 +11,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::super::moved::Moved;
 use super::super::{Found, Registry, Stay};
 use super::*;
 use crate::budget::Budget;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::session::{Attach, Message, Pulled, Pushed};
+use crate::session::{Attach, Message, Pulled, Pushed, Session};
+use crate::terms::Transport;
 use crate::upstream::frame::FrameHeader;
 
 /// Far longer than anything here takes.

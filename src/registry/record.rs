@@ -1,0 +1,84 @@
+//! What is written down of sessions for the process that takes this one's place: plain data, whose fields have names.
+//!
+//! Enters and leaves: values. Must not touch: live sessions. A field that is added needs a default, for records of before it.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::owner::Change;
+use crate::config;
+use crate::session::{Close, Session};
+use crate::terms::{Ending, Transport};
+use crate::upstream::wire::WireState;
+
+/// A session, as its successor reads it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SessionRecord {
+    pub(super) token: String,
+    #[serde(default)]
+    pub(super) protocol: String,
+    pub(super) session: Session,
+    /// What its client was told when it was opened.
+    #[serde(default)]
+    pub(super) policy: config::Session,
+    /// What lies between the backend's socket and the session; `None` without a socket.
+    pub(super) wire: Option<WireState>,
+    #[serde(default)]
+    pub(super) owner: OwnerRecord,
+    #[serde(default)]
+    pub(super) facts: Facts,
+}
+
+/// What is known of a session beside its state.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Facts {
+    /// The transport of the newest attachment.
+    pub(super) newest: Option<Transport>,
+    pub(super) change: Change,
+    pub(super) bytes: [u64; 2],
+    /// Why it ends, if it does.
+    pub(super) ending: Option<Ending>,
+    /// It was counted as ended, and its end was logged.
+    pub(super) reported: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct OwnerRecord {
+    /// An IPv4 address is mapped; unspecified stands for a unix socket.
+    pub(super) client: Ipv6Addr,
+    pub(super) route: String,
+    pub(super) path: String,
+    /// Seconds after the registry's epoch.
+    pub(super) opened: u32,
+}
+
+/// An ended session that is remembered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct EndedRecord {
+    pub(super) token: String,
+    pub(super) close: Close,
+    pub(super) age: Duration,
+}
+
+/// A nonce that opened a session.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct NonceRecord {
+    pub(super) nonce: String,
+    pub(super) purpose: [u8; 16],
+    pub(super) age: Duration,
+    /// The public name of the session.
+    pub(super) session: String,
+    /// The fields of the backend's answer.
+    #[serde(default)]
+    pub(super) fields: Vec<(String, Vec<u8>)>,
+}
+
+impl Default for OwnerRecord {
+    fn default() -> Self {
+        Self { client: Ipv6Addr::UNSPECIFIED, route: String::new(), path: String::new(), opened: 0 }
+    }
+}

@@ -1,0 +1,168 @@
+//! Rows of clients that speak while one process follows another. Enters: requests. Leaves: their answers, each once. Must not touch:
+//! TLS, which has its rows where certificates are made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::json;
+
+use super::{Line, ROADS, Road, speak};
+use crate::support::plain::{self, Line as Bytes, canned};
+use crate::support::site::{Backend, Reply, Site, soon};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn an_idle_connection_is_answered_by_the_successor() {
+    for road in ROADS {
+        let (at, _asked) = canned(OK).await;
+        let mut line = Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"http://{at}\"\n")).await;
+        let (mut idle, mut half) = (Bytes::to(line.site.at).await, Bytes::to(line.site.at).await);
+        for over in 0..3 {
+            idle.say("GET /idle HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let (head, body) = idle.answer().await;
+            assert!(head.starts_with("http/1.1 200 ") && body == "ok", "{road:?}, {over}: {head}");
+            half.say("GET /half HTTP/1.1\r\nHo").await;
+            line.next().await;
+            half.say("st: a\r\n\r\n").await;
+            let (head, body) = half.answer().await;
+            assert!(head.starts_with("http/1.1 200 ") && body == "ok", "{road:?}, {over}: {head}");
+        }
+    }
+}
+
+/// True when it was done, false when it is to be asked again.
+fn is_done(reply: &Reply, what: &str) -> bool {
+    if reply.status == 503 && reply.error() == "draining" {
+        assert_eq!(reply.header("retry-after"), Some("0"), "{what}");
+        return false;
+    }
+    assert_eq!(reply.status, 200, "{what}: {}", reply.text());
+    true
+}
+
+/// Repeats a request until it is done; how often it was not.
+async fn insist(site: &Site, path: &str, body: &str) -> (Reply, usize) {
+    let mut refused = 0;
+    loop {
+        let reply = site.post(path, body.to_owned()).await;
+        if is_done(&reply, path) {
+            return (reply, refused);
+        }
+        refused += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_requests_that_meet_the_freeze_are_answered_once() {
+    for road in ROADS {
+        let mut backend = Backend::start().await;
+        let at = backend.at;
+        let mut line = Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{at}\"\n")).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (done, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            let opened = line.site.open("/chat").await;
+            let mut socket = backend.accept().await;
+            let site = Site::elsewhere(line.site.at, None);
+            let (stop, done, refused) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&refused));
+            all.push(tokio::spawn(async move {
+                let mut number = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let (sent, again) =
+                        insist(&site, &format!("{}/send?seq={number}&as=text", opened.url), &number.to_string()).await;
+                    assert_eq!(sent.json()["next"], number + 1);
+                    // The next one is never doubled, and the one before never lost.
+                    assert_eq!(socket.next_text().await, number.to_string());
+                    socket.send(&number.to_string()).await;
+                    let polled = loop {
+                        let polled = site.get(&format!("{}/poll?after={}", opened.url, number - 1)).await;
+                        if !is_done(&polled, "poll") {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        } else if polled.json()["messages"] != json!([]) {
+                            break polled;
+                        }
+                    };
+                    assert_eq!(polled.json()["messages"], json!([number.to_string()]));
+                    let (_, once_more) = insist(&site, &format!("{}/ack?after={number}", opened.url), "").await;
+                    done.fetch_add(3, Ordering::Relaxed);
+                    refused.fetch_add(again + once_more, Ordering::Relaxed);
+                }
+                insist(&site, &format!("{}/close", opened.url), r#"{"code":4000,"reason":"enough"}"#).await;
+                assert_eq!(socket.closed().await, (4000, "enough".to_owned()));
+            }));
+        }
+        for _ in 0..6 {
+            let before = done.load(Ordering::Relaxed);
+            line.next().await;
+            let goes_on = async {
+                while done.load(Ordering::Relaxed) < before + 30 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            soon("requests to go on", goes_on).await;
+        }
+        stop.store(true, Ordering::Relaxed);
+        // Closes meet the last one.
+        line.next().await;
+        for one in all {
+            soon("its end", one).await.expect("nothing lost, nothing doubled");
+        }
+        println!("{road:?}: {done:?} done, {refused:?} to be asked again");
+    }
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered() {
+    for road in ROADS {
+        let (at, mut backends) = plain::played().await;
+        let mut line = Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"http://{at}\"\n")).await;
+        let mut client = Bytes::to(line.site.at).await;
+        client.say("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut slow = plain::next(&mut backends).await;
+        slow.head().await;
+        let mut old = match road {
+            Road::TakeOver => line.go_over().await,
+            Road::Restart => {
+                line.process.signal("-USR2");
+                // Everybody is served meanwhile.
+                assert_eq!(line.site.get("/_underpass/info").await.status, 200);
+                slow.say(OK).await;
+                assert!(client.answer().await.0.starts_with("http/1.1 200 "));
+                line.follow().await
+            }
+        };
+        if road == Road::TakeOver {
+            slow.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsl").await;
+            client.head().await;
+            slow.say("ow").await;
+            assert_eq!(client.bytes(4).await, b"slow");
+            assert_eq!(old.exits().await, 0, "{:#?}", old.lines);
+        }
+        let mut again = Bytes::to(line.site.at).await;
+        again.say("GET /again HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut next = plain::next(&mut backends).await;
+        next.head().await;
+        next.say(OK).await;
+        assert_eq!(again.answer().await.1, "ok");
+    }
+}
+
+#[tokio::test]
+async fn a_nonce_opens_the_same_session_in_the_next_process() {
+    for road in ROADS {
+        let mut backend = Backend::start().await;
+        let at = backend.at;
+        let mut line = Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{at}\"\n")).await;
+        let target = "/chat?underpass.nonce=0123456789abcdef";
+        let first = line.site.open(target).await;
+        let mut socket = backend.accept().await;
+        line.next().await;
+        let second = line.site.open(target).await;
+        assert_eq!(first.url, second.url, "{road:?}");
+        assert!(backend.try_accept().is_none(), "{road:?}: one socket at the backend");
+        speak(&line.site, &second.url, &mut socket.ws, 1).await;
+    }
+}

@@ -1,0 +1,245 @@
+//! Rows of successors that fail, come at the wrong moment or never. Enters: them. Leaves: a process that serves on, or ends as it should.
+//! Must not touch: what becomes of those that succeed.
+
+use std::io::{IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use underpass::lifecycle::moving::Kind;
+use underpass::lifecycle::systemd::STORED;
+
+use super::{GOES_ON, Line, ROADS, ROLLED_BACK, Road, STORE, echo, hear_close, speak};
+use crate::support::manager::Manager;
+use crate::support::plain::{Line as Bytes, nowhere};
+use crate::support::site::{Backend, soon};
+
+fn plain(at: std::net::SocketAddr) -> String {
+    format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{at}\"\n")
+}
+
+#[tokio::test]
+async fn one_that_cannot_run_changes_nothing() {
+    let mut backend = Backend::start().await;
+    let good = plain(backend.at);
+    let mut line = Line::start(Road::TakeOver, &good).await;
+    let opened = line.site.open("/").await;
+    let mut socket = backend.accept().await;
+    let mut stream = line.site.stream(&format!("{}/sse", opened.url), &[]).await;
+    assert_eq!(stream.told().await.event, "session");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().map(|at| (at, taken)).expect("an address");
+    let tls =
+        "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"/nonexistent.pem\"\nkey = \"/nonexistent.key\"\n";
+    let (at, named) = (taken.0, taken.0.to_string());
+    let mut number = 0;
+    for (bad, says, rolled_back) in [
+        (format!("{good}no_such_key = 1\n"), "no_such_key", 0.0),
+        (format!("{good}{tls}"), "/nonexistent.pem", 0.0),
+        (format!("{good}[[listener]]\naddress = \"{at}\"\n"), named.as_str(), 1.0),
+    ] {
+        line.change(&bad);
+        let mut successor = line.another(true);
+        assert_eq!(successor.exits().await, 1, "{:#?}", successor.lines);
+        let said = successor.lines.concat();
+        assert!(said.contains(says), "{says}: {said}");
+        // Nobody has asked it for anything, but where only its own sockets show which addresses are free.
+        assert_eq!(line.site.metric("underpass_handover_total{result=\"rolled_back\"}").await, rolled_back, "{says}");
+        if rolled_back == 0.0 {
+            socket.send(says).await;
+            assert_eq!(stream.told().await.data, says, "no word of coming back");
+            number += 1;
+            line.site.post(&format!("{}/send?seq={number}&as=text", opened.url), says.to_owned()).await.json();
+            assert_eq!(socket.next_text().await, says);
+        }
+    }
+    line.change(&good);
+    line.next().await;
+    speak(&line.site, &opened.url, &mut socket.ws, 3).await;
+}
+
+#[tokio::test]
+async fn one_that_dies_is_nothing_to_anybody() {
+    let mut backend = Backend::start().await;
+    let mut line = Line::start(Road::TakeOver, &plain(backend.at)).await;
+    let opened = line.site.open("/").await;
+    let mut socket = backend.accept().await;
+    let mut page = line.site.websocket("/", &[]).await;
+    let mut tunnel = backend.accept().await;
+    let mut idle = Bytes::to(line.site.at).await;
+    for time in 1..=10_u64 {
+        let load = line.give_in_vain().await;
+        // It has a copy of everything, and touches nothing.
+        let count = |kind| load.parcels.iter().filter(|parcel| parcel.kind == kind).count();
+        assert_eq!([Kind::Session, Kind::Tunnel].map(count), [1, 1], "{time}");
+        drop(load);
+        line.process.says(ROLLED_BACK).await;
+        idle.say("GET /_underpass/info HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(idle.answer().await.0.starts_with("http/1.1 200 "), "{time}");
+        speak(&line.site, &opened.url, &mut socket.ws, time).await;
+        echo(&mut page, &mut tunnel.ws, &format!("echo {time}")).await;
+    }
+    assert_eq!(line.site.metric("underpass_handover_total{result=\"rolled_back\"}").await, 10.0);
+    line.next().await;
+    speak(&line.site, &opened.url, &mut socket.ws, 11).await;
+    echo(&mut page, &mut tunnel.ws, "at last").await;
+    assert!(backend.try_accept().is_none());
+}
+
+#[tokio::test]
+async fn what_was_killed_leaves_nothing() {
+    for road in ROADS {
+        let mut backend = Backend::start().await;
+        let mut line = Line::start(road, &plain(backend.at)).await;
+        let opened = line.site.open("/").await;
+        let mut socket = backend.accept().await;
+        line.next().await;
+        speak(&line.site, &opened.url, &mut socket.ws, 1).await;
+        if let Some(manager) = &line.manager {
+            manager.stores(&[]);
+        }
+        line.process.signal("-KILL");
+        let mut next = line.another(false);
+        let site = next.site_with_admin().await;
+        let reply = site.get(&format!("{}/poll?after=1", opened.url)).await;
+        assert_eq!(reply.error(), "unknown_session", "{road:?}");
+        assert!(!next.lines.iter().any(|line| line.contains(GOES_ON)), "{:#?}", next.lines);
+    }
+}
+
+#[tokio::test]
+async fn another_format_is_refused_before_anything_is_frozen() {
+    let mut backend = Backend::start().await;
+    let mut line = Line::start(Road::TakeOver, &plain(backend.at)).await;
+    let opened = line.site.open("/").await;
+    let mut socket = backend.accept().await;
+    let mut stream = line.site.stream(&format!("{}/sse", opened.url), &[]).await;
+    assert_eq!(stream.told().await.event, "session");
+    let mut newer = UnixStream::connect(line.socket()).await.expect("it listens");
+    newer.write_all(b"UPHO\0\x02\0\0and words of another kind").await.expect("it reads");
+    let mut answer = Vec::new();
+    soon("an answer", newer.read_to_end(&mut answer)).await.expect("it answers");
+    assert_eq!(answer[..8], *b"UPHO\0\x01\0\0");
+    line.process.says("a successor was refused").await;
+    socket.send("still here").await;
+    assert_eq!(stream.told().await.data, "still here", "no word of coming back");
+}
+
+/// A package whose state is of the next major version.
+fn newer_package() -> OwnedFd {
+    let (sending, receiving) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a pair");
+    let mut state = std::fs::File::from(memfd_create("newer", MemfdFlags::CLOEXEC).expect("memory"));
+    state.write_all(b"UPHO\0\x02\0\0and things of another kind").expect("memory");
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let (mut control, states) = (SendAncillaryBuffer::new(&mut space), [state.as_fd()]);
+    control.push(SendAncillaryMessage::ScmRights(&states));
+    let bytes = [IoSlice::new(b"UPHO\0\x02\0\0")];
+    sendmsg(&sending, &bytes, &mut control, SendFlags::empty()).expect("it has room");
+    receiving
+}
+
+#[tokio::test]
+async fn another_format_in_the_store_is_passed_over() {
+    let mut backend = Backend::start().await;
+    let manager = Manager::new("rows-newer", STORE).with_socket(STORED, newer_package());
+    let line = Line::start_with(Some(manager), &plain(backend.at)).await;
+    let said = line.process.lines.concat();
+    assert!(said.contains("cannot be read") && said.contains("2.0"), "{said}");
+    let opened = line.site.open("/").await;
+    speak(&line.site, &opened.url, &mut backend.accept().await.ws, 1).await;
+}
+
+#[tokio::test]
+async fn without_anybody_who_keeps_anything_a_restart_is_a_stop() {
+    let mut backend = Backend::start().await;
+    let good = plain(backend.at);
+    let keeps_nothing = Some(Manager::new("rows-nothing", 0));
+    let manager = Some(Manager::new("rows-not-asked", STORE));
+    for (manager, more) in [(None, ""), (manager, "handover.restart = false\n"), (keeps_nothing, "")] {
+        let mut line = Line::start_with(manager, &format!("{good}{more}")).await;
+        let _opened = line.site.open("/").await;
+        let mut socket = backend.accept().await;
+        let mut page = line.site.websocket("/", &[]).await;
+        let mut tunnel = backend.accept().await;
+        line.process.signal("-USR2");
+        // To either side as at a stop.
+        assert_eq!(socket.closed().await.0, 1001);
+        assert_eq!(tunnel.closed().await.0, 1001);
+        assert_eq!(hear_close(&mut page).await, 1012);
+        drop((page, tunnel, socket));
+        assert_eq!(line.process.exits().await, 0, "{:#?}", line.process.lines);
+        if let Some(manager) = &line.manager {
+            assert!(manager.stored().is_empty());
+        }
+        let said = line.process.lines.concat();
+        assert!(said.contains("drained"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_comes_while_a_successor_has_everything() {
+    for dies in [true, false] {
+        let mut backend = Backend::start().await;
+        let mut line = Line::start(Road::TakeOver, &plain(backend.at)).await;
+        let _opened = line.site.open("/").await;
+        let mut socket = backend.accept().await;
+        let mut predecessor = underpass::handover::take_over::ask(&line.socket()).await.expect("it runs");
+        let package = predecessor.take().await.expect("it gives everything");
+        line.process.signal("-TERM");
+        let hears = async {
+            while timeout(Duration::from_millis(50), line.process.says("ignored: stopping")).await.is_err() {
+                line.process.signal("-HUP");
+            }
+        };
+        soon("it to know that it is to stop", hears).await;
+        if dies {
+            // What has come back is ended as it would have been.
+            drop((predecessor, package));
+            assert_eq!(socket.closed().await.0, 1001);
+        } else {
+            predecessor.commit().await.expect("it listens");
+        }
+        assert_eq!(line.process.exits().await, 0, "{:#?}", line.process.lines);
+    }
+}
+
+#[tokio::test]
+async fn two_at_once_follow_one_another() {
+    let mut backend = Backend::start().await;
+    let mut line = Line::start(Road::TakeOver, &plain(backend.at)).await;
+    let opened = line.site.open("/").await;
+    let mut socket = backend.accept().await;
+    let (mut one, mut two) = (line.another(true), line.another(true));
+    let (first, second) = tokio::join!(one.says(GOES_ON), two.says(GOES_ON));
+    assert_eq!([&first, &second].map(|line| &line["sessions"]), [&json!(1), &json!(1)]);
+    assert_eq!(line.process.exits().await, 0);
+    speak(&line.site, &opened.url, &mut socket.ws, 1).await;
+    // One of the two has gone as well.
+    let mut left = tokio::select! {
+        code = one.exits() => { assert_eq!(code, 0); two }
+        code = two.exits() => { assert_eq!(code, 0); one }
+    };
+    left.signal("-TERM");
+    assert_eq!(socket.closed().await.0, 1001);
+    assert_eq!(left.exits().await, 0);
+}
+
+#[tokio::test]
+async fn nobody_to_ask_is_an_error_that_says_so() {
+    let at = nowhere().await;
+    let line = Line::start(Road::TakeOver, &plain(at)).await;
+    line.process.signal("-KILL");
+    let mut successor = line.another(true);
+    assert_eq!(successor.exits().await, 1);
+    let said = successor.lines.concat();
+    assert!(said.contains(&line.socket().display().to_string()), "{said}");
+}
