@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +21,7 @@ from lab.peers import stop, wait_for
 PATIENCE = 120
 #: What the successor logs when everything lives on.
 GOES_ON = b"went on where the process before has stopped"
+HANDED_OVER = b"everything is handed over"
 
 
 class Manager:
@@ -89,9 +91,9 @@ def measure(lab, peer, options: dict) -> dict:
         out, complaints = driver.communicate(b"done\n", PATIENCE)
         if driver.returncode != 0:
             raise RuntimeError(complaints.decode())
-        if complaints:
-            print(complaints.decode()[:2000])
-        print(b"".join(line for line in log.read_bytes()[before:].splitlines(True) if b"everything is" in line or GOES_ON in line).decode())
+        # Requests that failed, and what both processes counted.
+        counted = [line for line in log.read_bytes()[before:].splitlines() if HANDED_OVER in line or GOES_ON in line]
+        print(b"\n".join([*complaints.splitlines()[:20], *counted]).decode(), file=sys.stderr)
         return json.loads(out) | {
             "took_ms": took * 1000,
             "old_cpu_ms": (usage.ru_utime + usage.ru_stime) * 1000 - cpu / 1e6,
