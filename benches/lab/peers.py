@@ -63,6 +63,11 @@ PEER = {
     "failing": Peer("underpass", "sse", "1,000 failing requests a second"),
     "json": Peer("underpass", "sse", "40 senders of 350,000 empty messages"),
     "handshakes": Peer("underpass", "sse", "200 handshakes without an answer"),
+    # Whose process is replaced under load, and by which road.
+    "take-over": Peer("underpass", "take-over", "take-over: the successor asks"),
+    "store": Peer("underpass", "store", "restart: the service manager keeps it"),
+    "take-over-2": Peer("underpass", "take-over", "take-over, two workers on both cores", workers=2),
+    "store-2": Peer("underpass", "store", "restart, two workers on both cores", workers=2),
     # All transports in one load.
     "soak": Peer("underpass", "ws", "underpass", workers=2),
     # In a browser: what its page's WebSocket is made to take.
@@ -126,6 +131,23 @@ class Lab:
             config = self.filled("underpass.toml", values | {"admin": self.admin_port, "workers": peer.workers})
             return [self.underpass, "run", config]
         return ["node", f"{program}.js", port, self.backend_port]
+
+    def handed_over(self, peer: Peer) -> tuple:
+        """The port and the configuration of a process that is to be replaced; both processes have the same."""
+        port = free_port()
+        values = {"port": port, "tls": free_port(), "backend": self.backend_port, "dir": self.directory, "grace": "60s"}
+        config = self.filled("underpass.toml", values | {"admin": free_port(), "workers": peer.workers})
+        config.write_text(config.read_text() + f'\n[handover]\nsocket = "{self.directory}/handover-{port}.sock"\n')
+        return port, config
+
+    def driver(self, address: str, options: dict) -> subprocess.Popen:
+        """The driver, to be talked with."""
+        command = ["taskset", "-c", LOAD_CPU, self.load, "drive", "--address", address]
+        for name, value in options.items():
+            command += [f"--{name}", value]
+        before = ["chrt", "--rr", "1"] if self.realtime else []
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*before, *map(str, command)], stdin=pipe, stdout=pipe, stderr=pipe)
 
     def filled(self, name: str, values: dict) -> Path:
         text = (PEERS / name).read_text()

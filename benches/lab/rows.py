@@ -32,6 +32,22 @@ OURS = ("sse", "stream", "poll", "carried")
 #: With the client that acknowledges what it reads.
 ANSWERED = ("sse", "sse-ack", "stream", "poll", "carried")
 ATTACKS = ("calm", "slow-headers", "slow-bodies", "preface", "windows", "unread", "hoard", "opens", "failing", "json", "handshakes")
+HEIRS = ("take-over", "store", "take-over-2", "store-2")
+HANDOVER = (
+    ("p50_ms", "gap p50 ms", "{:.0f}"),
+    ("p99_ms", "p99", "{:.0f}"),
+    ("most_ms", "at most", "{:.0f}"),
+    ("calm_p99_ms", "p99 without", "{:.1f}"),
+    ("accept_ms", "a new connection waits, at most, ms", "{:.0f}"),
+    ("calm_accept_ms", "without", "{:.1f}"),
+    ("old_cpu_ms", "CPU ms, old", "{:.0f}"),
+    ("new_cpu_ms", "new", "{:.0f}"),
+    ("old_mib", "peak MiB, old", "{:.1f}"),
+    ("new_mib", "new", "{:.1f}"),
+    ("lost", "lost", "{:.0f}"),
+    ("wrong", "doubled or out of order", "{:.0f}"),
+    ("ended", "sessions ended", "{:.0f}"),
+)
 BRIDGES = ("sockjs-events", "sockjs-poll", "engine-poll")
 
 ROWS = {
@@ -194,6 +210,22 @@ ROWS = {
         rounds=1,
         single={name: {"attack": name} for name in ATTACKS},
         grace="60s",
+    ),
+    "handover": Row(
+        "Hand-over: 9,000 sessions, half by SSE and half by polls, half of each busy, while the process is replaced",
+        "handover",
+        HEIRS,
+        {"count": 9000, "seconds": 5},
+        {"count": 1000, "seconds": 2},
+        HANDOVER,
+    ),
+    "handover-1k": Row(
+        "Hand-over: the same with 1,000 sessions",
+        "handover",
+        HEIRS,
+        {"count": 1000, "seconds": 5},
+        {"count": 1000, "seconds": 2},
+        HANDOVER,
     ),
     "client": Row(
         "The browser client in headless Chromium: 64-byte messages of one socket, all checked to come in order",

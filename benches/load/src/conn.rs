@@ -136,7 +136,8 @@ impl Head {
         self.text.split(' ').nth(1).unwrap_or_default()
     }
 
-    fn status(&self) -> Result<u16> {
+    /// The status of an answer.
+    pub fn status(&self) -> Result<u16> {
         Ok(self.text.split(' ').nth(1).context("no status")?.parse()?)
     }
 }

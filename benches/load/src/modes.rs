@@ -11,6 +11,7 @@
 //! | `small`, `big` | plain GETs | all requests |
 //! | `behind` | opens, reads a whole flood, and stays | the memory afterwards |
 //! | `hostile` | echoes and opens, without and with an attack beside | most of the time that it lasts |
+//! | `handover` | echoes and waits, while the process is replaced | (`benches/lab/handover.py` looks at them) |
 //! | `soak` | echoes on all transports, through cuts; comes and goes | (`benches/soak` looks at them) |
 //! | `slow` | opens, and does not read | the memory afterwards, and what the backend could send |
 //!
@@ -18,6 +19,7 @@
 
 mod attacks;
 mod flows;
+mod handover;
 mod holds;
 mod hostile;
 mod samples;
@@ -48,6 +50,7 @@ pub async fn run(options: Options) -> Result<String> {
         "flood" => flows::flood(&options).await,
         "echo" => flows::echo(&options).await,
         "hostile" => hostile::hostile(&options).await,
+        "handover" => handover::handover(&options).await,
         "connect" => flows::connect(&options).await,
         "small" => flows::plain(&options, "/small").await,
         "big" => flows::plain(&options, "/big").await,

@@ -3,7 +3,7 @@
 //! Enters: where the peer is, and which backend path is wished. Leaves: messages, as slices of what was read. Must not
 //! touch: what is measured with them.
 
-mod dialect;
+pub mod dialect;
 mod down;
 
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Kind {
 }
 
 /// The target of a request that opens a session there.
-fn marked(path: &str, mark: &str) -> String {
+pub fn marked(path: &str, mark: &str) -> String {
     let more = if path.contains('?') { '&' } else { '?' };
     format!("{path}{more}underpass={mark}")
 }

@@ -2,6 +2,7 @@
 //! scripted backend and behind a box that breaks what the cases ask it to break. `UNDERPASS_BROWSER=name` runs the cases
 //! of that name only. Must not touch: fixed ports, the network beyond this machine.
 
+mod handover;
 mod script;
 
 use std::sync::Arc;
