@@ -23,7 +23,7 @@ use crate::transport::pump::pump;
 
 /// How long connections have to finish what they are about, once all sessions are written down: they write some last bytes. What
 /// takes longer stays behind, and its client comes back on a new connection.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_secs(5);
 /// When nothing more has come for so long, nothing more is on its way.
 const QUIET: Duration = Duration::from_millis(20);
 /// How long a successor may take to make sure of what it got.
@@ -46,7 +46,8 @@ impl App {
     pub(super) async fn be_succeeded(&self) -> Alive {
         let Some(listener) = &self.handover else { return std::future::pending().await };
         loop {
-            let successor = accept(listener, self.config.handover.quiesce).await;
+            self.reserve.fill(&io::stderr());
+            let successor = accept(listener, self.config.handover.quiesce, &self.reserve).await;
             if self.lifecycle.phase() != Phase::Serving {
                 self.refuse(successor).await;
                 continue;
@@ -112,6 +113,8 @@ impl App {
         let moment = self.registry.now();
         let mut given = self.collect(&mut parcels).await;
         self.lifecycle.close_parcels();
+        // Nobody accepts any more, so nobody else takes it.
+        self.reserve.release();
         while let Some(parcel) = parcels.recv().await {
             given.push(parcel);
         }

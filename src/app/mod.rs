@@ -11,6 +11,7 @@ mod sight;
 mod succession;
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -25,6 +26,7 @@ use self::serving::{Doors, Listening, handler, start_workers};
 use crate::budget::Budget;
 use crate::config::{Address, Config, Setting, Trusted};
 use crate::gateway::{BackendError, Gateway, check_page};
+use crate::handover::reserve::Reserve;
 use crate::handover::take_over::TakeOverError;
 use crate::handover::{Head, package::UnpackError};
 use crate::lifecycle::Lifecycle;
@@ -64,7 +66,7 @@ pub enum StartError {
     Unpack(#[from] UnpackError),
     /// The system.
     #[error("the system refused: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 /// A sidecar whose listeners are bound and served.
@@ -83,6 +85,8 @@ pub struct App {
     workers: Vec<Handle>,
     /// What is spoken at each address.
     spoken: HashMap<String, Spoken>,
+    /// Room for a hand-over, whatever else takes descriptors.
+    reserve: Reserve,
     /// Where a successor asks for everything.
     handover: Option<UnixListener>,
     /// Copies of the listening sockets that are not the listeners', with their names: the successor gets them, too.
@@ -169,6 +173,8 @@ impl App {
         if let (Some(path), Some(listener)) = (&config.handover.socket, &handover) {
             copies.push((Address::Unix(path.clone()).to_string(), listener.as_fd().try_clone_to_owned()?));
         }
+        let reserve = Reserve::default();
+        reserve.fill(&io::stderr());
         for name in sockets.untaken() {
             tracing::warn!(name, "systemd passed a socket that no listener asks for");
         }
@@ -205,6 +211,7 @@ impl App {
             doors: Arc::new(Arc::new(context)),
             certificates: listening.iter().filter_map(|listening| listening.spoken.tls.clone()).collect(),
             spoken: spoken_at,
+            reserve,
             handover,
             copies,
             admins: Mutex::default(),

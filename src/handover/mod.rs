@@ -13,6 +13,7 @@
 
 pub mod format;
 pub mod package;
+pub mod reserve;
 pub mod store;
 pub mod take_over;
 

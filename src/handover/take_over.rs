@@ -30,6 +30,7 @@ use tokio::time::{sleep, timeout};
 use self::talk::{Talk, TalkError, Word};
 use super::Package;
 use super::format::FormatError;
+use super::reserve::Reserve;
 
 /// How long one process waits for the next word of the other, where nothing is said of how long it takes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,8 +78,9 @@ pub struct Predecessor {
 }
 
 /// Waits until a successor asks, as often as it needs: whoever may not or cannot take over is refused, and the log says why.
-/// `quiesce` is how long it may have to wait for its package. Cancel-safe, but for who is just asking.
-pub async fn accept(listener: &UnixListener, quiesce: Duration) -> Successor {
+/// `quiesce` is how long it may have to wait for its package. `reserve` has a descriptor for its connection, if there is no other.
+/// Cancel-safe, but for who is just asking.
+pub async fn accept(listener: &UnixListener, quiesce: Duration, reserve: &Reserve) -> Successor {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match greet(stream, quiesce).await {
@@ -87,7 +89,10 @@ pub async fn accept(listener: &UnixListener, quiesce: Duration) -> Successor {
             },
             Err(error) => {
                 tracing::warn!(%error, "the socket for take-overs does not accept");
-                sleep(PAUSE).await;
+                // At once, or another connection has it.
+                if !reserve.release_one() {
+                    sleep(PAUSE).await;
+                }
             }
         }
     }
@@ -279,7 +284,7 @@ mod tests {
                 let package = predecessor.take().await;
                 (predecessor, package)
             });
-            (accept(&self.listener, Duration::ZERO).await, new)
+            (accept(&self.listener, Duration::ZERO, &Reserve::default()).await, new)
         }
     }
 
@@ -372,7 +377,8 @@ mod tests {
             stream.read_to_end(&mut answer).await.expect("it answers");
             answer
         });
-        let refused = timeout(Duration::from_secs(1), accept(&socket.listener, Duration::ZERO));
+        let reserve = Reserve::default();
+        let refused = timeout(Duration::from_secs(1), accept(&socket.listener, Duration::ZERO, &reserve));
         let (answer, none) = tokio::join!(newer, refused);
         assert!(none.is_err(), "nobody may take over");
         assert_eq!(answer.expect("the task does not panic")[..8], *b"UPHO\0\x01\0\0", "it can tell what it met");

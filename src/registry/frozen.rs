@@ -21,9 +21,11 @@ use crate::lifecycle::moving::{Kind, Parcel};
 use crate::session::{Counts, Moment, Session};
 use crate::upstream::wire::WireState;
 
-/// How long sessions get to be opened or written down, once the process is on the move. Both take milliseconds, unless a
-/// backend is slow to answer a handshake: nobody waits longer for that.
-const SETTLE: Duration = Duration::from_millis(500);
+/// How long sessions that are being opened get, once the process is on the move. It takes milliseconds, unless a backend is slow
+/// to answer a handshake: nobody waits longer for that.
+const OPENING: Duration = Duration::from_millis(500);
+/// How long sessions get to be written down. Nobody waits for anything but a processor in that: some 20,000 take a second.
+const WRITING: Duration = Duration::from_secs(10);
 /// How many ended sessions stand in one record; arbitrary.
 const ENDED_AT_ONCE: usize = 1000;
 
@@ -106,9 +108,9 @@ impl LiveSession {
 
 impl Registry {
     /// Has every session written down, with all that is remembered, and gives that to the successor. Nothing is opened from now
-    /// on. Takes no longer than twice half a second, whatever backends do.
+    /// on. Takes no longer than it takes to write them down, and half a second for those that are being opened.
     pub async fn freeze(&self, pump: Option<Pump>) -> Frozen {
-        let _ = timeout(SETTLE, self.openings.subscribe().wait_for(|under_way| *under_way == 0)).await;
+        let _ = timeout(OPENING, self.openings.subscribe().wait_for(|under_way| *under_way == 0)).await;
         let live = self.directory.close();
         let sessions = live.len();
         let (ended, (done, mut all_done)) = (Arc::<AtomicUsize>::default(), mpsc::channel(1));
@@ -116,7 +118,7 @@ impl Registry {
             session.order_freeze(Freeze { pump: pump.clone(), ended: Arc::clone(&ended), _done: done.clone() });
         }
         drop(done);
-        let _ = timeout(SETTLE, all_done.recv()).await;
+        let _ = timeout(WRITING, all_done.recv()).await;
         let left = self.directory.all().len();
         self.give_remembered();
         Frozen { sessions: sessions.saturating_sub(left), ended: ended.load(Ordering::Relaxed), left }

@@ -2,6 +2,7 @@
 //! configuration. Leaves: the same sessions. Must not touch: what a reload changes.
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::{Line, ROADS, ended, speak};
 use crate::support::site::{Backend, BackendSocket, Opened, Site, soon};
@@ -76,6 +77,28 @@ async fn what_gets_no_descriptor_ends_and_is_named() {
         let goes_on: Value = serde_json::from_str(line.process.lines.last().expect("it goes on")).expect("JSON");
         assert_eq!((&goes_on["sessions"], &goes_on["lost"]), (&json!(live), &json!(named_parcels(named[0]))));
         assert!(named_parcels(named[0]) >= lost, "{}", named[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_has_no_descriptor_left_is_followed_nevertheless() {
+    for road in ROADS {
+        let mut backend = Backend::start().await;
+        let mut line =
+            Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{}\"\n", backend.at)).await;
+        line.descriptors = Some(100);
+        line.next().await;
+        let mut all = sessions(&line.site, &mut backend, "/", 3).await;
+        let mut idle = Vec::new();
+        for _ in 0..100 {
+            idle.push(TcpStream::connect(line.site.at).await.expect("the kernel takes it"));
+        }
+        line.process.says("connections cannot be accepted; if too many files are open, raise LimitNOFILE").await;
+        line.descriptors = None;
+        line.next().await;
+        for (opened, socket) in &mut all {
+            speak(&line.site, &opened.url, &mut socket.ws, 1).await;
+        }
     }
 }
 

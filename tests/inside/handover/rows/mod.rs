@@ -22,6 +22,7 @@
 //! | no service manager, or `handover.restart = false` | `successors::without_anybody_who_keeps_anything_a_restart_is_a_stop` |
 //! | a stop during a hand-over; two successors at once | `successors::a_stop_comes_while_a_successor_has_everything`, `successors::two_at_once_follow_one_another` |
 //! | `session.max`, `limits.sessions` lowered | `changes::fewer_sessions_are_allowed_and_all_live_on` |
+//! | no descriptor left | `changes::a_process_that_has_no_descriptor_left_is_followed_nevertheless` |
 //! | the limit of descriptors lowered | `changes::what_gets_no_descriptor_ends_and_is_named` |
 //! | node renamed | `changes::a_renamed_node_knows_its_old_tokens` |
 //! | route removed | `changes::the_sessions_of_a_removed_route_live_on` |
