@@ -4,6 +4,7 @@
 //! everything lives on here. Must not touch: how parcels travel (`handover`), what they say.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -183,9 +184,9 @@ impl App {
             match timeout_at(quiet, parcels.recv()).await {
                 Ok(Some(parcel)) => all.push(parcel),
                 Ok(None) => return all,
-                Err(_) if self.lifecycle.alive().is_empty() || Instant::now() >= deadline => return all,
-                // What is alive may still be about to give itself, unless none has for so long.
-                Err(_) if !all.is_empty() => return all,
+                // What is alive may still be about to give itself, unless nothing has come for so long.
+                Err(_) if !all.is_empty() || self.lifecycle.alive().is_empty() => return all,
+                Err(_) if Instant::now() >= deadline => return all,
                 Err(_) => {}
             }
         }
@@ -193,7 +194,7 @@ impl App {
 
     /// Copies of the sockets that are not the listeners'.
     fn copies(&self) -> io::Result<Vec<Parcel>> {
-        let copy = |(address, socket): &(String, std::os::fd::OwnedFd)| {
+        let copy = |(address, socket): &(String, OwnedFd)| {
             let record = ListenerRecord { address: address.clone(), spread: false };
             Ok(Parcel::new(Kind::Listener, &record, vec![socket.try_clone()?]))
         };

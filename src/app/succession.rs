@@ -102,7 +102,7 @@ impl App {
             self.metrics.handover.came(kind, Crossing::Crossed, crossed);
             self.metrics.handover.came(kind, Crossing::Lost, lost);
         }
-        let of = |wanted: Kind| Kind::ALL.iter().position(|kind| *kind == wanted).map_or((0, 0), |row| thawed.0[row]);
+        let of = |kind| thawed.0[row(kind)];
         tracing::info!(
             before = head.program,
             result = result.as_str(),

@@ -204,6 +204,12 @@ impl Lifecycle {
         let _ = self.shared.now.subscribe().wait_for(|now| now.moving || now.phase >= Phase::Draining).await;
     }
 
+    /// Whether parcels are taken now.
+    #[must_use]
+    pub fn takes_parcels(&self) -> bool {
+        self.parcels().is_some()
+    }
+
     /// Gives a parcel to the successor.
     ///
     /// # Errors

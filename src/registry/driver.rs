@@ -3,11 +3,11 @@
 //! Enters: an open upstream WebSocket and its session. Leaves: how the session ended, once it is
 //! finished. Must not touch: the client's side. While the session is paused, the socket is not polled.
 
+mod leaving;
+
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,16 +17,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Registry;
 use super::live_session::LiveSession;
 use super::memory::Intake;
-use super::moved::Freeze;
 use crate::config;
-use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::{Guard, What};
 use crate::limits::Held;
 use crate::session::Close;
 use crate::terms::Ending;
 use crate::upstream::dial::Io;
 use crate::upstream::socket::{Socket, SocketEvent};
-use crate::upstream::wire::WireState;
 
 /// How much is read from the socket before the messages go to the session and other tasks go on, in bytes of message cost.
 /// As much as one read of the socket brings; only after that does a pause take effect.
@@ -128,8 +125,10 @@ impl Driver {
         if orders.upstream_gone && self.closing.is_none() {
             self.finish_upstream();
         }
+        // An order that comes too late is none: the session stays with this process.
         if let Some(order) = orders.freeze
             && orders.finished.is_none()
+            && self.registry.lifecycle.takes_parcels()
         {
             self.moved = self.freeze(&order);
             if !self.moved {
@@ -138,67 +137,6 @@ impl Driver {
             }
         }
         orders.finished
-    }
-
-    /// Writes the session down and gives it to the successor. False while an order of the session is to be carried out first.
-    fn freeze(&mut self, order: &Freeze) -> bool {
-        let bare = self.socket.as_ref().is_none_or(|socket| socket.io().is_bare());
-        if !bare && order.pump.is_none() && self.session.is_open() {
-            self.session.end(Close::clean(1012, "service restart"), Ending::Drained);
-            order.ended.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        let Some((mut session, facts)) = self.session.freeze() else { return false };
-        let (wire, descriptor) = match self.socket.take() {
-            Some(socket) if socket.is_open() => self.take_apart(socket, order).unzip(),
-            closing => {
-                self.socket = closing;
-                (None, None)
-            }
-        };
-        if wire.is_none() {
-            // The closing handshake ends here; what the client is told of it does not depend on that.
-            session.upstream_closed(self.session.now(), Close::lost());
-        }
-        let record = self.session.record(session, facts, wire);
-        let parcel = Parcel::new(Kind::Session, &record, descriptor.into_iter().collect());
-        if self.registry.lifecycle.give(parcel).is_err() {
-            tracing::warn!(session = self.session.id(), "a session was written down too late, and is lost");
-        }
-        self.registry.directory.remove(&self.session);
-        true
-    }
-
-    /// The socket of an open backend, and what lies between it and the session.
-    fn take_apart(&mut self, socket: Socket<Io>, order: &Freeze) -> Option<(WireState, OwnedFd)> {
-        let standing = socket.standing();
-        let (io, wire) = socket.into_parts()?;
-        let descriptor = match &order.pump {
-            Some(pump) if !io.is_bare() => pump(io, standing),
-            _ => io.into_descriptor(),
-        };
-        match descriptor {
-            Ok(descriptor) => Some((wire, descriptor)),
-            Err(error) => {
-                tracing::warn!(session = self.session.id(), %error, "the backend's socket cannot be given");
-                None
-            }
-        }
-    }
-
-    /// Ready when the socket that stayed behind has said and heard its last word, or the time for it is over.
-    fn see_off(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(socket) = &mut self.socket else { return Poll::Ready(()) };
-        let until = *self.closing.get_or_insert_with(|| Instant::now() + self.session.policy().close_wait);
-        while let Poll::Ready(event) = socket.poll_next(cx) {
-            if matches!(event, SocketEvent::Closed(_) | SocketEvent::Failed(_)) {
-                let _ = socket.poll_flush(cx);
-                return Poll::Ready(());
-            }
-        }
-        let _ = socket.poll_flush(cx);
-        self.timer.as_mut().reset(until);
-        self.timer.as_mut().poll(cx)
     }
 
     /// Writes what is pending. True when the session can give the next message.

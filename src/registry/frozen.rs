@@ -18,7 +18,7 @@ use super::moved::{Freeze, Pump};
 use super::owner::Owner;
 use super::record::{Facts, NonceRecord, OwnerRecord, SessionRecord};
 use crate::lifecycle::moving::{Kind, Parcel};
-use crate::session::{Counts, Moment, Session};
+use crate::session::{Counts, Session};
 use crate::upstream::wire::WireState;
 
 /// How long sessions that are being opened get, once the process is on the move. It takes milliseconds, unless a backend is slow
@@ -153,11 +153,5 @@ impl Registry {
         if !records.is_empty() {
             let _ = self.lifecycle.give(Parcel::new(Kind::Nonce, &records, Vec::new()));
         }
-    }
-
-    /// The present moment of this registry's clock, in microseconds.
-    #[must_use]
-    pub fn now(&self) -> Moment {
-        self.moment()
     }
 }

@@ -253,7 +253,7 @@ impl Registry {
         }
         let (protocol, fields) = (protocol_of(&upgraded.head), acted_on(&upgraded.head.headers));
         let policy = opening.policy;
-        let session = Session::new(self.moment(), self.limits.of(&policy), opening.acknowledging);
+        let session = Session::new(self.now(), self.limits.of(&policy), opening.acknowledging);
         let socket = Socket::new(upgraded.io, upgraded.unread, policy.message);
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, protocol, policy, session, self.epoch, shared, owner);
@@ -369,7 +369,9 @@ impl Registry {
         }
     }
 
-    fn moment(&self) -> Moment {
+    /// The present moment of this registry's clock.
+    #[must_use]
+    pub fn now(&self) -> Moment {
         Moment(u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 }

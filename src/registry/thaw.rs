@@ -52,7 +52,7 @@ impl Registry {
             (Some(_), None) => {
                 tracing::warn!(session = id, "a session came without its backend's socket, and ends");
                 record.facts.ending.get_or_insert(Ending::BackendLost);
-                record.session.upstream_closed(self.moment(), Close::lost());
+                record.session.upstream_closed(self.now(), Close::lost());
                 None
             }
             (Some(wire), Some(descriptor)) => {

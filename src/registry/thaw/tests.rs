@@ -347,6 +347,19 @@ async fn a_process_that_finds_no_successor_goes_on_with_what_it_wrote_down() {
 }
 
 #[tokio::test]
+async fn an_order_that_comes_too_late_is_none() {
+    let (house, mut backend) = House::new();
+    let _parcels = house.lifecycle.begin_move();
+    house.lifecycle.close_parcels();
+    let frozen = house.registry.freeze(None).await;
+    assert_eq!((frozen.sessions, frozen.left), (0, 1));
+    house.registry.reopen();
+    house.lifecycle.end_move();
+    backend.write_all(&frame(true, 1, b"here")).await.expect("room");
+    assert_eq!(house.read(0, 1).await, [Message::text("here")]);
+}
+
+#[tokio::test]
 async fn the_clock_goes_on_where_it_was() {
     let (house, _backend) = House::new();
     let (before, heard) = (house.registry.now(), house.session().lock().session.heard());
