@@ -131,6 +131,8 @@ impl App {
             tracing::warn!(after = ?taken, "nobody has taken over: everything goes on here");
             self.metrics.handover.ended(HandedOver::RolledBack);
             self.metrics.handover.took(taken);
+            // Before anybody else takes what is free.
+            self.reserve.fill(&io::stderr());
             self.thaw(load.parcels, true).await;
             return false;
         }
