@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::App;
-use crate::handover::take_over::{Successor, accept};
+use crate::handover::take_over::{Successor, TakeOverError, accept};
 use crate::handover::{Head, Load, store};
 use crate::lifecycle::drain::CLOSE_WAIT;
 use crate::lifecycle::moving::{Kind, Parcel};
@@ -46,9 +46,22 @@ impl App {
     /// Serves successors that ask at `handover.socket`, until one has everything; what is alive then has stayed behind.
     pub(super) async fn be_succeeded(&self) -> Alive {
         let Some(listener) = &self.handover else { return std::future::pending().await };
+        let addresses: Vec<_> = self.spoken.keys().chain(self.copies.iter().map(|(name, _)| name)).cloned().collect();
         loop {
             self.reserve.fill(&io::stderr());
-            let successor = accept(listener, self.config.handover.quiesce, &self.reserve).await;
+            let successor = match accept(listener, self.config.handover.quiesce, &addresses, &self.reserve).await {
+                Ok(successor) => successor,
+                Err(error) => {
+                    match error {
+                        TakeOverError::GaveUp { why } => {
+                            tracing::warn!(why, "a successor cannot start, and has asked for nothing");
+                        }
+                        error => tracing::warn!(%error, "a successor was refused"),
+                    }
+                    self.metrics.handover.ended(HandedOver::Refused);
+                    continue;
+                }
+            };
             if self.lifecycle.phase() != Phase::Serving {
                 self.refuse(successor).await;
                 continue;

@@ -125,6 +125,28 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
     Ok(warnings)
 }
 
+/// Binds what this configuration needs and the process before does not have, so that an address that cannot be had is found before
+/// that lets go of anything. What it has is left alone: its sockets come. `given` are its names, none where it does not say.
+///
+/// # Errors
+/// [`BindError`], the first one.
+fn bind_ahead(config: &Config, sockets: &mut Sockets, given: &[String]) -> Result<(), BindError> {
+    let handover = config.handover.socket.clone().map(|path| Address::Unix(path).to_string());
+    let is_new = |name: &String| !given.is_empty() && !given.contains(name);
+    // It has just answered there, and calls it by another path.
+    if let Some(address) = handover.filter(is_new) {
+        return Err(BindError::InUse { address });
+    }
+    let listeners = config.listeners.iter().map(|listener| (listener.address.to_string(), &listener.address));
+    let admin = config.admin.iter().map(|address| (admin_name(address), address));
+    listeners.chain(admin).filter(|(name, _)| is_new(name)).try_for_each(|(name, at)| sockets.bind_ahead(&name, at))
+}
+
+/// Not by its address alone: clients' listeners may be at port 0 as well.
+fn admin_name(address: &Address) -> String {
+    format!("admin {address}")
+}
+
 impl App {
     /// Binds all listeners, then serves them. Must be called on a runtime.
     ///
@@ -162,8 +184,7 @@ impl App {
         let mut copies = Vec::new();
         let mut admin = Vec::new();
         if let Some(address) = &config.admin {
-            // Not by its address alone: clients' listeners may be at port 0 as well.
-            let name = format!("admin {address}");
+            let name = admin_name(address);
             admin = sockets.bind_as(&name, address)?;
             for bound in &admin {
                 copies.push((name.clone(), bound.copy()?));

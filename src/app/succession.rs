@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{App, Bound, StartError, check_files};
+use super::{App, Bound, StartError, bind_ahead, check_files};
 use crate::config::Config;
 use crate::handover::take_over::{Predecessor, ask};
 use crate::handover::{Head, Load, Package, store};
@@ -47,6 +47,10 @@ impl App {
         check_files(&config)?;
         let path = config.handover.socket.clone().unwrap_or_default();
         let mut predecessor = ask(&path).await?;
+        if let Err(error) = bind_ahead(&config, &mut sockets, &predecessor.process().addresses) {
+            predecessor.fail(&error.to_string()).await;
+            return Err(error.into());
+        }
         let taken = predecessor.take().await?.unpack().map_err(StartError::from);
         match taken.and_then(|load| Self::inherit(config, sockets, load).map_err(|failed| failed.0)) {
             Ok((app, load, bound)) => {

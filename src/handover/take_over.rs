@@ -6,8 +6,8 @@
 //! ```text
 //! successor                                the old process
 //!           prelude  hello      ──►        whose is it, can it read our format?
-//!           ◄──      prelude  welcome      or refused, with the reason
-//!           go                  ──►        lets go of everything
+//!           ◄──      prelude  welcome      with the addresses that it gives; or refused, with the reason
+//!           go                  ──►        lets go of everything; or failed, with the reason: an address cannot be had
 //!           ◄──      package               or refused
 //!           ok                  ──►        or failed, with the reason, or the end of the connection
 //! ```
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
-use self::talk::{Talk, TalkError, Word};
+use self::talk::{LONGEST, Talk, TalkError, Word};
 use super::Package;
 use super::format::FormatError;
 use super::reserve::Reserve;
@@ -45,6 +45,8 @@ pub struct Process {
     pub program: String,
     /// How long the other one may have to wait for the package, in milliseconds.
     pub patience: u64,
+    /// The names of the listening sockets that the other one will be given: all of them, or none where it does not say.
+    pub addresses: Vec<String>,
 }
 
 /// Why a successor got nothing, or may not go on with what it got.
@@ -56,6 +58,9 @@ pub enum TakeOverError {
     Stranger { uid: u32 },
     #[error("the running process refused: {why}")]
     Refused { why: String },
+    /// It has asked for nothing: an address cannot be had, most likely.
+    #[error("the successor cannot start: {why}")]
+    GaveUp { why: String },
     /// It goes on by itself, so that nothing of what was taken may be touched.
     #[error("the running process has taken everything back: this one was too slow")]
     TakenBack,
@@ -77,16 +82,21 @@ pub struct Predecessor {
     process: Process,
 }
 
-/// Waits until a successor asks, as often as it needs: whoever may not or cannot take over is refused, and the log says why.
-/// `quiesce` is how long it may have to wait for its package. `reserve` has a descriptor for its connection, if there is no other.
-/// Cancel-safe, but for who is just asking.
-pub async fn accept(listener: &UnixListener, quiesce: Duration, reserve: &Reserve) -> Successor {
+/// Waits until a successor asks for everything. `quiesce` is how long it may have to wait for its package, which has listening
+/// sockets of these `addresses`. `reserve` has a descriptor for its connection, if there is no other. Cancel-safe, but for who is
+/// just asking.
+///
+/// # Errors
+/// [`TakeOverError`]: it may not or cannot take over, and gets nothing.
+pub async fn accept(
+    listener: &UnixListener,
+    quiesce: Duration,
+    addresses: &[String],
+    reserve: &Reserve,
+) -> Result<Successor, TakeOverError> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => match greet(stream, quiesce).await {
-                Ok(successor) => return successor,
-                Err(error) => tracing::warn!(%error, "a successor was refused"),
-            },
+            Ok((stream, _)) => return greet(stream, quiesce, addresses).await,
             Err(error) => {
                 tracing::warn!(%error, "the socket for take-overs does not accept");
                 // At once, or another connection has it.
@@ -98,7 +108,7 @@ pub async fn accept(listener: &UnixListener, quiesce: Duration, reserve: &Reserv
     }
 }
 
-async fn greet(stream: UnixStream, quiesce: Duration) -> Result<Successor, TakeOverError> {
+async fn greet(stream: UnixStream, quiesce: Duration, addresses: &[String]) -> Result<Successor, TakeOverError> {
     check_owner(&stream)?;
     let mut talk = Talk::new(stream, PATIENCE);
     let process = match talk.meet().await {
@@ -110,10 +120,10 @@ async fn greet(stream: UnixStream, quiesce: Duration) -> Result<Successor, TakeO
             return Err(error.into());
         }
     };
-    talk.greet(&Word::Welcome(Process::this(quiesce + PATIENCE))).await?;
+    talk.greet(&Word::Welcome(Process::this(quiesce + PATIENCE, addresses))).await?;
     match talk.hear().await? {
         Word::Go => Ok(Successor { talk, process }),
-        Word::Failed(why) => Err(TakeOverError::Refused { why }),
+        Word::Failed(why) => Err(TakeOverError::GaveUp { why }),
         _ => Err(TalkError::Unexpected.into()),
     }
 }
@@ -128,7 +138,7 @@ pub async fn ask(path: &Path) -> Result<Predecessor, TakeOverError> {
     let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(nobody)?;
     check_owner(&stream)?;
     let mut talk = Talk::new(stream, PATIENCE);
-    talk.greet(&Word::Hello(Process::this(Duration::ZERO))).await?;
+    talk.greet(&Word::Hello(Process::this(Duration::ZERO, &[]))).await?;
     match talk.meet().await? {
         Word::Welcome(process) => {
             let patience = PATIENCE + Duration::from_millis(process.patience);
@@ -232,14 +242,17 @@ impl Predecessor {
 
 impl Default for Process {
     fn default() -> Self {
-        Self { pid: 0, program: "?".to_owned(), patience: 0 }
+        Self { pid: 0, program: "?".to_owned(), patience: 0, addresses: Vec::new() }
     }
 }
 
 impl Process {
-    fn this(patience: Duration) -> Self {
+    fn this(patience: Duration, addresses: &[String]) -> Self {
         let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        Self { pid: std::process::id(), program: env!("CARGO_PKG_VERSION").to_owned(), patience }
+        // What is longer than a word may be is not said: the successor then finds out late which addresses it cannot have.
+        let fits = addresses.iter().map(|address| address.len() + 5).sum::<usize>() < LONGEST / 2;
+        let addresses = if fits { addresses.to_vec() } else { Vec::new() };
+        Self { pid: std::process::id(), program: env!("CARGO_PKG_VERSION").to_owned(), patience, addresses }
     }
 }
 
@@ -284,7 +297,11 @@ mod tests {
                 let package = predecessor.take().await;
                 (predecessor, package)
             });
-            (accept(&self.listener, Duration::ZERO, &Reserve::default()).await, new)
+            (self.accept().await.expect("it asks"), new)
+        }
+
+        async fn accept(&self) -> Result<Successor, TakeOverError> {
+            accept(&self.listener, Duration::ZERO, &["127.0.0.1:8080".to_owned()], &Reserve::default()).await
         }
     }
 
@@ -377,10 +394,9 @@ mod tests {
             stream.read_to_end(&mut answer).await.expect("it answers");
             answer
         });
-        let reserve = Reserve::default();
-        let refused = timeout(Duration::from_secs(1), accept(&socket.listener, Duration::ZERO, &reserve));
-        let (answer, none) = tokio::join!(newer, refused);
-        assert!(none.is_err(), "nobody may take over");
+        let (answer, refused) = tokio::join!(newer, socket.accept());
+        let refused = refused.expect_err("nobody may take over").to_string();
+        assert!(refused.contains("2.0"), "{refused}");
         assert_eq!(answer.expect("the task does not panic")[..8], *b"UPHO\0\x01\0\0", "it can tell what it met");
 
         let asking = ask(&socket.path);
@@ -395,10 +411,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_cannot_start_knows_the_addresses_and_says_why_it_asks_for_nothing() {
+        let socket = Socket::new("gives-up");
+        let asking = async {
+            let new = ask(&socket.path).await.expect("it is there");
+            let addresses = new.process().addresses.clone();
+            new.fail("192.0.2.1:80 is not ours").await;
+            addresses
+        };
+        let (addresses, asked) = tokio::join!(asking, socket.accept());
+        assert_eq!(addresses, ["127.0.0.1:8080"]);
+        let Err(TakeOverError::GaveUp { why }) = asked else { panic!("{asked:?}") };
+        assert_eq!(why, "192.0.2.1:80 is not ours");
+    }
+
+    /// Versions before this one do not say what they give, and read what says it.
+    #[tokio::test]
+    async fn a_process_that_names_no_addresses_is_understood_and_understands() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Before {
+            pid: u32,
+            program: String,
+            patience: u64,
+        }
+        let before = Before { pid: 1, program: "0.1.0".into(), patience: 2 };
+        let read: Process =
+            rmp_serde::from_slice(&rmp_serde::to_vec_named(&before).expect("plain data")).expect("it is known");
+        assert_eq!((read.patience, read.addresses), (2, Vec::<String>::new()));
+        let now = Process::this(Duration::from_millis(3), &["127.0.0.1:80".to_owned()]);
+        let read: Before =
+            rmp_serde::from_slice(&rmp_serde::to_vec_named(&now).expect("plain data")).expect("it is known");
+        assert_eq!(read.patience, 3);
+    }
+
+    #[tokio::test]
+    async fn more_addresses_than_a_word_has_room_for_do_not_prevent_a_hand_over() {
+        let socket = Socket::new("many");
+        let many: Vec<_> = (0..10_000).map(|port| format!("127.0.0.1:{port}")).collect();
+        let asking = async {
+            let mut new = ask(&socket.path).await.expect("it is there");
+            assert_eq!(new.process().addresses, Vec::<String>::new());
+            new.take().await
+        };
+        let answering = async {
+            let reserve = Reserve::default();
+            let old = accept(&socket.listener, Duration::ZERO, &many, &reserve).await.expect("it asks");
+            old.refuse("enough").await;
+        };
+        let (taken, ()) = tokio::join!(asking, answering);
+        assert!(matches!(taken, Err(TakeOverError::Refused { .. })), "{taken:?}");
+    }
+
+    #[tokio::test]
     async fn strangers_to_the_protocol_hold_nothing_up() {
         let socket = Socket::new("noise");
         let mut noise = UnixStream::connect(&socket.path).await.expect("it listens");
         noise.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("it reads");
+        socket.accept().await.expect_err("it is no successor");
         let (old, new) = socket.met().await;
         old.refuse("enough").await;
         assert!(new.await.expect("the task does not panic").1.is_err());

@@ -25,8 +25,8 @@ pub struct Sockets {
     fds: Option<ListenFd>,
     /// What systemd has kept for us.
     stored: Option<OwnedFd>,
-    /// The name that the predecessor gave to a socket that listened: its address in the configuration, but for
-    /// [`Sockets::bind_as`].
+    /// What listens already, of the predecessor or [bound ahead](Sockets::bind_ahead), and the name under which it is asked for:
+    /// its address in the configuration, but for [`Sockets::bind_as`].
     taken: Vec<(String, Socket)>,
 }
 
@@ -106,6 +106,23 @@ impl Sockets {
             Address::Unix(path) => Ok(vec![bind_unix(path, SOCKET_MODE)?]),
             Address::Activated(_) => Ok(taken),
         }
+    }
+
+    /// Listens at `address` now, for whoever asks for it under this name later: connections wait in the queue until then. For an
+    /// address that no predecessor has. Must be called on a runtime.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_ahead(&mut self, name: &str, address: &Address) -> Result<(), BindError> {
+        // Several listeners may have port 0. The first one that asks gets all of a name.
+        if self.taken.iter().any(|(of, _)| of == name) {
+            return Ok(());
+        }
+        for bound in self.bind_as(name, address)? {
+            let socket = bound.into_socket().map_err(|error| explain(address.to_string(), error))?;
+            self.taken.push((name.to_owned(), socket.into()));
+        }
+        Ok(())
     }
 
     /// Listens at a unix socket to which only the owner may connect; with one of a predecessor, if there is one. Must be called on a
@@ -282,6 +299,32 @@ mod tests {
         assert_eq!(at, [local.clone(), local.clone()]);
         let new = sockets.bind(&address).expect("a free address");
         assert_ne!(new[0].local_addr().expect("a bound socket"), local, "what was taken is taken");
+    }
+
+    #[tokio::test]
+    async fn what_is_bound_ahead_is_had_once_and_beside_the_sockets_of_a_predecessor() {
+        let any = Address::Tcp(([127, 0, 0, 1], 0).into());
+        let old = bind(&any).expect("a free address");
+        let at = old.local_addr().expect("a bound socket");
+        let unix = Address::Unix(scratch("ahead"));
+        let mut sockets = Sockets::none();
+        for (name, address) in [("127.0.0.1:0", &any), ("127.0.0.1:0", &any), ("admin unix", &unix)] {
+            sockets.bind_ahead(name, address).expect("a free address");
+        }
+        assert_eq!(sockets.taken.len(), 2, "the second at port 0 is bound when it asks");
+        let error = sockets.bind_ahead("at the same port", &at).expect_err("the port is taken");
+        assert!(matches!(error, BindError::InUse { .. }), "{error}");
+        let mut sockets = sockets.with_taken(vec![(at.to_string(), descriptor(&old))]);
+        let addresses = |bound: Vec<BoundListener>| -> Vec<Address> {
+            bound.iter().map(|bound| bound.local_addr().expect("a bound socket")).collect()
+        };
+        assert_eq!(addresses(sockets.bind(&at).expect("it was taken")), std::slice::from_ref(&at));
+        // A second time it could not be bound.
+        assert_eq!(addresses(sockets.bind_as("admin unix", &unix).expect("it is there")), std::slice::from_ref(&unix));
+        assert_eq!(sockets.bind(&any).expect("it is there").len(), 1);
+        assert!(sockets.taken.is_empty());
+        let Address::Unix(path) = unix else { unreachable!() };
+        fs::remove_file(path).expect("it is there");
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ use super::{FormatError, Process};
 use crate::handover::format::{check_prelude, prelude};
 
 /// The longest word, in bytes: a reason is a sentence.
-const LONGEST: usize = 64 << 10;
+pub(super) const LONGEST: usize = 64 << 10;
 
 /// What one process says to the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
