@@ -2,9 +2,11 @@
 //! configuration. Leaves: the same sessions. Must not touch: what a reload changes.
 
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{Line, ROADS, ended, speak};
+use crate::support::plain::Line as Bytes;
+use crate::support::scratch::Scratch;
 use crate::support::site::{Backend, BackendSocket, Opened, Site, soon};
 
 async fn sessions(site: &Site, backend: &mut Backend, path: &str, count: usize) -> Vec<(Opened, BackendSocket)> {
@@ -147,5 +149,34 @@ async fn the_sessions_of_a_removed_route_live_on() {
         }
         line.site.open("/rooms/7").await;
         assert_eq!(here.accept().await.path, "/rooms/7");
+    }
+}
+
+#[tokio::test]
+async fn a_new_address_is_served_and_goes_over() {
+    for road in ROADS {
+        let mut backend = Backend::start().await;
+        let folder = Scratch::new("rows-new");
+        let plain = format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{}\"\n", backend.at);
+        let mut line = Line::start(road, &plain).await;
+        let mut all = sessions(&line.site, &mut backend, "/", 1).await;
+        let (opened, socket) = &mut all[0];
+        let [new, newer] = ["new.sock", "newer.sock"].map(|name| folder.path(name));
+        let listener = format!("{plain}[[listener]]\naddress = \"unix:{}\"\n", new.display());
+        let admin = format!("admin = \"unix:{}\"\n{listener}", newer.display());
+        for (number, (toml, addresses)) in
+            (1..).zip([(&listener, vec![&new]), (&listener, vec![&new]), (&admin, vec![&new, &newer])])
+        {
+            line.change(toml);
+            line.next().await;
+            for path in addresses {
+                let target = if *path == new { "/_underpass/info" } else { "/livez" };
+                let mut client = Bytes(UnixStream::connect(path).await.expect("it is served"));
+                client.say(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+                let head = client.answer().await.0;
+                assert!(head.starts_with("http/1.1 200 "), "{road:?}, {}: {head}", path.display());
+            }
+            speak(&line.site, &opened.url, &mut socket.ws, number).await;
+        }
     }
 }

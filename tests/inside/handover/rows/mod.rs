@@ -15,7 +15,10 @@
 //! | an open that is repeated | `clients::a_nonce_opens_the_same_session_in_the_next_process` |
 //! | TLS client, HTTP/2 client | `tls::handed_over` |
 //! | `wss://` backend; a tunnel with a leg under TLS | `tls::handed_over` |
-//! | the successor's configuration is wrong | `successors::one_that_cannot_run_changes_nothing` |
+//! | the successor's configuration is wrong; an address is in use, or not of this machine | `successors::one_that_cannot_run_changes_nothing` |
+//! | the successor fails behind the freeze | `successors::one_that_fails_with_everything_gives_it_back` |
+//! | the old process does not say what it gives | `successors::where_no_address_is_named_none_is_bound_before_everything_is_there` |
+//! | an address is new | `changes::a_new_address_is_served_and_goes_over` |
 //! | the successor dies before `ok` | `successors::one_that_dies_is_nothing_to_anybody`, `sidecar::exactly_once::handed_over` |
 //! | the old one is killed | `successors::what_was_killed_leaves_nothing` |
 //! | format newer | `successors::another_format_is_refused_before_anything_is_frozen`, `successors::another_format_in_the_store_is_passed_over` |
@@ -93,7 +96,7 @@ impl Line {
         Self { folder, config, manager, descriptors: None, process, site }
     }
 
-    /// The next process has this configuration.
+    /// The next process has this configuration; the same addresses for operators and successors, if it has none for operators.
     fn change(&self, toml: &str) {
         write(&self.folder, toml);
     }
@@ -143,10 +146,8 @@ impl Line {
 
 fn write(folder: &Scratch, toml: &str) -> PathBuf {
     let socket = folder.path("handover.sock");
-    let first = format!(
-        "workers = 2\nadmin = \"127.0.0.1:0\"\nlog.format = \"json\"\nhandover.socket = \"{}\"\n",
-        socket.display()
-    );
+    let admin = if toml.contains("admin = ") { "" } else { "admin = \"127.0.0.1:0\"\n" };
+    let first = format!("workers = 2\n{admin}log.format = \"json\"\nhandover.socket = \"{}\"\n", socket.display());
     folder.file("underpass.toml", &(first + toml))
 }
 

@@ -4,6 +4,7 @@
 use std::io::{IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -12,58 +13,142 @@ use rustix::net::{
 };
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
+use underpass::handover::Load;
+use underpass::handover::reserve::Reserve;
+use underpass::handover::take_over::accept;
 use underpass::lifecycle::moving::Kind;
 use underpass::lifecycle::systemd::STORED;
 
-use super::{GOES_ON, Line, ROADS, ROLLED_BACK, Road, STORE, echo, hear_close, speak};
+use super::{GOES_ON, Line, ROADS, ROLLED_BACK, Road, STORE, echo, hear_close, run, speak};
 use crate::support::manager::Manager;
 use crate::support::plain::{Line as Bytes, nowhere};
-use crate::support::site::{Backend, soon};
+use crate::support::scratch::Scratch;
+use crate::support::site::{Backend, FOREVER, soon};
 
 fn plain(at: std::net::SocketAddr) -> String {
     format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{at}\"\n")
 }
 
+/// A further listener, as the last thing in a configuration.
+fn listener(address: &str) -> String {
+    format!("[[listener]]\naddress = \"{address}\"\n")
+}
+
 #[tokio::test]
 async fn one_that_cannot_run_changes_nothing() {
     let mut backend = Backend::start().await;
-    let good = plain(backend.at);
+    let plain = plain(backend.at);
+    let folder = Scratch::new("rows-addresses");
+    let [own, stranger] = ["own.sock", "stranger.sock"].map(|name| folder.path(name));
+    let of = |path: &Path| format!("unix:{}", path.display());
+    let good = format!("{plain}{}", listener(&of(&own)));
     let mut line = Line::start(Road::TakeOver, &good).await;
     let opened = line.site.open("/").await;
     let mut socket = backend.accept().await;
     let mut stream = line.site.stream(&format!("{}/sse", opened.url), &[]).await;
     assert_eq!(stream.told().await.event, "session");
+    let _strange = UnixListener::bind(&stranger).expect("a free address");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let taken = taken.local_addr().map(|at| (at, taken)).expect("an address");
-    let tls =
-        "[[listener]]\naddress = \"127.0.0.1:0\"\ncertificate = \"/nonexistent.pem\"\nkey = \"/nonexistent.key\"\n";
-    let (at, named) = (taken.0, taken.0.to_string());
-    let mut number = 0;
-    for (bad, says, rolled_back) in [
-        (format!("{good}no_such_key = 1\n"), "no_such_key", 0.0),
-        (format!("{good}{tls}"), "/nonexistent.pem", 0.0),
-        (format!("{good}[[listener]]\naddress = \"{at}\"\n"), named.as_str(), 1.0),
-    ] {
-        line.change(&bad);
+    let taken = taken.local_addr().map(|at| (at.to_string(), taken)).expect("an address");
+    let tls = "certificate = \"/nonexistent.pem\"\nkey = \"/nonexistent.key\"\n";
+    let addresses = [
+        (good.clone(), taken.0.clone()),
+        (good.clone(), of(&stranger)),
+        (good.clone(), "192.0.2.1:0".to_owned()),
+        (good.clone(), of(Path::new("/nonexistent/new.sock"))),
+    ];
+    let for_clients = addresses.map(|(good, address)| (format!("{good}{}", listener(&address)), address));
+    // Its own socket for clients would become one for operators, and is none that it gives for that.
+    let for_operators = [taken.0.clone(), of(&own)].map(|address| (format!("admin = \"{address}\"\n{plain}"), address));
+    let files = [
+        (format!("{good}no_such_key = 1\n"), "no_such_key".to_owned()),
+        (format!("{good}{}{tls}", listener("127.0.0.1:0")), "/nonexistent.pem".to_owned()),
+    ];
+    let all: Vec<_> = files.into_iter().chain(for_clients).chain(for_operators).collect();
+    for (number, (bad, says)) in (1..).zip(&all) {
+        line.change(bad);
         let mut successor = line.another(true);
         assert_eq!(successor.exits().await, 1, "{:#?}", successor.lines);
         let said = successor.lines.concat();
-        assert!(said.contains(says), "{says}: {said}");
-        // Nobody has asked it for anything, but where only its own sockets show which addresses are free.
-        assert_eq!(line.site.metric("underpass_handover_total{result=\"rolled_back\"}").await, rolled_back, "{says}");
-        if rolled_back == 0.0 {
-            socket.send(says).await;
-            assert_eq!(stream.told().await.data, says, "no word of coming back");
-            number += 1;
-            line.site.post(&format!("{}/send?seq={number}&as=text", opened.url), says.to_owned()).await.json();
-            assert_eq!(socket.next_text().await, says);
+        assert!(said.contains(says.as_str()), "{says}: {said}");
+        let asked = number > 2;
+        if asked {
+            let why = line.process.says("a successor cannot start, and has asked for nothing").await["why"].to_string();
+            assert!(why.contains(&format!("cannot listen on {says}")), "{why}");
         }
+        let counted =
+            ["rolled_back", "refused"].map(|result| format!("underpass_handover_total{{result=\"{result}\"}}"));
+        assert_eq!(line.site.metric(&counted[0]).await, 0.0, "{says}");
+        assert_eq!(line.site.metric(&counted[1]).await, if asked { f64::from(number - 2) } else { 0.0 }, "{says}");
+        socket.send(says).await;
+        assert_eq!(stream.told().await.data, *says, "no word of coming back");
+        line.site.post(&format!("{}/send?seq={number}&as=text", opened.url), says.clone()).await.json();
+        assert_eq!(socket.next_text().await, *says);
+        let mut client = Bytes(UnixStream::connect(&own).await.expect("nobody else is there"));
+        client.say("GET /_underpass/info HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.answer().await.0.starts_with("http/1.1 200 "), "{says}");
     }
     line.change(&good);
     line.next().await;
+    speak(&line.site, &opened.url, &mut socket.ws, all.len() as u64 + 1).await;
+}
+
+#[tokio::test]
+async fn one_that_fails_with_everything_gives_it_back() {
+    let mut backend = Backend::start().await;
+    let folder = Scratch::new("rows-file");
+    let path = folder.path("own.sock");
+    let own = listener(&format!("unix:{}", path.display()));
+    let mut line = Line::start(Road::TakeOver, &format!("{}{own}", plain(backend.at))).await;
+    let opened = line.site.open("/").await;
+    let mut socket = backend.accept().await;
+    // The old one has this address, so that only its socket shows that it is nobody's any more.
+    std::fs::remove_file(&path).expect("it is there");
+    folder.file("own.sock", "precious");
+    for time in 1..=2 {
+        let mut successor = line.another(true);
+        assert_eq!(successor.exits().await, 1, "{:#?}", successor.lines);
+        let said = successor.lines.concat();
+        assert!(said.contains("a file that is not a socket is there"), "{said}");
+        line.process.says("the successor failed").await;
+        line.process.says(ROLLED_BACK).await;
+        speak(&line.site, &opened.url, &mut socket.ws, time).await;
+    }
+    assert_eq!(line.site.metric("underpass_handover_total{result=\"rolled_back\"}").await, 2.0);
+    std::fs::remove_file(&path).expect("it is there");
+    line.next().await;
     speak(&line.site, &opened.url, &mut socket.ws, 3).await;
+}
+
+#[tokio::test]
+async fn where_no_address_is_named_none_is_bound_before_everything_is_there() {
+    let folder = Scratch::new("rows-before");
+    let path = folder.path("handover.sock");
+    let old = UnixListener::bind(&path).expect("a free address");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = taken.local_addr().expect("an address").to_string();
+    let socket = format!("unix:{}", path.display());
+    let toml = format!("listen = \"{at}\"\nupstream = \"ws://{}\"\n", nowhere().await);
+    let config = folder.file("underpass.toml", &format!("{toml}handover.socket = \"{}\"\n", path.display()));
+    let reserve = Reserve::default();
+    // The last one calls the socket at which it was asked by another name.
+    for (named, cannot_have) in [(vec![], &at), (vec![socket.clone()], &at), (vec![at.clone()], &socket)] {
+        let mut successor = run(&config, None, None, true);
+        let asked = soon("it to ask", accept(&old, Duration::ZERO, &named, &reserve)).await;
+        if named.is_empty() {
+            let mut successor = asked.expect("it asks");
+            successor.send(&Load::default().pack().expect("it is packed")).await.expect("it waits");
+            assert!(!successor.committed(FOREVER).await);
+        } else {
+            let error = asked.expect_err("the address is known to be taken").to_string();
+            assert!(error.contains(cannot_have.as_str()), "{error}");
+        }
+        assert_eq!(successor.exits().await, 1, "{:#?}", successor.lines);
+        let said = successor.lines.concat();
+        assert!(said.contains(&format!("cannot listen on {cannot_have}: it is in use")), "{said}");
+    }
 }
 
 #[tokio::test]
