@@ -16,15 +16,16 @@ use std::io::{self, BufWriter, IoSlice, IoSliceMut, Read as _, Seek as _};
 use std::iter::Peekable;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::vec;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
+use rustix::process::{Resource, getrlimit};
 
 use super::format::{FormatError, HEAD, Item, StateReader, StateWriter, check_prelude, prelude};
 use super::{Head, Load};
@@ -157,6 +158,7 @@ impl Package {
         let (bytes, state) = receive(self.receiving.as_fd())?.ok_or(UnpackError::Empty)?;
         check_prelude(bytes)?;
         let items = read_state(state.into_iter().next().ok_or(UnpackError::Empty)?.into())?;
+        make_room(self.receiving.as_fd(), items.iter().map(|item| u64::from(item.descriptors)).sum());
         let load = Load::of(items, Received::all(self.receiving.as_fd())?);
         drop(spare);
         load
@@ -182,6 +184,16 @@ fn read_state(mut file: File) -> Result<Vec<Item>, UnpackError> {
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
     Ok(StateReader::new(bytes.into())?.collect::<Result<_, _>>()?)
+}
+
+/// Has the system make its table large enough for so many more descriptors, at once. By itself it doubles the table whenever that is
+/// full, and in a process with several threads each time takes some 10 ms (it waits for all processors).
+fn make_room(any: BorrowedFd<'_>, count: u64) {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let used = u64::try_from(any.as_raw_fd()).unwrap_or_default() + SPARE as u64;
+    let highest = used.saturating_add(count).min(limit.saturating_sub(1));
+    // The table stays as large when the copy is closed. If there is none, unpacking takes longer.
+    let _ = RawFd::try_from(highest).map(|highest| fcntl_dupfd_cloexec(any, highest));
 }
 
 /// Descriptors behind their places, in the order of these.
@@ -363,6 +375,16 @@ mod tests {
         assert!(is_other_end(&mut own_end, &load.parcels[0].descriptors[0]));
         let headless = StateWriter::new(Vec::new()).and_then(StateWriter::end).expect("memory");
         assert!(matches!(Load::of(items(headless), received(Vec::new())), Err(UnpackError::NoHead)));
+    }
+
+    #[test]
+    fn room_is_made_at_once() {
+        let (any, _end) = pair();
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        make_room(any.as_fd(), 10_000);
+        let status = std::fs::read_to_string("/proc/self/status").expect("every process has one");
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse::<u64>().ok());
+        assert!(size >= Some(limit.min(10_000)), "{size:?}");
     }
 
     #[test]
