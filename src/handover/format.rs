@@ -4,16 +4,19 @@
 //!
 //! ```text
 //! state   "UPHO"  major u16  minor u16  item*  end
-//! item    kind u8  length u32  number of descriptors u8  cookie u64 of each  record
+//! item    kind u8  length u32  number of descriptors u8  record
 //! end     255 u8   length u32 = 4  number of items before it u32
 //! ```
 //!
 //! Numbers are big-endian; `length` counts what follows it. Records are MessagePack with the names of fields. Kind 1 is the
 //! head, kinds from 3 on those of `lifecycle::moving::Kind`. Whoever reads skips kinds and fields that it does not know, so
-//! that a minor version may add some; another major version is refused. A cookie is a socket's `SO_COOKIE` (socket(7)), by which it is
-//! recognised in another process.
+//! that a minor version may add some; another major version is refused. The descriptors come beside the state (see
+//! [`package`](super::package)), in the order of their items: the first item that has some has the places from 0 on, every other one
+//! those behind the places of all items before it. They are of sockets that do not block.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+
+use bytes::{Buf as _, Bytes};
 
 /// What a state begins with.
 pub const MAGIC: [u8; 4] = *b"UPHO";
@@ -35,18 +38,16 @@ pub enum FormatError {
     #[error("its format is {major}.{minor}, and this program reads {MAJOR}.x: use a version of underpass that does")]
     OtherMajor { major: u16, minor: u16 },
     #[error("it is cut or damaged at byte {at}")]
-    Damaged { at: u64 },
-    #[error("it cannot be read: {0}")]
-    Io(#[from] io::Error),
+    Damaged { at: usize },
 }
 
 /// One item of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub kind: u8,
-    /// Of the descriptors that belong to it, in their order.
-    pub cookies: Vec<u64>,
-    pub record: Vec<u8>,
+    /// How many belong to it.
+    pub descriptors: u8,
+    pub record: Bytes,
 }
 
 /// The version that a state, or a process, says it has: the first eight bytes of either.
@@ -90,16 +91,11 @@ impl<W: Write> StateWriter<W> {
 
     /// # Errors
     /// Also when the record is longer than 4 GiB, or more than 255 descriptors belong to it.
-    pub fn item(&mut self, kind: u8, cookies: &[u64], record: &[u8]) -> io::Result<()> {
+    pub fn item(&mut self, kind: u8, descriptors: usize, record: &[u8]) -> io::Result<()> {
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidInput, "a record has 4 GiB or more");
-        let count = u8::try_from(cookies.len()).map_err(io::Error::other)?;
-        let length = u32::try_from(1 + 8 * cookies.len() + record.len()).map_err(too_large)?;
-        self.to.write_all(&[kind])?;
-        self.to.write_all(&length.to_be_bytes())?;
-        self.to.write_all(&[count])?;
-        for cookie in cookies {
-            self.to.write_all(&cookie.to_be_bytes())?;
-        }
+        let descriptors = u8::try_from(descriptors).map_err(io::Error::other)?;
+        let [a, b, c, d] = u32::try_from(1 + record.len()).map_err(too_large)?.to_be_bytes();
+        self.to.write_all(&[kind, a, b, c, d, descriptors])?;
         self.to.write_all(record)?;
         self.items = self.items.saturating_add(1);
         Ok(())
@@ -119,78 +115,56 @@ impl<W: Write> StateWriter<W> {
 }
 
 /// Reads a state item by item, of any kind; the last one was read when there is none any more. After an error there is none.
-pub struct StateReader<R> {
-    from: R,
-    /// How many bytes there are: no item is longer than what is left of them.
-    size: u64,
-    at: u64,
+pub struct StateReader {
+    left: Bytes,
+    size: usize,
     items: u32,
     ended: bool,
 }
 
-impl<R: Read> StateReader<R> {
-    /// Of a state that has `size` bytes.
+impl StateReader {
+    /// Of a whole state, of which the records are parts.
     ///
     /// # Errors
     /// [`FormatError`]: it is none that can be read here.
-    pub fn new(from: R, size: u64) -> Result<Self, FormatError> {
-        let mut reader = Self { from, size, at: 0, items: 0, ended: false };
-        let bytes = reader.bytes().map_err(|error| match error {
-            FormatError::Damaged { .. } => FormatError::Foreign,
-            other => other,
-        })?;
-        check_prelude(bytes)?;
+    pub fn new(state: Bytes) -> Result<Self, FormatError> {
+        let mut reader = Self { size: state.len(), left: state, items: 0, ended: false };
+        check_prelude(reader.bytes().map_err(|_| FormatError::Foreign)?)?;
         Ok(reader)
     }
 
     fn item(&mut self) -> Result<Option<Item>, FormatError> {
         let [kind] = self.bytes()?;
-        let length = u64::from(u32::from_be_bytes(self.bytes()?));
+        let length = u32::from_be_bytes(self.bytes()?);
         if kind == END {
             return self.end(length).map(|()| None);
         }
-        let [count] = self.bytes()?;
-        let cookies = (0..count).map(|_| self.bytes().map(u64::from_be_bytes)).collect::<Result<Vec<_>, _>>()?;
-        let Some(length) = length.checked_sub(1 + 8 * u64::from(count)) else { return Err(self.damaged()) };
-        let record = self.record(length)?;
+        let [descriptors] = self.bytes()?;
+        let length = length.checked_sub(1).and_then(|length| usize::try_from(length).ok());
+        let Some(length) = length.filter(|length| *length <= self.left.len()) else { return Err(self.damaged()) };
+        let record = self.left.split_to(length);
         self.items = self.items.saturating_add(1);
-        Ok(Some(Item { kind, cookies, record }))
+        Ok(Some(Item { kind, descriptors, record }))
     }
 
-    fn end(&mut self, length: u64) -> Result<(), FormatError> {
+    fn end(&mut self, length: u32) -> Result<(), FormatError> {
         let items = u32::from_be_bytes(self.bytes()?);
-        let fits = length == 4 && items == self.items && self.at == self.size;
+        let fits = length == 4 && items == self.items && self.left.is_empty();
         if fits { Ok(()) } else { Err(self.damaged()) }
     }
 
-    fn record(&mut self, length: u64) -> Result<Vec<u8>, FormatError> {
-        let length = usize::try_from(length).ok().filter(|_| length <= self.size - self.at);
-        let mut record = vec![0; length.ok_or(FormatError::Damaged { at: self.at })?];
-        self.fill(&mut record)?;
-        Ok(record)
-    }
-
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let mut bytes = [0; N];
-        self.fill(&mut bytes)?;
+        let bytes = self.left.first_chunk().copied().ok_or_else(|| self.damaged())?;
+        self.left.advance(N);
         Ok(bytes)
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), FormatError> {
-        if bytes.len() as u64 > self.size - self.at {
-            return Err(self.damaged());
-        }
-        self.from.read_exact(bytes)?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-
     fn damaged(&self) -> FormatError {
-        FormatError::Damaged { at: self.at }
+        FormatError::Damaged { at: self.size - self.left.len() }
     }
 }
 
-impl<R: Read> Iterator for StateReader<R> {
+impl Iterator for StateReader {
     type Item = Result<Item, FormatError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -211,20 +185,20 @@ mod tests {
 
     fn written(items: &[Item]) -> Vec<u8> {
         let mut writer = StateWriter::new(Vec::new()).expect("memory takes all");
-        for Item { kind, cookies, record } in items {
-            writer.item(*kind, cookies, record).expect("memory takes all");
+        for Item { kind, descriptors, record } in items {
+            writer.item(*kind, usize::from(*descriptors), record).expect("memory takes all");
         }
         writer.end().expect("memory takes all")
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Item>, FormatError> {
-        StateReader::new(bytes, bytes.len() as u64)?.collect()
+        StateReader::new(Bytes::copy_from_slice(bytes))?.collect()
     }
 
     fn items() -> impl Strategy<Value = Vec<Item>> {
-        let cookies = prop::collection::vec(any::<u64>(), 0..4);
-        let item = (0..255_u8, cookies, prop::collection::vec(any::<u8>(), 0..100));
-        prop::collection::vec(item.prop_map(|(kind, cookies, record)| Item { kind, cookies, record }), 0..10)
+        let record = prop::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
+        let item = (0..255_u8, any::<u8>(), record);
+        prop::collection::vec(item.prop_map(|(kind, descriptors, record)| Item { kind, descriptors, record }), 0..10)
     }
 
     proptest! {
@@ -241,7 +215,7 @@ mod tests {
             prop_assert!(is_known);
         }
 
-        /// It ends, with items or an error, and takes no more memory than there are bytes.
+        /// It ends, with items or an error, and no byte is read twice.
         #[test]
         fn whatever_is_read_does_no_harm(items in items(), at in any::<prop::sample::Index>(), by in 1..=255_u8) {
             let mut bytes = written(&items);
@@ -255,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_newer_minor_version_is_read_and_another_major_is_not() {
-        let mut bytes = written(&[Item { kind: 99, cookies: vec![7], record: b"new".to_vec() }]);
+        let mut bytes = written(&[Item { kind: 99, descriptors: 1, record: Bytes::from_static(b"new") }]);
         bytes[6..8].copy_from_slice(&[0xff, 0xff]);
         assert_eq!(read(&bytes).expect("it is 1.65535").len(), 1);
         bytes[4..6].copy_from_slice(&[0, 2]);
@@ -268,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_stands_behind_the_end_or_does_not_fit_its_count_is_damage() {
-        let item = Item { kind: 4, cookies: Vec::new(), record: vec![1] };
+        let item = Item { kind: 4, descriptors: 0, record: Bytes::from_static(&[1]) };
         let mut longer = written(std::slice::from_ref(&item));
         longer.push(0);
         assert!(matches!(read(&longer), Err(FormatError::Damaged { .. })));

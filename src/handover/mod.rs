@@ -51,7 +51,6 @@ impl Head {
 pub struct Load {
     pub head: Head,
     pub parcels: Vec<Parcel>,
-    /// What came without its descriptors, all of which were let go of: too many for this process, or not those that the old
-    /// one had.
+    /// What came without all of its descriptors, because they are too many for this process. Those that came are closed.
     pub incomplete: Vec<Parcel>,
 }

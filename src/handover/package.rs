@@ -4,21 +4,28 @@
 //! descriptors of them, and they stay as they are.
 //!
 //! The descriptor is the receiving end of a pair of sequenced-packet sockets. In it wait: a message with the state, a sealed file in
-//! memory, and then the descriptors of all items, 250 to a message. So there is one thing to keep for a service manager that
-//! compares each new descriptor with all it has, and what was unpacked once is empty: it cannot come back.
+//! memory, and then the descriptors of all items in the order of these, 250 to a message, which says the place of its first one
+//! (u64, big-endian; the first of all is 0). So there is one thing to keep for a service manager that compares each new descriptor
+//! with all it has, and what was unpacked once is empty: it cannot come back.
+//!
+//! Where too few descriptors are free, the system gives the first ones of a message and drops the others (recvmsg(2), `MSG_CTRUNC`).
+//! Since each message says where it begins, what comes behind such a gap has its own place all the same.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, IoSlice, IoSliceMut, Seek as _};
+use std::io::{self, BufWriter, IoSlice, IoSliceMut, Read as _, Seek as _};
+use std::iter::Peekable;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::vec;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
 };
+use rustix::process::{Resource, getrlimit};
 
 use super::format::{FormatError, HEAD, Item, StateReader, StateWriter, check_prelude, prelude};
 use super::{Head, Load};
@@ -43,8 +50,6 @@ pub struct Package {
 /// Why a load cannot be packed. Nothing has happened to it.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    #[error("a descriptor of a {} is no socket: {source}", kind.as_str())]
-    NoSocket { kind: Kind, source: io::Error },
     /// The pair's buffer is full.
     #[error("only {packed} of {all} descriptors fit into a socket's buffer: raise the sysctl net.core.wmem_max")]
     Full { packed: usize, all: usize },
@@ -69,8 +74,8 @@ pub enum UnpackError {
 }
 
 impl Load {
-    /// Packs copies of all descriptors, the ones first that must not be missing when there are too many for the successor: in the
-    /// order of [`Kind`]. Takes no longer than copying takes.
+    /// Packs copies of all descriptors. What must not be missing when there are too many for the successor comes first, by
+    /// [`Kind`]. Takes no longer than copying takes.
     ///
     /// # Errors
     /// [`PackError`]; the load is as it was.
@@ -84,9 +89,9 @@ impl Load {
         let (sending, receiving) = pair.map_err(io::Error::from)?;
         // The system may give less than it is asked for, which shows when the buffer is full.
         let _ = sockopt::set_socket_send_buffer_size(&sending, buffer);
-        let state = self.write_state()?;
-        let mut parcels: Vec<_> = self.parcels.iter().filter(|parcel| !parcel.descriptors.is_empty()).collect();
+        let mut parcels: Vec<_> = self.parcels.iter().collect();
         parcels.sort_by_key(|parcel| parcel.kind as u8);
+        let state = self.write_state(&parcels)?;
         let all: Vec<_> = parcels.into_iter().flat_map(|parcel| &parcel.descriptors).map(AsFd::as_fd).collect();
         let refused = |error, packed| match error {
             Errno::AGAIN => PackError::Full { packed, all: all.len() },
@@ -96,22 +101,20 @@ impl Load {
         send(sending.as_fd(), &prelude(), &[state.as_fd()]).map_err(|error| refused(error, 0))?;
         for (sent, some) in all.chunks(IN_A_MESSAGE).enumerate() {
             let packed = sent * IN_A_MESSAGE;
-            send(sending.as_fd(), &[0], some).map_err(|error| refused(error, packed))?;
+            send(sending.as_fd(), &(packed as u64).to_be_bytes(), some).map_err(|error| refused(error, packed))?;
         }
         Ok(Package { receiving, sending: Some(sending) })
     }
 
     /// The state, in memory and for good.
-    fn write_state(&self) -> Result<File, PackError> {
+    fn write_state(&self, parcels: &[&Parcel]) -> Result<File, PackError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("underpass-state", flags).map_err(io::Error::from)?);
         let mut writer = StateWriter::new(BufWriter::with_capacity(64 << 10, &file))?;
         let head = rmp_serde::to_vec_named(&self.head).map_err(io::Error::other)?;
-        writer.item(HEAD, &[], &head)?;
-        for Parcel { kind, record, descriptors } in &self.parcels {
-            let cookies: io::Result<Vec<_>> = descriptors.iter().map(cookie).collect();
-            let cookies = cookies.map_err(|source| PackError::NoSocket { kind: *kind, source })?;
-            writer.item(*kind as u8, &cookies, record)?;
+        writer.item(HEAD, 0, &head)?;
+        for Parcel { kind, record, descriptors } in parcels {
+            writer.item(*kind as u8, descriptors.len(), record)?;
         }
         writer.end()?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
@@ -119,19 +122,18 @@ impl Load {
         Ok(file)
     }
 
-    fn read(
-        items: impl Iterator<Item = Result<Item, FormatError>>,
-        sockets: &mut Sockets,
-    ) -> Result<Self, UnpackError> {
-        let (mut head, mut parcels, mut incomplete) = (None, Vec::new(), Vec::new());
-        for item in items {
-            let Item { kind, cookies, record } = item?;
+    fn of(items: Vec<Item>, mut received: Received) -> Result<Self, UnpackError> {
+        let (mut head, mut parcels, mut incomplete) = (None, Vec::with_capacity(items.len()), Vec::new());
+        let mut place = 0;
+        for Item { kind, descriptors, record } in items {
+            let places = place..place + u64::from(descriptors);
+            place = places.end;
             if kind == HEAD {
                 head = rmp_serde::from_slice::<Head>(&record).ok();
             }
             // Of a kind that only a newer version has: it and its descriptors end here.
             let Some(kind) = Kind::numbered(kind) else { continue };
-            match sockets.take(&cookies) {
+            match received.take(places) {
                 Some(descriptors) => parcels.push(Parcel { kind, record, descriptors }),
                 None => incomplete.push(Parcel { kind, record, descriptors: Vec::new() }),
             }
@@ -155,12 +157,9 @@ impl Package {
         let spare: Vec<_> = (0..SPARE).map_while(|_| self.receiving.try_clone().ok()).collect();
         let (bytes, state) = receive(self.receiving.as_fd())?.ok_or(UnpackError::Empty)?;
         check_prelude(bytes)?;
-        let state = state.into_iter().next().ok_or(UnpackError::Empty)?;
-        let mut sockets = Sockets::receive(self.receiving.as_fd())?;
-        let mut file = File::from(state);
-        let size = file.metadata()?.len();
-        file.rewind()?;
-        let load = Load::read(StateReader::new(BufReader::with_capacity(64 << 10, file), size)?, &mut sockets);
+        let items = read_state(state.into_iter().next().ok_or(UnpackError::Empty)?.into())?;
+        make_room(self.receiving.as_fd(), items.iter().map(|item| u64::from(item.descriptors)).sum());
+        let load = Load::of(items, Received::all(self.receiving.as_fd())?);
         drop(spare);
         load
     }
@@ -179,34 +178,42 @@ impl AsFd for Package {
     }
 }
 
-/// Sockets by their cookies. Several descriptors of one socket are alike.
-#[derive(Default)]
-struct Sockets(HashMap<u64, Vec<OwnedFd>>);
-
-impl Sockets {
-    /// All that still waits in the pair.
-    fn receive(from: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut sockets = Self::default();
-        while let Some((_, descriptors)) = receive(from)? {
-            for descriptor in descriptors {
-                // What is no socket is nobody's.
-                if let Ok(cookie) = cookie(&descriptor) {
-                    sockets.0.entry(cookie).or_default().push(descriptor);
-                }
-            }
-        }
-        Ok(sockets)
-    }
-
-    /// All of them, or none.
-    fn take(&mut self, cookies: &[u64]) -> Option<Vec<OwnedFd>> {
-        cookies.iter().map(|cookie| self.0.get_mut(cookie)?.pop()).collect()
-    }
+/// All of it at once. The records are parts of what was read.
+fn read_state(mut file: File) -> Result<Vec<Item>, UnpackError> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(StateReader::new(bytes.into())?.collect::<Result<_, _>>()?)
 }
 
-/// By what a socket is recognised in another process.
-fn cookie(descriptor: &OwnedFd) -> io::Result<u64> {
-    Ok(sockopt::socket_cookie(descriptor)?)
+/// Has the system make its table large enough for so many more descriptors, at once. By itself it doubles the table whenever that is
+/// full, and in a process with several threads each time takes some 10 ms (it waits for all processors).
+fn make_room(any: BorrowedFd<'_>, count: u64) {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let used = u64::try_from(any.as_raw_fd()).unwrap_or_default() + SPARE as u64;
+    let highest = used.saturating_add(count).min(limit.saturating_sub(1));
+    // The table stays as large when the copy is closed. If there is none, unpacking takes longer.
+    let _ = RawFd::try_from(highest).map(|highest| fcntl_dupfd_cloexec(any, highest));
+}
+
+/// Descriptors behind their places, in the order of these.
+struct Received(Peekable<vec::IntoIter<(u64, OwnedFd)>>);
+
+impl Received {
+    /// All that still waits in the pair.
+    fn all(from: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut all = Vec::new();
+        while let Some((first, descriptors)) = receive(from)? {
+            all.extend((u64::from_be_bytes(first)..=u64::MAX).zip(descriptors));
+        }
+        Ok(Self(all.into_iter().peekable()))
+    }
+
+    /// All of these places, or none. Those before them are let go of.
+    fn take(&mut self, places: Range<u64>) -> Option<Vec<OwnedFd>> {
+        while self.0.next_if(|(place, _)| *place < places.start).is_some() {}
+        places.map(|wanted| self.0.next_if(|(place, _)| *place == wanted).map(|(_, descriptor)| descriptor)).collect()
+    }
 }
 
 fn send(to: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
@@ -217,14 +224,14 @@ fn send(to: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Res
     Ok(())
 }
 
-/// The next message, if there is one: as much of it as a prelude has, and those of its descriptors for which there is room.
+/// The next message, if there is one: its first eight bytes, and those of its descriptors for which there is room.
 fn receive(from: BorrowedFd<'_>) -> io::Result<Option<([u8; 8], Vec<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(IN_A_MESSAGE))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 8];
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     match recvmsg(from, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-        Ok(message) if message.bytes == 0 => return Ok(None),
+        Ok(message) if message.bytes < bytes.len() => return Ok(None),
         Err(Errno::AGAIN) => return Ok(None),
         other => other?,
     };
@@ -253,49 +260,89 @@ mod tests {
         Load { head, parcels, incomplete: Vec::new() }
     }
 
-    /// Of a load as `load` makes it, with the bundle's messages as they are told.
-    fn packed_by_hand(state: &Load, descriptors: &[BorrowedFd<'_>]) -> Package {
+    /// A message with descriptors, behind the place of the first one.
+    type Message<'a> = (u64, &'a [BorrowedFd<'a>]);
+
+    /// Of a load, with the messages behind the state as they are told.
+    fn packed_by_hand(load: &Load, messages: &[Message<'_>]) -> Package {
         let flags = SocketFlags::CLOEXEC;
         let (sending, receiving) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a pair");
-        let file = state.write_state().expect("memory");
+        let file = load.write_state(&load.parcels.iter().collect::<Vec<_>>()).expect("memory");
         send(sending.as_fd(), &prelude(), &[file.as_fd()]).expect("there is room");
-        send(sending.as_fd(), &[0], descriptors).expect("there is room");
+        for (first, descriptors) in messages {
+            send(sending.as_fd(), &first.to_be_bytes(), descriptors).expect("there is room");
+        }
         receiving.into()
     }
 
-    #[test]
-    fn a_load_comes_out_as_it_went_in_and_stays_with_who_packed_it() {
-        let (mut here, there) = UnixStream::pair().expect("a pair");
-        let (one, two) = UnixStream::pair().expect("a pair");
-        let parcels = vec![
-            parcel(Kind::Connection, "last", vec![there.into()]),
-            parcel(Kind::Ended, "no descriptor", Vec::new()),
-            parcel(Kind::Tunnel, "two", vec![one.into(), two.into()]),
-        ];
-        let before = load(parcels);
-        let after = before.pack().map(|package| package.unpack().expect("a sound package")).expect("it is packed");
-        assert_eq!((&after.head, after.incomplete.len()), (&before.head, 0));
-        assert_eq!(after.parcels.len(), 3);
-        for (was, is) in before.parcels.iter().zip(&after.parcels) {
-            let cookies = |parcel: &Parcel| parcel.descriptors.iter().map(|d| cookie(d).expect("a socket")).collect();
-            let (was_cookies, is_cookies): (Vec<_>, Vec<_>) = (cookies(was), cookies(is));
-            assert_eq!((was.kind, &was.record, was_cookies), (is.kind, &is.record, is_cookies));
-        }
-        drop(after);
-        let kept = before.parcels[0].descriptors[0].try_clone().expect("a spare descriptor");
-        UnixStream::from(kept).write_all(b"still here").expect("it was not shut down");
-        let mut heard = [0; 10];
-        here.read_exact(&mut heard).expect("it was not shut down");
-        assert_eq!(&heard, b"still here");
+    /// A socket, and one to which is written what the other one reads.
+    fn pair() -> (OwnedFd, UnixStream) {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        far.set_nonblocking(true).expect("an open socket");
+        (near.into(), far)
+    }
+
+    /// Whether the far end of `pair` is that of this descriptor.
+    fn is_other_end(far: &mut UnixStream, near: &OwnedFd) -> bool {
+        let copy = near.try_clone().expect("a spare descriptor");
+        UnixStream::from(copy).write_all(b"x").expect("it was not shut down");
+        far.read(&mut [0; 2]).is_ok_and(|read| read == 1)
     }
 
     #[test]
-    fn descriptors_of_one_socket_are_given_to_each_who_has_one() {
-        let (one, _two) = UnixStream::pair().expect("a pair");
-        let copy = || one.try_clone().expect("a spare descriptor").into();
-        let before = load(vec![parcel(Kind::Listener, "a", vec![copy()]), parcel(Kind::Listener, "b", vec![copy()])]);
-        let after = before.pack().expect("it is packed").unpack().expect("a sound package");
-        assert_eq!((after.parcels.len(), after.incomplete.len()), (2, 0));
+    fn a_load_comes_out_with_its_sockets_by_kind_and_stays_with_who_packed_it() {
+        let [(last, mut last_end), (one, mut one_end), (two, mut two_end)] = [pair(), pair(), pair()];
+        let before = load(vec![
+            parcel(Kind::Connection, "last", vec![last]),
+            parcel(Kind::Ended, "no descriptor", Vec::new()),
+            parcel(Kind::Tunnel, "two", vec![one, two]),
+        ]);
+        let after = before.pack().map(|package| package.unpack().expect("a sound package")).expect("it is packed");
+        assert_eq!((&after.head, after.incomplete.len()), (&before.head, 0));
+        let [ended, tunnel, connection] = &after.parcels[..] else { panic!("{after:?}") };
+        for (is, was) in [(ended, 1), (tunnel, 2), (connection, 0)] {
+            let was = &before.parcels[was];
+            assert_eq!((is.kind, &is.record, is.descriptors.len()), (was.kind, &was.record, was.descriptors.len()));
+        }
+        assert!(is_other_end(&mut last_end, &connection.descriptors[0]));
+        assert!(is_other_end(&mut one_end, &tunnel.descriptors[0]));
+        assert!(is_other_end(&mut two_end, &tunnel.descriptors[1]));
+        drop(after);
+        assert!(is_other_end(&mut last_end, &before.parcels[0].descriptors[0]), "it was not shut down");
+    }
+
+    #[test]
+    fn what_lies_behind_a_gap_has_its_own_sockets() {
+        let (sockets, mut ends): (Vec<_>, Vec<_>) = (0..6).map(|_| pair()).unzip();
+        let [a, b, c, d, e, f] = <[OwnedFd; 6]>::try_from(sockets).expect("six");
+        let before = load(vec![
+            parcel(Kind::Session, "first", vec![a]),
+            parcel(Kind::Tunnel, "misses its first", vec![b, c]),
+            parcel(Kind::Tunnel, "misses its second", vec![d, e]),
+            parcel(Kind::Connection, "last", vec![f]),
+        ]);
+        let of = |parcel: usize, place: usize| before.parcels[parcel].descriptors[place].as_fd();
+        let package = packed_by_hand(&before, &[(0, &[of(0, 0)]), (2, &[of(1, 1), of(2, 0)]), (5, &[of(3, 0)])]);
+        let after = package.unpack().expect("a sound package");
+        let texts =
+            |parcels: &[Parcel]| -> Vec<String> { parcels.iter().map(|one| one.read().expect("a text")).collect() };
+        assert_eq!(texts(&after.parcels), ["first", "last"]);
+        assert_eq!(texts(&after.incomplete), ["misses its first", "misses its second"]);
+        assert!(after.incomplete.iter().all(|parcel| parcel.descriptors.is_empty()));
+        assert!(is_other_end(&mut ends[0], &after.parcels[0].descriptors[0]));
+        assert!(is_other_end(&mut ends[5], &after.parcels[1].descriptors[0]));
+    }
+
+    /// Each descriptor has one place, and what has none is nobody's.
+    #[test]
+    fn descriptors_in_the_wrong_places_belong_to_nobody() {
+        let [(one, mut one_end), (two, _end)] = [pair(), pair()];
+        let before = load(vec![parcel(Kind::Session, "a", vec![one]), parcel(Kind::Session, "b", vec![two])]);
+        let [a, b] = [0, 1].map(|parcel| before.parcels[parcel].descriptors[0].as_fd());
+        let package = packed_by_hand(&before, &[(0, &[a]), (0, &[b]), (u64::MAX, &[b, b])]);
+        let after = package.unpack().expect("a sound package");
+        assert_eq!((after.parcels.len(), after.incomplete.len()), (1, 1));
+        assert!(is_other_end(&mut one_end, &after.parcels[0].descriptors[0]));
     }
 
     #[test]
@@ -306,34 +353,38 @@ mod tests {
         assert!(matches!(copy.unpack(), Err(UnpackError::Empty)));
     }
 
-    #[test]
-    fn what_has_not_its_own_descriptors_is_named_and_the_rest_crosses() {
-        let (one, two) = UnixStream::pair().expect("a pair");
-        let (other, _end) = UnixStream::pair().expect("a pair");
-        let before = load(vec![
-            parcel(Kind::Session, "crosses", vec![one.into()]),
-            parcel(Kind::Session, "has another's", vec![two.into()]),
-        ]);
-        let package = packed_by_hand(&before, &[before.parcels[0].descriptors[0].as_fd(), other.as_fd()]);
-        let after = package.unpack().expect("a sound package");
-        assert_eq!((after.parcels.len(), after.incomplete.len()), (1, 1));
-        assert_eq!(after.incomplete[0].read::<String>().expect("a text"), "has another's");
+    fn received(descriptors: Vec<(u64, OwnedFd)>) -> Received {
+        Received(descriptors.into_iter().peekable())
+    }
+
+    fn items(state: Vec<u8>) -> Vec<Item> {
+        StateReader::new(state.into()).expect("a state").collect::<Result<_, _>>().expect("a sound state")
     }
 
     #[test]
-    fn kinds_of_a_newer_version_are_skipped() {
+    fn kinds_of_a_newer_version_are_skipped_with_their_sockets() {
+        let [(one, _one), (two, _two), (own, mut own_end)] = [pair(), pair(), pair()];
         let mut writer = StateWriter::new(Vec::new()).expect("memory");
         let head = rmp_serde::to_vec_named(&load(Vec::new()).head).expect("plain data");
-        writer.item(HEAD, &[], &head).expect("memory");
-        writer.item(77, &[1, 2], b"?").expect("memory");
-        writer.item(Kind::Nonce as u8, &[], b"\xa1x").expect("memory");
-        let bytes = writer.end().expect("memory");
-        let reader = StateReader::new(bytes.as_slice(), bytes.len() as u64).expect("a sound state");
-        let load = Load::read(reader, &mut Sockets::default()).expect("a sound state");
+        writer.item(HEAD, 0, &head).expect("memory");
+        writer.item(77, 2, b"?").expect("memory");
+        writer.item(Kind::Session as u8, 1, b"\xa1x").expect("memory");
+        let state = items(writer.end().expect("memory"));
+        let load = Load::of(state, received(vec![(0, one), (1, two), (2, own)])).expect("a sound state");
         assert_eq!((load.parcels.len(), load.incomplete.len(), load.head.moment), (1, 0, 5));
+        assert!(is_other_end(&mut own_end, &load.parcels[0].descriptors[0]));
         let headless = StateWriter::new(Vec::new()).and_then(StateWriter::end).expect("memory");
-        let reader = StateReader::new(headless.as_slice(), headless.len() as u64).expect("a sound state");
-        assert!(matches!(Load::read(reader, &mut Sockets::default()), Err(UnpackError::NoHead)));
+        assert!(matches!(Load::of(items(headless), received(Vec::new())), Err(UnpackError::NoHead)));
+    }
+
+    #[test]
+    fn room_is_made_at_once() {
+        let (any, _end) = pair();
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        make_room(any.as_fd(), 10_000);
+        let status = std::fs::read_to_string("/proc/self/status").expect("every process has one");
+        let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse::<u64>().ok());
+        assert!(size >= Some(limit.min(10_000)), "{size:?}");
     }
 
     #[test]
@@ -347,12 +398,5 @@ mod tests {
         drop(one);
         two.write_all(b"x").expect("the load still has the other end");
         load.pack().expect("it is packed");
-    }
-
-    #[test]
-    fn what_is_no_socket_cannot_be_packed() {
-        let file = File::open("/proc/self/exe").expect("a running program has a file");
-        let error = load(vec![parcel(Kind::Tunnel, "a file", vec![file.into()])]).pack().expect_err("it is no socket");
-        assert!(error.to_string().contains("of a tunnel"), "{error}");
     }
 }

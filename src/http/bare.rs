@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net as unix;
 
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
@@ -66,22 +65,24 @@ impl BareSocket {
 }
 
 impl Stream {
-    /// Makes a stream of a connected socket. Must be called on a runtime.
+    /// Makes a stream of a connected socket, which must not block: none does that a runtime had, in whatever process. Must be
+    /// called on a runtime.
     ///
     /// # Errors
     /// When the descriptor is no socket of TCP or unix, or the runtime cannot register it.
     pub fn of(socket: OwnedFd) -> io::Result<Self> {
-        match SockRef::from(&socket).domain()? {
-            Domain::IPV4 | Domain::IPV6 => {
-                let stream = std::net::TcpStream::from(socket);
-                stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(Self::Tcp)
-            }
-            Domain::UNIX => {
-                let stream = unix::UnixStream::from(socket);
-                stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(Self::Unix)
-            }
+        let domain = SockRef::from(&socket).domain()?;
+        Self::in_domain(domain, socket)
+    }
+
+    /// The same of a socket whose domain is known.
+    ///
+    /// # Errors
+    /// Those of [`Stream::of`].
+    pub fn in_domain(domain: Domain, socket: OwnedFd) -> io::Result<Self> {
+        match domain {
+            Domain::IPV4 | Domain::IPV6 => TcpStream::from_std(socket.into()).map(Self::Tcp),
+            Domain::UNIX => UnixStream::from_std(socket.into()).map(Self::Unix),
             other => Err(io::Error::new(io::ErrorKind::Unsupported, format!("a socket of another kind: {other:?}"))),
         }
     }

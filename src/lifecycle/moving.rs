@@ -8,6 +8,7 @@
 
 use std::os::fd::OwnedFd;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,7 +35,7 @@ pub enum Kind {
 pub struct Parcel {
     pub kind: Kind,
     /// MessagePack with the names of fields, so that fields can be added: unknown ones are skipped.
-    pub record: Vec<u8>,
+    pub record: Bytes,
     /// At most two.
     pub descriptors: Vec<OwnedFd>,
 }
@@ -78,7 +79,7 @@ impl Parcel {
     /// When the record has something in it that MessagePack has no form for. Records are plain data, so none has.
     pub fn new(kind: Kind, record: &impl Serialize, descriptors: Vec<OwnedFd>) -> Self {
         let record = rmp_serde::to_vec_named(record).expect("a record is plain data");
-        Self { kind, record, descriptors }
+        Self { kind, record: record.into(), descriptors }
     }
 
     /// What the record says.
@@ -114,7 +115,7 @@ mod tests {
         let parcel = Parcel::new(Kind::Listener, &Newer { port: 80, colour: "green" }, Vec::new());
         let read = parcel.read::<Older>().expect("`colour` is skipped, `name` has a default");
         assert_eq!(read, Older { port: 80, name: String::new() });
-        let cut = Parcel { record: parcel.record[..3].to_vec(), ..parcel };
+        let cut = Parcel { record: parcel.record.slice(..3), ..parcel };
         let error = cut.read::<Older>().expect_err("it is cut");
         assert!(error.to_string().contains("Listener"), "{error}");
     }

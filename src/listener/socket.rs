@@ -41,6 +41,15 @@ pub(super) fn prepare(listener: &BoundListener, write: Duration) -> io::Result<(
     set_options(&SockRef::from(listener), write)
 }
 
+/// The same for a socket that another process has accepted, which has it all already, but for a limit of another
+/// configuration: the options are the socket's own, and come together.
+fn prepare_again(socket: &SockRef<'_>, write: Duration) -> io::Result<()> {
+    if socket.tcp_user_timeout()? == Some(write.max(GONE)) {
+        return Ok(());
+    }
+    set_options(socket, write)
+}
+
 fn set_options(socket: &SockRef<'_>, write: Duration) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(write.max(GONE)))?;
@@ -70,10 +79,12 @@ pub(super) async fn accept(listener: &BoundListener) -> io::Result<(Socket, Peer
 /// # Errors
 /// When the descriptor is no connected socket.
 pub(super) fn adopt(socket: OwnedFd, write: Duration) -> io::Result<(Socket, PeerAddr)> {
-    Ok(match Stream::of(socket)? {
+    // Which also says what kind of socket it is.
+    let peer = SockRef::from(&socket).peer_addr()?;
+    Ok(match Stream::in_domain(peer.domain(), socket)? {
         Stream::Tcp(stream) => {
-            let from = stream.peer_addr()?;
-            set_options(&SockRef::from(&stream), write)?;
+            let from = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+            prepare_again(&SockRef::from(&stream), write)?;
             (Socket::Tcp(stream), PeerAddr::Tcp(from))
         }
         Stream::Unix(stream) => (Socket::Unix(stream), PeerAddr::Unix),
@@ -171,5 +182,37 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().expect("an open socket"), GONE);
         assert_eq!(socket.tcp_keepalive_interval().expect("an open socket"), Duration::from_secs(10));
         assert_eq!(socket.tcp_keepalive_retries().expect("an open socket"), 3);
+    }
+
+    #[tokio::test]
+    async fn adopted_sockets_have_the_options_of_this_process() {
+        let limit = Duration::from_secs(60);
+        for before in [None, Some(Duration::from_secs(45)), Some(limit)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free address");
+            let at = listener.local_addr().expect("a bound socket");
+            let bound = BoundListener::Tcp(listener);
+            if let Some(before) = before {
+                prepare(&bound, before).expect("a listening socket");
+            }
+            let client = TcpStream::connect(at).await.expect("somebody listens");
+            let (accepted, _) = accept(&bound).await.expect("a connection");
+            let given = Box::new(accepted).into_socket().expect("it is bare").socket;
+            let (socket, peer) = adopt(given, limit).expect("it is connected");
+            assert_eq!(peer, PeerAddr::Tcp(client.local_addr().expect("a connected socket")));
+            let Socket::Tcp(stream) = socket else { panic!("it is one of TCP") };
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.tcp_user_timeout().expect("an open socket"), Some(limit), "{before:?}");
+            assert_eq!(socket.tcp_keepalive_time().expect("an open socket"), GONE, "{before:?}");
+            assert!(socket.tcp_nodelay().expect("an open socket"), "{before:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unix_client_is_adopted_even_if_it_has_left() {
+        let (near, far) = UnixStream::pair().expect("a pair");
+        drop(far);
+        let given = Box::new(near).into_socket().expect("it is bare").socket;
+        let (socket, peer) = adopt(given, GONE).expect("it was connected");
+        assert!(matches!((socket, peer), (Socket::Unix(_), PeerAddr::Unix)));
     }
 }

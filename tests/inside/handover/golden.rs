@@ -41,7 +41,9 @@ fn connection() -> (TcpStream, OwnedFd) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let ours = TcpStream::connect(listener.local_addr().expect("an address")).expect("it listens");
     ours.set_nonblocking(true).expect("a socket of ours");
-    (ours, listener.accept().expect("a connection").0.into())
+    let theirs = listener.accept().expect("a connection").0;
+    theirs.set_nonblocking(true).expect("a socket of ours");
+    (ours, theirs.into())
 }
 
 /// Our ends of what a state needs.
@@ -56,7 +58,7 @@ struct Ends {
 /// A load as the process had it that has written this, with sockets of today.
 fn revived(state: &[u8]) -> (Load, Ends) {
     let (mut load, mut ends) = (Load::default(), Ends::default());
-    for item in StateReader::new(state, state.len() as u64).expect("a state") {
+    for item in StateReader::new(state.to_vec().into()).expect("a state") {
         let item = item.expect("a sound state");
         if item.kind == HEAD {
             load.head = rmp_serde::from_slice::<Head>(&item.record).expect("a head");
@@ -64,7 +66,7 @@ fn revived(state: &[u8]) -> (Load, Ends) {
         }
         let kind = Kind::numbered(item.kind).expect("a kind that was there from the first version on");
         let mut descriptors = Vec::new();
-        for _ in &item.cookies {
+        for _ in 0..item.descriptors {
             if kind == Kind::Listener {
                 let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
                 ends.at = listener.local_addr().ok();
@@ -195,10 +197,9 @@ async fn a_golden_state_is_written_when_it_is_wanted() {
     assert_eq!(running.exits().await, 0, "{:#?}", running.lines);
     let load = Package::from(manager.copy(STORED).expect("it is kept")).unpack().expect("a sound package");
     let mut writer = StateWriter::new(Vec::new()).expect("memory");
-    writer.item(HEAD, &[], &rmp_serde::to_vec_named(&load.head).expect("plain data")).expect("memory");
+    writer.item(HEAD, 0, &rmp_serde::to_vec_named(&load.head).expect("plain data")).expect("memory");
     for parcel in &load.parcels {
-        let cookies: Vec<_> = (1..=parcel.descriptors.len() as u64).collect();
-        writer.item(parcel.kind as u8, &cookies, &parcel.record).expect("memory");
+        writer.item(parcel.kind as u8, parcel.descriptors.len(), &parcel.record).expect("memory");
     }
     let state = folder().join(format!("handover-{version}.bin"));
     fs::write(&state, writer.end().expect("memory")).expect("a writable folder");

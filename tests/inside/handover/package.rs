@@ -1,7 +1,9 @@
 //! Packages that are large, and processes that are small. Must not touch: what a record says.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -50,6 +52,12 @@ fn child_unpacks() {
     let load = Package::from(standard_input).unpack().expect("a sound package");
     File::open("/proc/self/status").expect("some descriptors are left");
     let is_listener = |parcel: &Parcel| parcel.kind == Kind::Listener;
+    for parcel in load.parcels.iter().filter(|one| !is_listener(one)) {
+        let (index, mut read) = (parcel.read::<usize>().expect("a number"), [0; 8]);
+        let socket = parcel.descriptors[0].try_clone().expect("some descriptors are left");
+        UnixStream::from(socket).read_exact(&mut read).expect("it was written");
+        assert_eq!(usize::from_be_bytes(read), index, "another's socket");
+    }
     println!(
         "{} listeners, {} crossed,",
         load.parcels.iter().filter(|one| is_listener(one)).count(),
@@ -58,10 +66,17 @@ fn child_unpacks() {
     println!("{} of {}", load.incomplete.len(), load.parcels.len() + load.incomplete.len());
 }
 
+/// A socket from which its number can be read.
+fn numbered(number: usize) -> OwnedFd {
+    let (near, mut far) = UnixStream::pair().expect("a pair");
+    far.write_all(&number.to_be_bytes()).expect("it is open");
+    near.into()
+}
+
 #[tokio::test]
 async fn a_small_process_takes_what_it_can_and_names_the_rest() {
     let count = 2 * FEW as usize;
-    let mut parcels = sessions(sockets(count));
+    let mut parcels = sessions((0..count).map(numbered).collect());
     // The last one in the load, and the first one that has to cross.
     parcels.push(Parcel::new(Kind::Listener, &"listens", sockets(1)));
     let package = load(parcels).pack().expect("it is packed");
