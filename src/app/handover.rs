@@ -5,11 +5,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::App;
 use crate::handover::take_over::{Successor, TakeOverError, accept};
@@ -27,6 +28,8 @@ use crate::transport::pump::pump;
 const SETTLE: Duration = Duration::from_secs(5);
 /// When nothing more has come for so long, nothing more is on its way.
 const QUIET: Duration = Duration::from_millis(20);
+/// How many parcels are taken at once; arbitrary.
+const AT_ONCE: usize = 1024;
 /// How long a successor may take to make sure of what it got.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether requests are under way.
@@ -191,18 +194,18 @@ impl App {
         Arc::new(move |io, standing| pump(io, standing, &lifecycle, write))
     }
 
-    /// All parcels that come.
+    /// The parcels that come. When this returns, at most those are missing whose givers are about to give them at this moment.
     async fn collect(&self, parcels: &mut UnboundedReceiver<Parcel>) -> Vec<Parcel> {
         let (deadline, mut all) = (Instant::now() + SETTLE, Vec::new());
+        let mut emptied = pin!(self.lifecycle.emptied());
         loop {
             let quiet = deadline.min(Instant::now() + QUIET);
-            match timeout_at(quiet, parcels.recv()).await {
-                Ok(Some(parcel)) => all.push(parcel),
-                Ok(None) => return all,
+            tokio::select! {
+                biased;
+                came = parcels.recv_many(&mut all, AT_ONCE) => if came == 0 { return all },
+                () = &mut emptied => return all,
                 // What is alive may still be about to give itself, unless nothing has come for so long.
-                Err(_) if !all.is_empty() || self.lifecycle.alive().is_empty() => return all,
-                Err(_) if Instant::now() >= deadline => return all,
-                Err(_) => {}
+                () = sleep_until(quiet) => if !all.is_empty() || quiet == deadline { return all },
             }
         }
     }

@@ -43,6 +43,7 @@ use crate::config::pattern::matches;
 use crate::config::{self, Config};
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
+use crate::http::source::Source;
 use crate::http::timely::Patience;
 use crate::lifecycle::Lifecycle;
 use crate::limits::{Limited, Limits};
@@ -52,7 +53,7 @@ use crate::listener::peer::{ConnInfo, Peer};
 use crate::listener::traffic::{Companion, Traffic};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::transport::Fault;
+use crate::transport::{Fault, again};
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
 use crate::upstream::own::OwnListeners;
@@ -315,6 +316,10 @@ impl Route for Router {
         }
         request.extensions_mut().insert(routed);
         latency
+    }
+
+    fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>> {
+        again::go_on(&self.0.registry, record)
     }
 }
 

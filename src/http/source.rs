@@ -4,7 +4,7 @@
 
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 /// A source of bytes that is pulled from.
 pub trait Source {
@@ -14,6 +14,11 @@ pub trait Source {
     /// What counts so many bytes of the last chunk, for whoever keeps them until they are written. `None` where nobody
     /// counts them.
     fn tally(&self, _bytes: usize) -> Option<Box<dyn Tally>> {
+        None
+    }
+
+    /// What another process makes the rest of this source of, as MessagePack. `None` where it has to end here.
+    fn record(&self) -> Option<Bytes> {
         None
     }
 }

@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode, Uri, response};
 use hyper::ext::ReasonPhrase;
+use serde::{Deserialize, Serialize};
 
 use super::as_written::{AsWritten, put_name};
 
@@ -27,7 +28,8 @@ thread_local! {
 }
 
 /// The framing of a message body (RFC 9112 section 6.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Framing {
     /// There is no body, and no field about one.
     None,

@@ -14,6 +14,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{CONNECTION, DATE};
 use http::{StatusCode, Version, response};
 use http_body::Body as _;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::bare::Bare;
@@ -61,6 +62,22 @@ enum BodySource {
     Chunks(Box<dyn Source + Send>),
     /// A backend's body of a known length. Its pieces are written as they came.
     Pieces(Box<Relay>),
+}
+
+/// A response that was begun, for the process that goes on with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ResponseRecord {
+    /// Status line and fields, if they were not written.
+    #[serde(default)]
+    head: Option<Bytes>,
+    framing: Framing,
+    dated: bool,
+    keep_alive: bool,
+    /// What the socket has not taken.
+    #[serde(default)]
+    pending: Bytes,
+    /// What the rest of the body is made of: see [`Source::record`].
+    pub source: Bytes,
 }
 
 /// What a connection does behind a 101, to its end.
@@ -138,6 +155,40 @@ impl<IO> ResponseWriter<IO> {
     /// True when only the end of the connection or of the session ends it.
     pub fn is_stream(&self) -> bool {
         matches!(self.framing, Framing::Chunked | Framing::End)
+    }
+
+    /// Goes on with a response that another process has begun.
+    pub fn again(io: Replay<IO>, record: ResponseRecord, source: Box<dyn Source + Send>) -> Self {
+        let ResponseRecord { head, framing, dated, keep_alive, pending, .. } = record;
+        let tally = if pending.len() > MAX_SCRATCH { source.tally(pending.len()) } else { None };
+        Self {
+            io: Some(io),
+            source: Some(BodySource::Chunks(source)),
+            head: head.map(|head| Box::from(&head[..])),
+            framing,
+            dated,
+            pending,
+            tally,
+            last: false,
+            drained: false,
+            keep_alive,
+        }
+    }
+
+    /// The connection, unless it was given back.
+    pub fn io(&self) -> Option<&Replay<IO>> {
+        self.io.as_ref()
+    }
+
+    /// The connection, and what another process needs to go on with the response. `None` when it has to end here; nothing
+    /// has happened then.
+    pub fn take_apart(&mut self) -> Option<(Replay<IO>, ResponseRecord)> {
+        let Some(BodySource::Chunks(source)) = self.source.as_ref().filter(|_| !self.last) else { return None };
+        let source = source.record()?;
+        let io = self.io.take()?;
+        let (framing, dated, keep_alive) = (self.framing, self.dated, self.keep_alive);
+        let (head, pending) = (self.head.take().map(Bytes::from), std::mem::take(&mut self.pending));
+        Some((io, ResponseRecord { head, framing, dated, keep_alive, pending, source }))
     }
 }
 

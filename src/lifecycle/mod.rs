@@ -12,6 +12,7 @@ pub mod sockets;
 pub mod systemd;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, watch};
@@ -60,6 +61,8 @@ pub struct Lifecycle {
 #[derive(Debug)]
 struct Shared {
     now: watch::Sender<Now>,
+    /// What `now.moving` is, for those who ask at each of their steps.
+    moving: AtomicBool,
     /// Where what is let go of goes, while the process hands over.
     parcels: Mutex<Option<mpsc::UnboundedSender<Parcel>>>,
     alive: watch::Sender<Alive>,
@@ -102,7 +105,8 @@ impl Lifecycle {
         let now =
             watch::Sender::new(Now { phase: Phase::Serving, moving: false, undecided: false, has_changed: false });
         let alive = watch::Sender::new(Alive::default());
-        let shared = Shared { now, parcels: Mutex::default(), alive, asked: Mutex::default() };
+        let moving = AtomicBool::new(false);
+        let shared = Shared { now, moving, parcels: Mutex::default(), alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -150,6 +154,7 @@ impl Lifecycle {
     pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.parcels() = Some(sender);
+        self.shared.moving.store(true, Ordering::Release);
         self.shared.now.send_modify(|now| (now.moving, now.undecided, now.has_changed) = (true, true, true));
         receiver
     }
@@ -163,6 +168,7 @@ impl Lifecycle {
     /// There is no successor: everything is served again.
     pub fn end_move(&self) {
         self.close_parcels();
+        self.shared.moving.store(false, Ordering::Release);
         self.shared.now.send_modify(|now| (now.moving, now.undecided) = (false, false));
     }
 
@@ -179,7 +185,7 @@ impl Lifecycle {
     /// True while the process hands over, and after it has: what can be given is given, and nothing new may begin.
     #[must_use]
     pub fn is_moving(&self) -> bool {
-        self.shared.now.borrow().moving
+        self.shared.moving.load(Ordering::Acquire)
     }
 
     /// Returns as soon as the process hands over. Cancel-safe.

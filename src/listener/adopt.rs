@@ -17,6 +17,7 @@ use super::socket::{self, Socket};
 use super::traffic::Traffic;
 use crate::http::bare::Duplex;
 use crate::http::replay::Replay;
+use crate::http::write_response::ResponseWriter;
 use crate::lifecycle::What;
 use crate::lifecycle::moving::{Parcel, Unreadable};
 use crate::limits::{Held, Limited};
@@ -41,7 +42,7 @@ pub enum NotAdopted {
     Full,
 }
 
-/// Goes on with a connection that was given, as if it had just answered a request. Must be called on the runtime that is to
+/// Goes on with a connection that was given, as if it had just answered a request, or with the response that was being written. Must be called on the runtime that is to
 /// serve it.
 ///
 /// # Errors
@@ -61,7 +62,13 @@ pub fn adopt<H: Handler>(mut parcel: Parcel, context: &Arc<ListenerContext<H>>) 
     let info = ConnInfo { peer, tls: false, certificate: None, bytes: Arc::clone(&traffic) };
     let mut io = Replay::new(guarded(context, socket, traffic, (Some(place), held)));
     io.put_back(&record.ahead);
-    tokio::spawn(Http1::again_on(ConnContext { shared: Arc::clone(context), info }, io));
+    let again = ConnContext { shared: Arc::clone(context), info };
+    let Some(response) = record.response else { return Ok(drop(tokio::spawn(Http1::again_on(again, io)))) };
+    match context.handler.go_on(&response.source) {
+        Some(source) => drop(tokio::spawn(Http1::writing(again, ResponseWriter::again(io, response, source)))),
+        // As when a network cuts it: the client comes back.
+        None => tracing::debug!(%peer, "connection ended: what was written on it does not go on"),
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use super::context::ConnContext;
 use super::peer::PeerAddr;
 use crate::http::bare::{Bare, BareSocket};
 use crate::http::replay::Replay;
+use crate::http::write_response::{ResponseRecord, ResponseWriter};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::sockets::BoundListener;
@@ -37,24 +38,39 @@ pub(super) struct ConnectionRecord {
     /// What was read from it and not answered.
     #[serde(default)]
     pub(super) ahead: Bytes,
+    /// The response that is being written, if one is.
+    #[serde(default)]
+    pub(super) response: Option<ResponseRecord>,
 }
 
-/// Whether a connection would be given, once it is between two requests.
+/// Whether a connection can be given, where it stands so that the successor can go on.
 pub(super) fn may_be_given<H, IO: Bare>(context: &ConnContext<H>, io: &Replay<IO>) -> bool {
     io.is_bare() && !context.info.bytes.is_bound()
 }
 
 /// Gives a connection to the successor. Nothing is left of it: where nobody takes it (any more), it ends.
-pub(super) fn give<H, IO: Bare>(context: &ConnContext<H>, io: Replay<IO>) {
+pub(super) fn give<H, IO: Bare>(context: &ConnContext<H>, io: Replay<IO>, response: Option<ResponseRecord>) {
     let peer = context.info.peer;
     let parcel = |io: Replay<IO>| {
         let BareSocket { socket, ahead } = Box::new(io).into_socket()?;
-        let record = ConnectionRecord { peer: peer.to_string(), ahead };
+        let record = ConnectionRecord { peer: peer.to_string(), ahead, response };
         Some(Parcel::new(Kind::Connection, &record, vec![socket]))
     };
     if context.shared.lifecycle.give_made(io, parcel).is_err() {
         tracing::debug!(%peer, "connection ended: it is too late for it to be handed over");
     }
+}
+
+/// Gives a connection with the response that is being written on it, which the successor goes on with: its client notices nothing.
+/// False when it has to end here; nothing has happened then.
+pub(super) fn give_response<H, IO: Bare>(context: &ConnContext<H>, writer: &mut ResponseWriter<IO>) -> bool {
+    let can_go = writer.io().is_some_and(|io| may_be_given(context, io));
+    if !can_go || !context.shared.lifecycle.takes_parcels() {
+        return false;
+    }
+    let Some((io, response)) = writer.take_apart() else { return false };
+    give(context, io, Some(response));
+    true
 }
 
 /// Gives a listening socket to the successor. Gives it back where nobody takes it (any more).

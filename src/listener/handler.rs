@@ -13,6 +13,7 @@ use tower::ServiceExt as _;
 use super::peer::ConnInfo;
 use crate::http::body::Body;
 use crate::http::incoming::IncomingBody;
+use crate::http::source::Source;
 
 /// A response on its way.
 pub type ResponseFuture = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
@@ -22,6 +23,12 @@ pub trait Route: Clone + Send + Sync + 'static {
     /// Decides for a request that came by this connection. The decision goes with the request, in its extensions, to
     /// the service; the listener needs to know how long the response may take.
     fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency;
+
+    /// The rest of a response that another process has begun, of what [`Source::record`] said there. `None` when it cannot
+    /// go on here.
+    fn go_on(&self, _record: &[u8]) -> Option<Box<dyn Source + Send>> {
+        None
+    }
 }
 
 /// How long a response may take. Only asked for HTTP/1: an exchange that waits is taken out of hyper, whose buffers would
@@ -53,6 +60,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// Responds to a request that was routed.
     fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture;
+
+    /// See [`Route::go_on`].
+    fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>>;
 }
 
 /// Shared by all connections: each has a pointer to it and not the whole stack, whose layers are some words long.
@@ -63,6 +73,10 @@ impl<H: Handler> Handler for Arc<H> {
 
     fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture {
         (**self).respond(request)
+    }
+
+    fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>> {
+        (**self).go_on(record)
     }
 }
 
@@ -91,5 +105,9 @@ where
             let Ok(response) = service.oneshot(request).await;
             response
         })
+    }
+
+    fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>> {
+        self.router.go_on(record)
     }
 }

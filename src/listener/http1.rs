@@ -21,7 +21,7 @@ use self::steps::{Exchange, Queued, Reached, Step, moved, poll_deadline};
 use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
-use super::given::{give, may_be_given};
+use super::given::{give, give_response, may_be_given};
 use super::handler::Handler;
 use super::hyper_server::{TakenRequest, serve_until_taken};
 use super::memory;
@@ -66,8 +66,17 @@ where
         Self::reading(context, io, deadline)
     }
 
+    /// A connection on which a response is being written, which was begun in another process.
+    pub(super) fn writing(context: ConnContext<H>, writer: ResponseWriter<IO>) -> Self {
+        Self::at(context, Step::Writing(writer), Instant::now())
+    }
+
     fn reading(context: ConnContext<H>, io: Replay<IO>, deadline: Instant) -> Self {
-        Self { context, step: Step::Reading(io), deadline, timer: None, closing: None, held: LazyClaim::default() }
+        Self::at(context, Step::Reading(io), deadline)
+    }
+
+    fn at(context: ConnContext<H>, step: Step<IO>, deadline: Instant) -> Self {
+        Self { context, step, deadline, timer: None, closing: None, held: LazyClaim::default() }
     }
 
     /// What comes after the present step.
@@ -115,15 +124,18 @@ where
                 let response = ready!(exchange.poll_response(cx, &self.context.shared.lifecycle, &mut self.closing));
                 Poll::Ready(Ok(response.map_or(Step::Over, |response| self.write(response))))
             }
-            Step::Writing(writer) => match Pin::new(&mut *writer).poll(cx) {
-                Poll::Ready(io) => Poll::Ready(Ok(self.again(io))),
-                Poll::Pending => {
-                    // No request follows a stream for as long as it lives.
-                    self.timer = self.timer.take().filter(|_| !writer.is_stream());
-                    self.closing = None;
-                    Poll::Pending
+            Step::Writing(writer) => {
+                if self.context.shared.lifecycle.is_moving() && give_response(&self.context, writer) {
+                    return Poll::Ready(Ok(Step::Over));
                 }
-            },
+                if let Poll::Ready(io) = Pin::new(&mut *writer).poll(cx) {
+                    return Poll::Ready(Ok(self.again(io)));
+                }
+                // No request follows a stream for as long as it lives.
+                self.timer = self.timer.take().filter(|_| !writer.is_stream());
+                self.closing = None;
+                Poll::Pending
+            }
             Step::Switching(switching) => {
                 ready!(switching.as_mut().poll(cx)).map(tokio::spawn);
                 Poll::Ready(Ok(Step::Over))
@@ -165,7 +177,7 @@ where
     fn leave(&mut self, cx: &mut Context<'_>) -> Step<IO> {
         if let Step::Reading(mut io) | Step::ReadingHead(mut io, _) = std::mem::replace(&mut self.step, Step::Over) {
             if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
-                give(&self.context, io);
+                give(&self.context, io, None);
             } else {
                 // Under TLS the peer is to know that this is the end and nobody has cut it.
                 let _ = Pin::new(&mut io).poll_shutdown(cx);
@@ -196,7 +208,7 @@ where
     /// the successor can read.
     fn read(&self, io: Replay<IO>, turn: Option<DialTurn>) -> Step<IO> {
         if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
-            give(&self.context, io);
+            give(&self.context, io, None);
             return Step::Over;
         }
         let budget = &self.context.shared.budget;

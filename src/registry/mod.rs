@@ -39,6 +39,7 @@ use self::nonces::{NonceError, Nonces, Slot};
 use self::owner::{Owner, Places};
 use self::policies::{Policies, SharedLimits};
 pub use self::reader::{Reader, Stay};
+pub use self::record::ReaderRecord;
 pub use self::thaw::ThawError;
 use self::token::Token;
 use crate::budget::{Budget, Level};

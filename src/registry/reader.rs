@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Registry;
 use super::live_session::{LiveSession, Refused, register};
 use super::moved::Moved;
-use crate::session::{Attach, Attachment, Message, Pulled};
+use super::record::ReaderRecord;
+use crate::session::{Attach, Attachment, Message, Moment, Pulled};
 use crate::terms::{Resume, Transport};
 
 /// The right to read a session's down channel; dropping it detaches.
@@ -80,7 +82,50 @@ impl LiveSession {
     }
 }
 
+impl Registry {
+    /// A reader that another process had, or this one before a hand-over that failed, reads on behind `after`, the last number that
+    /// it was given. Neither the session nor its client notices. `None` when the session is not here, or a newer reader
+    /// has come, or what follows is gone: then the client has to come back.
+    #[must_use]
+    pub fn read_on(&self, record: ReaderRecord, after: u64) -> Option<Reader> {
+        let ReaderRecord { session, transport, attachment, from } = record;
+        let live = self.directory.live(&session)?;
+        let read_on = live.act(|state, _| {
+            if !state.session.read_on(attachment, after, transport == Transport::Poll) {
+                return None;
+            }
+            state.attached = Some(transport);
+            if state.active {
+                live.metrics.moved(None, Some(transport));
+            }
+            Some(state.timer.take())
+        });
+        let timer = read_on.ok()??;
+        Some(Reader { live, attachment, transport, from, resumed: true, comes_back: false, dry: false, timer })
+    }
+}
+
 impl Reader {
+    /// What is written down of it for [`Registry::read_on`].
+    #[must_use]
+    pub fn record(&self) -> ReaderRecord {
+        let Self { live, attachment, transport, from, .. } = self;
+        let session = live.id().to_owned();
+        ReaderRecord { session, transport: *transport, attachment: *attachment, from: *from }
+    }
+
+    /// A moment of the session's clock, which is that of all processes that follow each other.
+    #[must_use]
+    pub fn moment(&self, at: Instant) -> Moment {
+        self.live.moment(at)
+    }
+
+    /// The other way round.
+    #[must_use]
+    pub fn instant(&self, moment: Moment) -> Instant {
+        self.live.epoch + Duration::from_micros(moment.0)
+    }
+
     #[must_use]
     pub fn session(&self) -> &Arc<LiveSession> {
         &self.live
@@ -170,7 +215,7 @@ impl Reader {
     pub fn leave_at(&self) -> Option<Instant> {
         match self.live.leave.load(Ordering::Acquire) {
             0 => None,
-            at => Some(self.live.epoch + Duration::from_micros(at)),
+            at => Some(self.instant(Moment(at))),
         }
     }
 }

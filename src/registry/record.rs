@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::owner::Change;
 use crate::config;
-use crate::session::{Close, Session};
+use crate::session::{Attachment, Close, Session};
 use crate::terms::{Ending, Transport};
 use crate::upstream::wire::WireState;
 
@@ -54,6 +54,17 @@ pub(super) struct OwnerRecord {
     pub(super) path: String,
     /// Seconds after the registry's epoch.
     pub(super) opened: u32,
+}
+
+/// A reader, for a connection that goes on in another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderRecord {
+    /// The public name of the session.
+    pub(super) session: String,
+    pub(super) transport: Transport,
+    pub(super) attachment: Attachment,
+    /// The cursor at which reading started.
+    pub(super) from: u64,
 }
 
 /// An ended session that is remembered.

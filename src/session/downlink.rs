@@ -69,6 +69,11 @@ impl Downlink {
         self.base + self.kept.len() as u64
     }
 
+    /// True when nothing is gone that follows `cursor`, and a reader was given so much.
+    pub(super) fn reaches(&self, cursor: u64) -> bool {
+        (self.base..=self.sent.min(self.last())).contains(&cursor)
+    }
+
     pub(super) fn sent(&self) -> u64 {
         self.sent
     }

@@ -1,11 +1,12 @@
 //! What a session that goes to another process leaves behind, and what its next driver has to know.
 //!
-//! Enters: the state. Leaves: the same without its reader; what the socket was last told. Must not touch: how a state travels.
+//! Enters: the state. Leaves: the same without its reader, or with it again; what the socket was last told. Must not touch: how a
+//! state travels.
 
 use std::sync::Arc;
 
 use super::Session;
-use super::types::{Limits, Moment};
+use super::types::{Attachment, Limits, Moment};
 
 impl Session {
     /// Its reader stays behind. Nobody is woken any more: whoever waits is told by others that the session has gone.
@@ -15,6 +16,16 @@ impl Session {
         }
         (self.outbox.wake_reader, self.outbox.wake_senders) = (false, false);
         self.up.take_starved();
+    }
+
+    /// The reader that stayed behind reads on behind `after`, which is what it was last given. Its client need not know: nothing
+    /// is acknowledged by that, and it is no sign of life. False when there is a newer reader, or something that follows is gone.
+    pub fn read_on(&mut self, attachment: Attachment, after: u64, is_poll: bool) -> bool {
+        let reads_on = self.down.reaches(after) && self.lease.resume(attachment, is_poll);
+        if reads_on {
+            self.down.seek(after);
+        }
+        reads_on
     }
 
     /// Has one copy of equal limits for many sessions.

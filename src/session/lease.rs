@@ -34,6 +34,16 @@ impl Lease {
         attachment
     }
 
+    /// The newest attachment, which was detached, is the current one again. False when there is a newer one.
+    pub(super) fn resume(&mut self, attachment: Attachment, is_poll: bool) -> bool {
+        let resumes = self.current.is_none() && self.issued == attachment.0;
+        if resumes {
+            self.current = Some(attachment);
+            self.is_poll = is_poll;
+        }
+        resumes
+    }
+
     /// True when `attachment` was the current one.
     pub(super) fn detach(&mut self, now: Moment, attachment: Attachment) -> bool {
         let current = self.is_current(attachment);

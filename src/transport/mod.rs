@@ -11,8 +11,10 @@
 //! | `ws` | both ways over a WebSocket of ours |
 //! | `send` | up, and acknowledgements, and the close |
 //! | `tunnel` | a WebSocket that is passed through, no session |
+//! | `again` | the rest of a response that another process has begun |
 //! | `pump` | the bytes of a session that another process has |
 
+pub mod again;
 pub mod fault;
 pub mod greeting;
 pub mod multi;

@@ -8,8 +8,9 @@ use bytes::BytesMut;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
+use super::again::SourceRecord;
 use super::greeting::{self, Arrival};
-use super::streaming::Streaming;
+use super::streaming::{Recorded, Streaming, StreamingRecord};
 use crate::codec::sse::{self, EventIds, Events, Ids};
 use crate::http::body::Body;
 use crate::registry::{LiveSession, Reader};
@@ -66,5 +67,11 @@ impl EventIds for IdForm {
             Self::Bare => Ids::Bare,
             Self::Token(session) => Ids::Token(session.token().as_str()),
         }
+    }
+}
+
+impl Recorded for Events<IdForm> {
+    fn record(&self, streaming: StreamingRecord) -> SourceRecord {
+        SourceRecord::Sse { token: matches!(self.0, IdForm::Token(_)), streaming }
     }
 }

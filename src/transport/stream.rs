@@ -5,8 +5,9 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
+use super::again::SourceRecord;
 use super::greeting::{self, Arrival};
-use super::streaming::Streaming;
+use super::streaming::{Recorded, Streaming, StreamingRecord};
 use crate::codec::frames::Frames;
 use crate::http::body::Body;
 use crate::registry::Reader;
@@ -22,4 +23,10 @@ pub fn respond(reader: Reader, url: &str) -> Response<Body> {
     let mut response = Response::new(Body::Stream(Box::new(Streaming::new(reader, Frames, greeting))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OCTET_STREAM));
     response
+}
+
+impl Recorded for Frames {
+    fn record(&self, streaming: StreamingRecord) -> SourceRecord {
+        SourceRecord::Stream(streaming)
+    }
 }

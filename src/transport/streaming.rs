@@ -6,13 +6,15 @@
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::again::SourceRecord;
 use crate::codec::encoding::Encoding;
 use crate::http::source::{Chunk, Source, Tally};
-use crate::registry::{Moved, PendingBytes, Reader};
-use crate::session::Pulled;
+use crate::registry::{Moved, PendingBytes, Reader, ReaderRecord, Registry};
+use crate::session::{Moment, Pulled};
 
 /// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message is a chunk of its own.
 const CHUNK: usize = 16 * 1024;
@@ -33,7 +35,38 @@ pub struct Streaming<E> {
     recycle: Option<Instant>,
 }
 
+/// A stream, for the process that goes on with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StreamingRecord {
+    reader: ReaderRecord,
+    #[serde(default)]
+    greeting: Option<String>,
+    sent: u64,
+    beat: Moment,
+    #[serde(default)]
+    recycle: Option<Moment>,
+}
+
+/// An encoding of which a record can be made.
+pub(super) trait Recorded: Encoding {
+    fn record(&self, streaming: StreamingRecord) -> SourceRecord;
+}
+
+impl StreamingRecord {
+    /// The reader, where it may read on.
+    pub(super) fn read_on(&self, registry: &Registry) -> Option<Reader> {
+        registry.read_on(self.reader.clone(), self.sent)
+    }
+}
+
 impl<E: Encoding> Streaming<E> {
+    /// Goes on where another process has stopped.
+    pub(super) fn again(reader: Reader, encoding: E, record: StreamingRecord) -> Self {
+        let StreamingRecord { greeting, sent, beat, recycle, .. } = record;
+        let (beat, recycle) = (reader.instant(beat), recycle.map(|at| reader.instant(at)));
+        Self { reader, encoding, greeting, sent, beat, recycle }
+    }
+
     /// Begins with `greeting`. The first heartbeat comes early, as the probe by which a client sees whether its network lets
     /// a stream through.
     pub fn new(reader: Reader, encoding: E, greeting: String) -> Self {
@@ -115,7 +148,7 @@ impl Tally for PendingBytes {
     }
 }
 
-impl<E: Encoding> Source for Streaming<E> {
+impl<E: Recorded> Source for Streaming<E> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
         if let Some(greeting) = self.greeting.take() {
             // Alone and at once. A box that waits for a first byte must not have to wait for a message. And a box that passes
@@ -144,5 +177,17 @@ impl<E: Encoding> Source for Streaming<E> {
 
     fn tally(&self, bytes: usize) -> Option<Box<dyn Tally>> {
         Some(self.reader.session().tally(bytes))
+    }
+
+    fn record(&self) -> Option<Bytes> {
+        let Self { reader, greeting, sent, beat, recycle, .. } = self;
+        let streaming = StreamingRecord {
+            reader: reader.record(),
+            greeting: greeting.clone(),
+            sent: *sent,
+            beat: reader.moment(*beat),
+            recycle: recycle.map(|at| reader.moment(at)),
+        };
+        self.encoding.record(streaming).to_bytes()
     }
 }

@@ -86,6 +86,11 @@ impl Running {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 
+    /// It is killed, and has ended.
+    pub(crate) async fn killed(&mut self) {
+        soon("its end", self.child.kill()).await.expect("it ran");
+    }
+
     /// Its exit code, once it has said all it has to say.
     pub(crate) async fn exits(&mut self) -> i32 {
         while let Some(line) = soon("the end of the log", self.log.recv()).await {

@@ -35,6 +35,58 @@ async fn an_idle_connection_is_answered_by_the_successor() {
     }
 }
 
+/// Whoever reads a stream or waits for an answer to a poll goes on doing so, on the same connection, and reads nothing of all this.
+#[tokio::test]
+async fn streams_and_waiting_polls_go_on_and_their_clients_notice_nothing() {
+    for road in ROADS {
+        let mut backend = Backend::start().await;
+        let at = backend.at;
+        let mut line = Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"ws://{at}\"\n")).await;
+        let mut readers = Vec::new();
+        for (verb, version) in [("sse", "1.1"), ("stream", "1.1"), ("sse", "1.0"), ("poll", "1.1")] {
+            let opened = line.site.open("/chat").await;
+            let (mut client, socket) = (Bytes::to(line.site.at).await, backend.accept().await);
+            client.say(format!("GET {}/{verb} HTTP/{version}\r\nHost: a\r\n\r\n", opened.url)).await;
+            if verb != "poll" {
+                assert!(client.head().await.starts_with("http/1.1 200 "), "{road:?}, {verb}");
+            }
+            readers.push((verb, opened.url, client, socket));
+        }
+        // As a bare EventSource does.
+        let mut client = Bytes::to(line.site.at).await;
+        client.say("GET /chat?underpass=sse HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.head().await.starts_with("http/1.1 200 "));
+        readers.push(("bare", String::new(), client, backend.accept().await));
+        line.site.counts(r#"underpass_sessions_active{transport="poll"}"#, 1.0).await;
+        for number in 1..=3 {
+            line.next().await;
+            line.site.counts(r#"underpass_sessions_active{transport="sse"}"#, 3.0).await;
+            let text = format!("after {number}");
+            for (verb, url, client, socket) in &mut readers {
+                let said = if *verb == "poll" {
+                    line.site.counts(r#"underpass_sessions_active{transport="poll"}"#, 1.0).await;
+                    socket.send(&text).await;
+                    let (head, body) = client.answer().await;
+                    assert!(head.starts_with("http/1.1 200 ") && head.contains("cache-control"), "{road:?}: {head}");
+                    client.say(format!("GET {url}/poll?after={number} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+                    body
+                } else {
+                    socket.send(&text).await;
+                    client.until(&text).await
+                };
+                assert!(said.contains(&text) && !said.contains("reconnect"), "{road:?}, {verb}, {number}: {said}");
+                assert!(!said.contains("retry") || number == 1, "{road:?}, {verb}, {number}: {said}");
+            }
+        }
+        // Nobody has acknowledged anything for them.
+        let (_, url, ..) = &readers[0];
+        let again = line.site.get(&format!("{url}/poll?after=0")).await.json();
+        assert_eq!(again["messages"], json!(["after 1", "after 2", "after 3"]), "{road:?}: {again}");
+        // Another reader is the newer one also for a stream that has come from another process.
+        assert!(readers[0].2.until("superseded").await.len() < 100, "{road:?}");
+    }
+}
+
 /// True when it was done, false when it is to be asked again.
 fn is_done(reply: &Reply, what: &str) -> bool {
     if reply.status == 503 && reply.error() == "draining" {

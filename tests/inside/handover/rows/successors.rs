@@ -191,7 +191,7 @@ async fn what_was_killed_leaves_nothing() {
         if let Some(manager) = &line.manager {
             manager.stores(&[]);
         }
-        line.process.signal("-KILL");
+        line.process.killed().await;
         let mut next = line.another(false);
         let site = next.site_with_admin().await;
         let reply = site.get(&format!("{}/poll?after=1", opened.url)).await;
@@ -321,8 +321,8 @@ async fn two_at_once_follow_one_another() {
 #[tokio::test]
 async fn nobody_to_ask_is_an_error_that_says_so() {
     let at = nowhere().await;
-    let line = Line::start(Road::TakeOver, &plain(at)).await;
-    line.process.signal("-KILL");
+    let mut line = Line::start(Road::TakeOver, &plain(at)).await;
+    line.process.killed().await;
     let mut successor = line.another(true);
     assert_eq!(successor.exits().await, 1);
     let said = successor.lines.concat();
