@@ -34,11 +34,11 @@ pub(super) trait Doors: Send + Sync {
     /// Serves a listening socket.
     fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken);
 
-    /// Goes on with a connection that another process had.
+    /// Goes on with a connection that another process had; see [`adopt`].
     ///
     /// # Errors
     /// [`NotAdopted`]; it is closed.
-    fn adopt(&self, parcel: Parcel) -> Result<(), NotAdopted>;
+    fn adopt(&self, parcel: Parcel, all_here: bool) -> Result<Option<Parcel>, NotAdopted>;
 
     /// A client's connection behind a 101 that another process had.
     ///
@@ -52,8 +52,8 @@ impl<H: Handler> Doors for Arc<ListenerContext<H>> {
         tokio::spawn(listener::serve(bound, record, spoken, Self::clone(self)));
     }
 
-    fn adopt(&self, parcel: Parcel) -> Result<(), NotAdopted> {
-        adopt(parcel, self)
+    fn adopt(&self, parcel: Parcel, all_here: bool) -> Result<Option<Parcel>, NotAdopted> {
+        adopt(parcel, self, all_here)
     }
 
     fn adopt_upgraded(&self, socket: OwnedFd) -> io::Result<Box<dyn Duplex>> {

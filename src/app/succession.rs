@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
+use tokio::task::yield_now;
+
 use super::{App, Bound, StartError, bind_ahead, check_files};
 use crate::config::Config;
 use crate::handover::take_over::{Predecessor, ask};
@@ -15,6 +18,9 @@ use crate::lifecycle::moving::{Kind, Parcel};
 use crate::lifecycle::sockets::{Sockets, SpareListener};
 use crate::listener::given::ListenerRecord;
 use crate::terms::{Crossing, HandedOver};
+
+/// How many a worker makes live at once, before it serves those that live already; arbitrary, some milliseconds' worth.
+const AT_ONCE: usize = 256;
 
 /// How much of each kind lives on, and how much does not.
 #[derive(Debug, Default)]
@@ -120,8 +126,7 @@ impl App {
         Ok(self)
     }
 
-    /// Makes everything live again, sessions first, so that whoever asks for one finds it. `here` is true in the process that has
-    /// let go of it: then it is served again behind that.
+    /// Makes everything live again. `here` is true in the process that has let go of it.
     pub(super) async fn thaw(&self, parcels: Vec<Parcel>, here: bool) -> Thawed {
         let (mut thawed, mut of) = (Thawed::default(), Kind::ALL.map(|_| Vec::new()));
         // A process that is to stop is not empty before all that comes back is there.
@@ -130,59 +135,75 @@ impl App {
             of[row(parcel.kind)].push(parcel);
         }
         let [listeners, sessions, ended, nonces, tunnels, connections] = of;
-        let (registry, backend) = (Arc::clone(&self.registry), Arc::new(self.config.backend.clone()));
-        let limits = Arc::clone(&self.limits);
-        let thaw_session = move |parcel: Parcel| {
-            let place = |client| limits.session(client).ok().flatten();
-            registry.thaw_session(parcel, Arc::clone(&backend), place).map_err(|error| error.to_string())
-        };
-        thawed.count(Kind::Session, self.by_all_workers(sessions, thaw_session).await);
+        self.registry.hold();
+        if here {
+            self.lifecycle.end_move();
+        }
+        let late = self.by_all_workers(vec![sessions, tunnels, connections], false, &mut thawed).await;
         // Whoever has remembered it still does.
         for parcel in ended.iter().filter(|_| !here).chain(&nonces) {
             thawed.note(parcel.kind, self.registry.thaw_remembered(parcel).map_err(|error| error.to_string()));
         }
-        if here {
-            self.registry.reopen();
-            self.lifecycle.end_move();
-        }
-        let (gateway, doors) = (Arc::clone(&self.gateway), Arc::clone(&self.doors));
-        let thaw_tunnel = move |parcel: Parcel| {
-            gateway.thaw_tunnel(parcel, |socket| doors.adopt_upgraded(socket)).map_err(|error| error.to_string())
-        };
-        thawed.count(Kind::Tunnel, self.by_all_workers(tunnels, thaw_tunnel).await);
-        let doors = Arc::clone(&self.doors);
-        let adopt = move |parcel| doors.adopt(parcel).map_err(|error| error.to_string());
-        thawed.count(Kind::Connection, self.by_all_workers(connections, adopt).await);
+        self.registry.reopen();
+        self.by_all_workers(vec![late], true, &mut thawed).await;
         for (worker, parcel) in listeners.into_iter().enumerate() {
             thawed.note(Kind::Listener, self.serve_again(worker, parcel));
         }
         thawed
     }
 
-    /// Has each worker do its share; how many were done, and how many could not be.
-    async fn by_all_workers<F>(&self, parcels: Vec<Parcel>, each: F) -> (u64, u64)
-    where
-        F: Fn(Parcel) -> Result<(), String> + Clone + Send + 'static,
-    {
-        let share = parcels.len().div_ceil(self.workers.len()).max(1);
-        let (mut parcels, mut working) = (parcels.into_iter(), Vec::new());
-        for worker in &self.workers {
-            let (some, each) = (parcels.by_ref().take(share).collect::<Vec<_>>(), each.clone());
-            working.push(worker.spawn(async move {
-                let mut counts = (0, 0);
-                for parcel in some {
-                    add(&mut counts, each(parcel));
-                }
-                counts
-            }));
+    /// Has each worker make its share live again, the first of each list before the second of any, so that what was let go of
+    /// first is served first. What has to wait until `all_here`, which is when all sessions are, comes back.
+    async fn by_all_workers(&self, lists: Vec<Vec<Parcel>>, all_here: bool, thawed: &mut Thawed) -> Vec<Parcel> {
+        let mut shares: Vec<Vec<(usize, Parcel)>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for (place, parcel) in lists.into_iter().flat_map(|list| list.into_iter().enumerate()) {
+            shares[place % self.workers.len()].push((place, parcel));
         }
-        let mut counts = (0, 0);
+        let work = |(worker, mut share): (&Handle, Vec<(usize, Parcel)>)| {
+            let thaw = self.thaw_one(all_here);
+            worker.spawn(async move {
+                let (mut thawed, mut late) = (Thawed::default(), Vec::new());
+                share.sort_by_key(|(place, _)| *place);
+                for (done, (_, parcel)) in share.into_iter().enumerate() {
+                    if done % AT_ONCE == AT_ONCE - 1 {
+                        yield_now().await;
+                    }
+                    let kind = parcel.kind;
+                    match thaw(parcel) {
+                        Ok(Some(parcel)) => late.push(parcel),
+                        other => thawed.note(kind, other.map(drop)),
+                    }
+                }
+                (thawed, late)
+            })
+        };
+        let working: Vec<_> = self.workers.iter().zip(shares).map(work).collect();
+        let mut all_late = Vec::new();
         for work in working {
             // A panic has said what it is already; what it was about is lost.
-            let (crossed, lost) = work.await.unwrap_or_default();
-            counts = (counts.0 + crossed, counts.1 + lost);
+            let (some, late) = work.await.unwrap_or_default();
+            thawed.add(&some);
+            all_late.extend(late);
         }
-        counts
+        all_late
+    }
+
+    /// What makes a parcel live again, or gives it back if it has to wait; to be called on the runtime that is to have it.
+    fn thaw_one(&self, all_here: bool) -> impl Fn(Parcel) -> Result<Option<Parcel>, String> + Send + 'static {
+        let (registry, backend) = (Arc::clone(&self.registry), Arc::new(self.config.backend.clone()));
+        let (gateway, doors, limits) = (Arc::clone(&self.gateway), Arc::clone(&self.doors), Arc::clone(&self.limits));
+        move |parcel| {
+            let place = |client| limits.session(client).ok().flatten();
+            let upgraded = |socket| doors.adopt_upgraded(socket);
+            match parcel.kind {
+                Kind::Session => {
+                    let thawed = registry.thaw_session(parcel, Arc::clone(&backend), place);
+                    thawed.map(|()| None).map_err(|error| error.to_string())
+                }
+                Kind::Tunnel => gateway.thaw_tunnel(parcel, upgraded).map(|()| None).map_err(|error| error.to_string()),
+                _ => doors.adopt(parcel, all_here).map_err(|error| error.to_string()),
+            }
+        }
     }
 
     /// Serves a listening socket of ours again.
@@ -198,9 +219,11 @@ impl App {
 }
 
 impl Thawed {
-    fn count(&mut self, kind: Kind, (crossed, lost): (u64, u64)) {
-        let counts = &mut self.0[row(kind)];
-        *counts = (counts.0 + crossed, counts.1 + lost);
+    fn add(&mut self, more: &Self) {
+        for ((crossed, lost), (more_crossed, more_lost)) in self.0.iter_mut().zip(more.0) {
+            *crossed += more_crossed;
+            *lost += more_lost;
+        }
     }
 
     /// One came without its sockets. Of a session there is just enough left to say so to its client.
@@ -211,16 +234,13 @@ impl Thawed {
     }
 
     fn note(&mut self, kind: Kind, thawed: Result<(), String>) {
-        add(&mut self.0[row(kind)], thawed);
-    }
-}
-
-fn add(counts: &mut (u64, u64), thawed: Result<(), String>) {
-    match thawed {
-        Ok(()) => counts.0 += 1,
-        Err(error) => {
-            tracing::warn!(error, "something that was handed over does not live on");
-            counts.1 += 1;
+        let (crossed, lost) = &mut self.0[row(kind)];
+        match thawed {
+            Ok(()) => *crossed += 1,
+            Err(error) => {
+                tracing::warn!(error, "something that was handed over does not live on");
+                *lost += 1;
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ pub mod systemd;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -64,7 +64,7 @@ struct Shared {
     /// What `now.moving` is, for those who ask at each of their steps.
     moving: AtomicBool,
     /// Where what is let go of goes, while the process hands over.
-    parcels: Mutex<Option<mpsc::UnboundedSender<Parcel>>>,
+    parcels: RwLock<Option<mpsc::UnboundedSender<Parcel>>>,
     alive: watch::Sender<Alive>,
     /// When somebody last asked whether we are ready.
     asked: Mutex<Option<Instant>>,
@@ -106,7 +106,7 @@ impl Lifecycle {
             watch::Sender::new(Now { phase: Phase::Serving, moving: false, undecided: false, has_changed: false });
         let alive = watch::Sender::new(Alive::default());
         let moving = AtomicBool::new(false);
-        let shared = Shared { now, moving, parcels: Mutex::default(), alive, asked: Mutex::default() };
+        let shared = Shared { now, moving, parcels: RwLock::default(), alive, asked: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -153,7 +153,7 @@ impl Lifecycle {
     #[must_use]
     pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        *self.parcels() = Some(sender);
+        *self.parcels_to_be() = Some(sender);
         self.shared.moving.store(true, Ordering::Release);
         self.shared.now.send_modify(|now| (now.moving, now.undecided, now.has_changed) = (true, true, true));
         receiver
@@ -162,7 +162,7 @@ impl Lifecycle {
     /// Nothing more is given: what is let go of from now on stays with who has it. The process is still on the move: nothing new
     /// begins.
     pub fn close_parcels(&self) {
-        *self.parcels() = None;
+        *self.parcels_to_be() = None;
     }
 
     /// There is no successor: everything is served again.
@@ -241,8 +241,14 @@ impl Lifecycle {
         Ok(())
     }
 
-    fn parcels(&self) -> MutexGuard<'_, Option<mpsc::UnboundedSender<Parcel>>> {
-        self.shared.parcels.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All workers give at once.
+    fn parcels(&self) -> RwLockReadGuard<'_, Option<mpsc::UnboundedSender<Parcel>>> {
+        self.shared.parcels.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether they may is decided when nobody is about to.
+    fn parcels_to_be(&self) -> RwLockWriteGuard<'_, Option<mpsc::UnboundedSender<Parcel>>> {
+        self.shared.parcels.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody has asked whether we are ready, and will act on the answer.

@@ -6,11 +6,20 @@
 //! A room that has given a parcel has nothing left of it: no bytes, no socket. Whoever holds the parcel last makes it live
 //! again, the successor or, if that one fails, this process.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+/// What is kept to write records into, in bytes; arbitrary, some times as long as most are.
+const USUAL: usize = 16 << 10;
+
+thread_local! {
+    /// Records are written here first: their length is not known before.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What a parcel is. The numbers are the format's, and stay what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +87,7 @@ impl Parcel {
     /// # Panics
     /// When the record has something in it that MessagePack has no form for. Records are plain data, so none has.
     pub fn new(kind: Kind, record: &impl Serialize, descriptors: Vec<OwnedFd>) -> Self {
-        let record = rmp_serde::to_vec_named(record).expect("a record is plain data");
-        Self { kind, record: record.into(), descriptors }
+        Self { kind, record: pack(record).expect("a record is plain data"), descriptors }
     }
 
     /// What the record says.
@@ -87,8 +95,28 @@ impl Parcel {
     /// # Errors
     /// [`Unreadable`]: it is of another make, or cut.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Unreadable> {
-        rmp_serde::from_slice(&self.record).map_err(|error| Unreadable { kind: self.kind, why: error.to_string() })
+        rmp_serde::from_slice(&self.record).map_err(|error| self.unreadable(&error))
     }
+
+    /// That a part of the record cannot be read, for this reason.
+    pub fn unreadable(&self, why: &impl ToString) -> Unreadable {
+        Unreadable { kind: self.kind, why: why.to_string() }
+    }
+}
+
+/// MessagePack with the names of fields, in memory of just its length: there are many of these at once.
+///
+/// # Errors
+/// MessagePack has no form for something in it.
+pub fn pack(value: &impl Serialize) -> Result<Bytes, rmp_serde::encode::Error> {
+    SCRATCH.with_borrow_mut(|out| {
+        out.clear();
+        value.serialize(&mut rmp_serde::Serializer::new(&mut *out).with_struct_map())?;
+        let packed = Bytes::copy_from_slice(out);
+        // A large one does not keep its memory.
+        out.shrink_to(USUAL);
+        Ok(packed)
+    })
 }
 
 #[cfg(test)]

@@ -42,13 +42,22 @@ pub enum NotAdopted {
     Full,
 }
 
-/// Goes on with a connection that was given, as if it had just answered a request, or with the response that was being written. Must be called on the runtime that is to
-/// serve it.
+/// Goes on with a connection that was given: with the response that was being written, or else as if it had just answered a
+/// request. Until `all_here`, when all sessions are, comes back what does not find its own, and what may ask for any.
+/// Must be called on the runtime that is to serve it.
 ///
 /// # Errors
 /// [`NotAdopted`]; the connection is closed.
-pub fn adopt<H: Handler>(mut parcel: Parcel, context: &Arc<ListenerContext<H>>) -> Result<(), NotAdopted> {
+pub fn adopt<H: Handler>(
+    mut parcel: Parcel,
+    context: &Arc<ListenerContext<H>>,
+    all_here: bool,
+) -> Result<Option<Parcel>, NotAdopted> {
     let record: ConnectionRecord = parcel.read()?;
+    let source = record.response.as_ref().and_then(|response| context.handler.go_on(&response.source));
+    if source.is_none() && !all_here {
+        return Ok(Some(parcel));
+    }
     let peer = record.peer().ok_or_else(|| NotAdopted::Peer(record.peer.clone()))?;
     let socket = parcel.descriptors.pop().ok_or(NotAdopted::NoSocket)?;
     let (socket, near) = socket::adopt(socket, context.client.write)?;
@@ -63,13 +72,15 @@ pub fn adopt<H: Handler>(mut parcel: Parcel, context: &Arc<ListenerContext<H>>) 
     let mut io = Replay::new(guarded(context, socket, traffic, (Some(place), held)));
     io.put_back(&record.ahead);
     let again = ConnContext { shared: Arc::clone(context), info };
-    let Some(response) = record.response else { return Ok(drop(tokio::spawn(Http1::again_on(again, io)))) };
-    match context.handler.go_on(&response.source) {
-        Some(source) => drop(tokio::spawn(Http1::writing(again, ResponseWriter::again(io, response, source)))),
+    match (record.response, source) {
+        (None, _) => drop(tokio::spawn(Http1::again_on(again, io))),
+        (Some(response), Some(source)) => {
+            drop(tokio::spawn(Http1::writing(again, ResponseWriter::again(io, response, source))));
+        }
         // As when a network cuts it: the client comes back.
-        None => tracing::debug!(%peer, "connection ended: what was written on it does not go on"),
+        (Some(_), None) => tracing::debug!(%peer, "connection ended: what was written on it does not go on"),
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The client's end of something that is no HTTP any more. It goes on also where it finds no place: it had one.

@@ -16,6 +16,7 @@ use super::Registry;
 use super::live_session::LiveSession;
 use super::moved::{Freeze, Pump};
 use super::owner::Owner;
+use super::policies::Policies;
 use super::record::{Facts, NonceRecord, OwnerRecord, SessionRecord};
 use crate::lifecycle::moving::{Kind, Parcel};
 use crate::session::{Counts, Session};
@@ -87,12 +88,18 @@ impl LiveSession {
     }
 
     /// What is written down of the session, which is frozen.
-    pub(super) fn record(&self, session: Session, facts: Facts, wire: Option<WireState>) -> SessionRecord {
+    pub(super) fn record(
+        &self,
+        session: Session,
+        facts: Facts,
+        wire: Option<WireState>,
+        policies: &Policies,
+    ) -> SessionRecord {
         let Owner { client, place, opened } = &self.owner;
         let (route, path) = (place.route.to_string(), self.owner.path().to_owned());
         let owner = OwnerRecord { client: *client, route, path, opened: *opened };
         let (token, protocol) = (self.token().as_str().to_owned(), self.protocol().to_owned());
-        SessionRecord { token, protocol, session, policy: self.policy().clone(), wire, owner, facts }
+        SessionRecord { token, protocol, session, policy: policies.pack(self.shared_policy()), wire, owner, facts }
     }
 
     /// Knows what was known of the session in another process.
@@ -124,7 +131,12 @@ impl Registry {
         Frozen { sessions: sessions.saturating_sub(left), ended: ended.load(Ordering::Relaxed), left }
     }
 
-    /// The process serves again: what was frozen may be thawed.
+    /// Sessions are about to be thawed: none is opened, and who asks for one that is not here yet is to ask again at once.
+    pub fn hold(&self) {
+        self.directory.close();
+    }
+
+    /// All sessions that there are are here.
     pub fn reopen(&self) {
         self.directory.open();
     }

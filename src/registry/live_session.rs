@@ -214,6 +214,10 @@ impl LiveSession {
         &self.policy
     }
 
+    pub(super) fn shared_policy(&self) -> &Arc<config::Session> {
+        &self.policy
+    }
+
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

@@ -5,10 +5,10 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::owner::Change;
-use crate::config;
 use crate::session::{Attachment, Close, Session};
 use crate::terms::{Ending, Transport};
 use crate::upstream::wire::WireState;
@@ -20,9 +20,9 @@ pub(super) struct SessionRecord {
     #[serde(default)]
     pub(super) protocol: String,
     pub(super) session: Session,
-    /// What its client was told when it was opened.
-    #[serde(default)]
-    pub(super) policy: config::Session,
+    /// What its client was told when it was opened: MessagePack of a [`crate::config::Session`], made and read once for all
+    /// sessions that have the same.
+    pub(super) policy: Bytes,
     /// What lies between the backend's socket and the session; `None` without a socket.
     pub(super) wire: Option<WireState>,
     #[serde(default)]

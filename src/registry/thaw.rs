@@ -45,6 +45,8 @@ impl Registry {
         place: impl FnOnce(Option<IpAddr>) -> Option<Held>,
     ) -> Result<(), ThawError> {
         let mut record: SessionRecord = parcel.read()?;
+        let policy = self.policies.unpack(&record.policy).map_err(|error| parcel.unreadable(&error))?;
+        record.session = record.session.governed_by(self.limits.of(&policy));
         let token = Token::from_text(record.token).ok_or(ThawError::NoToken)?;
         let id = token.id().to_owned();
         let socket = match (record.wire, parcel.descriptors.pop()) {
@@ -57,14 +59,12 @@ impl Registry {
             }
             (Some(wire), Some(descriptor)) => {
                 let io = Io::from_descriptor(descriptor).map_err(|error| ThawError::Socket { session: id, error })?;
-                Some(Socket::from_parts(io, wire, record.policy.message))
+                Some(Socket::from_parts(io, wire, policy.message))
             }
         };
         let OwnerRecord { client, route, path, opened } = record.owner;
         let owner = Owner { client, place: self.places.find(route.into(), &path), opened };
         let place = place(owner.address());
-        let policy = self.policies.share(record.policy);
-        record.session.share_limits(&self.limits.of(&policy));
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, record.protocol, policy, record.session, self.epoch, shared, owner);
         live.recall(record.facts);

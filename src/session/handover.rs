@@ -28,11 +28,10 @@ impl Session {
         reads_on
     }
 
-    /// Has one copy of equal limits for many sessions.
-    pub fn share_limits(&mut self, limits: &Arc<Limits>) {
-        if *self.limits == **limits {
-            self.limits = Arc::clone(limits);
-        }
+    /// A session that was written down has these limits again, which whoever wrote it down knows.
+    #[must_use]
+    pub fn governed_by(self, limits: Arc<Limits>) -> Self {
+        Self { limits, ..self }
     }
 
     /// Whether the backend was last told to pause.
@@ -92,7 +91,8 @@ mod tests {
         assert!(matches!(session.pull(Moment(0), reader, 9, |_, _| {}), Pulled::Batch { .. }));
         session.leave_reader(Moment(1));
         let packed = serde_json::to_vec(&session).expect("plain data");
-        let mut elsewhere: Session = serde_json::from_slice(&packed).expect("what was written");
+        let elsewhere: Session = serde_json::from_slice(&packed).expect("what was written");
+        let mut elsewhere = elsewhere.governed_by(Arc::clone(&session.limits));
         assert_eq!(elsewhere, session);
         let again = Attach { after: Some(0), acknowledging: true, is_poll: false };
         let (reader, from) = elsewhere.attach(Moment(2), again).expect("a reader");

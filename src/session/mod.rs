@@ -37,7 +37,9 @@ use self::uplink::{Taken, Uplink};
 /// One client's conversation with the backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Shared by many: each session would have a copy otherwise.
+    /// Shared by many: each session would have a copy otherwise. What is written down of a session does not have them; see
+    /// [`Session::governed_by`].
+    #[serde(skip)]
     limits: Arc<Limits>,
     down: Downlink,
     up: Uplink,

@@ -124,7 +124,7 @@ impl Close {
 }
 
 /// The limits and deadlines of one session. Sizes are bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// The backend is paused when so much is kept for the client, unacknowledged and unsent, and resumed at half of it.
     pub buffer: usize,

@@ -12,6 +12,7 @@ use super::streaming::{Streaming, StreamingRecord};
 use crate::codec::frames::Frames;
 use crate::codec::sse::Events;
 use crate::http::source::Source;
+use crate::lifecycle::moving::pack;
 use crate::registry::Registry;
 
 /// A source, for the process that goes on with it.
@@ -30,7 +31,7 @@ pub(super) enum SourceRecord {
 impl SourceRecord {
     /// In the form in which it travels.
     pub(super) fn to_bytes(&self) -> Option<Bytes> {
-        rmp_serde::to_vec_named(self).map(Bytes::from).ok()
+        pack(self).ok()
     }
 }
 

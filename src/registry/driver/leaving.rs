@@ -39,7 +39,7 @@ impl Driver {
             // The closing handshake ends here; what the client is told of it does not depend on that.
             session.upstream_closed(self.session.now(), Close::lost());
         }
-        let record = self.session.record(session, facts, wire);
+        let record = self.session.record(session, facts, wire, &self.registry.policies);
         let parcel = Parcel::new(Kind::Session, &record, descriptor.into_iter().collect());
         if self.registry.lifecycle.give(parcel).is_err() {
             tracing::warn!(session = self.session.id(), "a session was written down too late, and is lost");

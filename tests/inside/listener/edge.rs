@@ -140,7 +140,7 @@ impl Edge {
         let serve = Box::new(move |bound| {
             drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), Arc::clone(&further))));
         });
-        let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given));
+        let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given, true).map(drop));
         let record = ListenerRecord { address: address.to_string(), spread: false };
         let serving = tokio::spawn(listener::serve(bound, record, spoken, context));
         Self { at, lifecycle, permits, budget, serving, serve, adopt }

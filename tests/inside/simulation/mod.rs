@@ -58,7 +58,7 @@ const MUST_HAPPEN: &[(&str, u64)] = &[
     ("messages without room", 100),
     ("resume", 1000),
     ("sent into a pause", 300),
-    ("handed over", 1000),
+    ("read on", 300),
     ("superseded", 1000),
     ("superseding", 2000),
     ("vanished", 1000),

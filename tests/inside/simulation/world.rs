@@ -4,8 +4,11 @@
 //! Enters: what backend, client and clock do. Leaves: the session's answers. Must not touch: decisions of what to do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use underpass::session::{Action, Attach, AttachError, Attachment, Close, Message, Moment, Pulled, Pushed, Session};
+use underpass::session::{
+    Action, Attach, AttachError, Attachment, Close, Limits, Message, Moment, Pulled, Pushed, Session,
+};
 
 use super::chance::Chance;
 use super::model::{Model, Upstream};
@@ -21,6 +24,7 @@ pub(crate) struct World {
     pub(crate) model: Model,
     pub(crate) coverage: Coverage,
     session: Session,
+    limits: Arc<Limits>,
     /// Attachments that were told to wait and have not been woken.
     waiting: BTreeSet<u64>,
     sender_waits: bool,
@@ -36,12 +40,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(mut chance: Chance, acknowledging: bool, traced: bool) -> Self {
-        let limits = chance.limits();
+        let limits = Arc::new(chance.limits());
         let now = Moment(chance.below(1 << 40));
         let slack = chance.below(2) as usize;
         Self {
-            model: Model::new(now, limits, acknowledging, slack),
-            session: Session::new(now, limits, acknowledging),
+            model: Model::new(now, *limits, acknowledging, slack),
+            session: Session::new(now, Arc::clone(&limits), acknowledging),
+            limits,
             chance,
             now,
             coverage: Coverage::new(),
@@ -316,15 +321,15 @@ impl World {
         self.settle();
     }
 
-    /// The session goes to another process: its readers stay behind, and its state travels.
+    /// The session goes to another process: its readers stay behind or read on there, and its state travels.
     pub(crate) fn hand_over(&mut self) {
         self.note(|| "handed over".into());
+        let (current, read) = (self.model.current, self.model.read);
         self.session.leave_reader(self.now);
         if self.model.current.take().is_some_and(|(_, is_poll)| is_poll) {
             self.model.heard = self.now;
         }
-        let text = serde_json::to_string(&self.session).expect("a session is data");
-        self.session = serde_json::from_str(&text).expect("what was written can be read");
+        self.session = self.written_and_read();
         if self.model.upstream != Upstream::Gone {
             let told = (self.session.is_backend_paused(), self.session.is_sending());
             assert_eq!(told, (self.model.paused.is_some(), self.in_flight), "what the next driver is told");
@@ -334,6 +339,27 @@ impl World {
         (self.sender_waits, self.owes_wake) = (false, false);
         self.cover("handed over");
         self.settle();
+        if let Some((attachment, is_poll)) = current.filter(|_| self.chance.one_in(2)) {
+            self.read_on(attachment, read, is_poll);
+        }
+    }
+
+    /// A reader that stayed behind reads on in the other process, unless what follows is gone.
+    fn read_on(&mut self, attachment: Attachment, read: u64, is_poll: bool) {
+        let reads_on = self.session.read_on(attachment, read, is_poll);
+        self.note(|| format!("{} reads on behind {read}: {reads_on}", attachment.0));
+        assert_eq!(reads_on, (self.model.base..=self.model.last()).contains(&read), "base {}", self.model.base);
+        if reads_on {
+            (self.model.current, self.model.read) = (Some((attachment, is_poll)), read);
+            self.cover("read on");
+        }
+        self.settle();
+    }
+
+    fn written_and_read(&self) -> Session {
+        let text = serde_json::to_string(&self.session).expect("a session is data");
+        let session: Session = serde_json::from_str(&text).expect("what was written can be read");
+        session.governed_by(self.limits.clone())
     }
 
     pub(crate) fn expire(&mut self) {
@@ -363,8 +389,7 @@ impl World {
             self.cover("let go of for its age");
         }
         if self.chance.one_in(32) {
-            let text = serde_json::to_string(&self.session).expect("a session is data");
-            let copy: Session = serde_json::from_str(&text).expect("what was written can be read");
+            let copy = self.written_and_read();
             assert_eq!(copy, self.session, "a session that was written and read back");
             self.session = copy;
         }
