@@ -53,6 +53,8 @@ struct Ends {
     backend: Option<TcpStream>,
     tunnel: Vec<TcpStream>,
     client: Option<TcpStream>,
+    /// Reads the session.
+    stream: Option<TcpStream>,
 }
 
 /// A load as the process had it that has written this, with sockets of today.
@@ -78,6 +80,7 @@ fn revived(state: &[u8]) -> (Load, Ends) {
             match kind {
                 Kind::Session => ends.backend = Some(ours),
                 Kind::Tunnel => ends.tunnel.push(ours),
+                _ if item.record.windows(9).any(|part| part == b"streaming") => ends.stream = Some(ours),
                 _ => ends.client = Some(ours),
             }
         }
@@ -118,12 +121,12 @@ async fn lives_on(state: &[u8], told: &Value) {
 
     let site = Site::elsewhere(ends.at.expect("a listener"), None);
     let session = format!("/_underpass/s/{}", told["session"].as_str().expect("a token"));
-    let polled = site.get(&format!("{session}/poll?after=1&wait=5")).await.json();
-    assert_eq!(polled["messages"], json!(["down 2"]), "it was not acknowledged");
     let mut backend = line(ends.backend);
     backend.say(b"\x81\x06down 3").await;
-    let polled = site.get(&format!("{session}/poll?after=2&wait=5")).await.json();
-    assert_eq!(polled["messages"], json!(["down 3"]));
+    let streamed = line(ends.stream).until("down 3").await;
+    assert!(streamed.contains("id: 3") && !streamed.contains("down 2"), "it goes on where it was: {streamed}");
+    let polled = site.get(&format!("{session}/poll?after=1&wait=5")).await.json();
+    assert_eq!(polled["messages"], json!(["down 2", "down 3"]), "nothing was acknowledged by that");
     let sent = site.post(&format!("{session}/send?seq=2&as=text"), "up 2").await.json();
     assert_eq!(sent["next"], json!(3), "the first one is known");
     let frame = backend.bytes(10).await;
@@ -171,6 +174,10 @@ async fn a_golden_state_is_written_when_it_is_wanted() {
     assert_eq!(polled["messages"][0], "down 1");
     let polled = site.get(&format!("{url}/poll?after=1&wait=5")).await.json();
     assert_eq!(polled["messages"][0], "down 2");
+
+    let mut stream = Line::to(at).await;
+    stream.say(format!("GET {url}/sse?after=1 HTTP/1.1\r\nHost: golden\r\n\r\n")).await;
+    stream.until("down 2").await;
 
     let ended = site.open("/ended").await;
     let mut of_ended = backend.accept().await;
