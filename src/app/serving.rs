@@ -21,7 +21,7 @@ use crate::http::bare::Duplex;
 use crate::lifecycle::drain::CLOSE_WAIT;
 use crate::lifecycle::moving::Parcel;
 use crate::lifecycle::sockets::{BoundListener, SpareListener};
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::lifecycle::{Guard, Lifecycle, Phase, What};
 use crate::listener::adopt::{NotAdopted, adopt, adopt_upgraded};
 use crate::listener::given::ListenerRecord;
 use crate::listener::handler::{Handler, Stack};
@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 /// Where connections are served, whatever handles their requests. To be called on the runtime that is to serve.
 pub(super) trait Doors: Send + Sync {
     /// Serves a listening socket.
-    fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken);
+    fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken, guard: Guard);
 
     /// Goes on with a connection that another process had; see [`adopt`].
     ///
@@ -48,8 +48,8 @@ pub(super) trait Doors: Send + Sync {
 }
 
 impl<H: Handler> Doors for Arc<ListenerContext<H>> {
-    fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken) {
-        tokio::spawn(listener::serve(bound, record, spoken, Self::clone(self)));
+    fn serve(&self, bound: BoundListener, record: ListenerRecord, spoken: Spoken, guard: Guard) {
+        tokio::spawn(listener::serve(bound, record, spoken, Self::clone(self), guard));
     }
 
     fn adopt(&self, parcel: Parcel, all_here: bool) -> Result<Option<Parcel>, NotAdopted> {
@@ -84,10 +84,11 @@ impl App {
 
     /// Has a worker serve a listening socket.
     pub(super) fn serve_by(&self, worker: usize, spare: SpareListener, record: ListenerRecord, spoken: Spoken) {
-        let doors = Arc::clone(&self.doors);
+        // From now on: a hand-over may begin before the worker does.
+        let (doors, guard) = (Arc::clone(&self.doors), self.lifecycle.guard(What::Listener));
         self.workers[worker % self.workers.len()].spawn(async move {
             match spare.adopt() {
-                Ok(bound) => doors.serve(bound, record, spoken),
+                Ok(bound) => doors.serve(bound, record, spoken, guard),
                 Err(error) => tracing::error!(%error, "a worker cannot listen: its share is served by the others"),
             }
         });

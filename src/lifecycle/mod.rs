@@ -36,6 +36,8 @@ pub enum Phase {
 /// What a [`Guard`] stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
+    /// A listening socket that is accepted from.
+    Listener,
     /// A client's connection, upgraded or not, from accept to the end of its socket.
     Connection,
     /// A session's driver.
@@ -47,6 +49,7 @@ pub enum What {
 /// How many of each kind are alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Alive {
+    pub listeners: usize,
     pub connections: usize,
     pub sessions: usize,
     pub tunnels: usize,
@@ -305,6 +308,7 @@ impl Alive {
 
     fn count(&mut self, what: What) -> &mut usize {
         match what {
+            What::Listener => &mut self.listeners,
             What::Connection => &mut self.connections,
             What::Session => &mut self.sessions,
             What::Tunnel => &mut self.tunnels,
@@ -338,9 +342,9 @@ mod tests {
         let connection = lifecycle.guard(What::Connection);
         let _session = lifecycle.clone().guard(What::Session);
         let _tunnel = lifecycle.guard(What::Tunnel);
-        assert_eq!(lifecycle.alive(), Alive { connections: 1, sessions: 1, tunnels: 1 });
+        assert_eq!(lifecycle.alive(), Alive { connections: 1, sessions: 1, tunnels: 1, ..Alive::default() });
         drop(connection);
-        assert_eq!(lifecycle.alive(), Alive { connections: 0, sessions: 1, tunnels: 1 });
+        assert_eq!(lifecycle.alive(), Alive { sessions: 1, tunnels: 1, ..Alive::default() });
     }
 
     #[tokio::test]

@@ -50,7 +50,7 @@ use self::socket::Socket;
 use self::tls::TlsSource;
 use self::traffic::Traffic;
 use crate::lifecycle::sockets::BoundListener;
-use crate::lifecycle::{Phase, What};
+use crate::lifecycle::{Guard, Phase, What};
 use crate::limits::Held;
 
 /// How long accepting rests after an error that the next accept would meet again, such as too many open files.
@@ -74,12 +74,15 @@ pub struct Spoken {
 /// accepted, and those behind it in the kernel's queue.
 ///
 /// When the process hands over, the listening socket goes to the successor with those in its queue; `record` tells what it is.
+/// Until then, `guard` counts it as alive.
 pub async fn serve<H: Handler>(
     mut bound: BoundListener,
     record: ListenerRecord,
     spoken: Spoken,
     context: Arc<ListenerContext<H>>,
+    guard: Guard,
 ) {
+    let mut guard = Some(guard);
     if let Err(error) = socket::prepare(&bound, context.client.write) {
         tracing::warn!(%error, "a listener does not take its options: a client that vanishes may be noticed late");
     }
@@ -90,6 +93,7 @@ pub async fn serve<H: Handler>(
         tls: spoken.tls.map(|tls| (tls, Arc::clone(&context.metrics))),
     };
     loop {
+        let guard = guard.take().unwrap_or_else(|| context.lifecycle.guard(What::Listener));
         accept_all(&bound, &layers, &context, &complaints).await;
         context.connections.wake_idle();
         match given::give_listener(bound, &record, &context.lifecycle) {
@@ -97,6 +101,7 @@ pub async fn serve<H: Handler>(
             Some(kept) if !context.lifecycle.is_draining() => bound = kept,
             _ => return,
         }
+        drop(guard);
         context.lifecycle.stayed().await;
     }
 }

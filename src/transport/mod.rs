@@ -21,6 +21,7 @@ pub mod multi;
 pub mod poll;
 pub mod pump;
 pub mod query;
+mod record;
 pub mod send;
 pub mod sse;
 pub mod stream;

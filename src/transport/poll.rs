@@ -9,16 +9,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::again::SourceRecord;
+use super::record::{PollRecord, SourceRecord};
 use super::stream::OCTET_STREAM;
 use crate::codec::poll::PollResponse;
 use crate::http::body::Body;
 use crate::http::source::{Chunk, Source, Tally};
-use crate::registry::{Reader, ReaderRecord, Registry};
-use crate::session::{Close, Message, Moment, Pulled};
+use crate::registry::Reader;
+use crate::session::{Close, Message, Pulled};
 
 /// After how many milliseconds a client comes back whose session has moved: at once.
 const MOVED_MS: u32 = 0;
@@ -44,19 +43,6 @@ struct WaitingPoll {
     nonce: Option<String>,
     deadline: Instant,
     gathered: Gathered,
-}
-
-/// A waiting poll, for the process that goes on with it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct PollRecord {
-    reader: ReaderRecord,
-    /// The cursor of the request.
-    after: u64,
-    frames: bool,
-    newline: bool,
-    #[serde(default)]
-    nonce: Option<String>,
-    deadline: Moment,
 }
 
 /// What the response will hold.
@@ -88,11 +74,10 @@ pub fn source(reader: Reader, options: PollOptions) -> Box<dyn Source + Send> {
 }
 
 /// The same of a poll that waited in another process.
-pub(super) fn go_on(registry: &Registry, record: PollRecord) -> Option<Box<dyn Source + Send>> {
-    let PollRecord { reader, after, frames, newline, nonce, deadline } = record;
-    let reader = registry.read_on(reader, after)?;
+pub(super) fn again(reader: Reader, record: PollRecord) -> Box<dyn Source + Send> {
+    let PollRecord { after, frames, newline, nonce, deadline, .. } = record;
     let (gathered, deadline) = (Gathered { after, ..Gathered::default() }, reader.instant(deadline));
-    Some(Box::new(WaitingPoll { reader, frames, newline, nonce, deadline, gathered }))
+    Box::new(WaitingPoll { reader, frames, newline, nonce, deadline, gathered })
 }
 
 fn waiting(reader: Reader, options: PollOptions) -> WaitingPoll {

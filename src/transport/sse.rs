@@ -8,9 +8,9 @@ use bytes::BytesMut;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
-use super::again::SourceRecord;
 use super::greeting::{self, Arrival};
-use super::streaming::{Recorded, Streaming, StreamingRecord};
+use super::record::{SourceRecord, StreamingRecord};
+use super::streaming::{Recorded, Streaming};
 use crate::codec::sse::{self, EventIds, Events, Ids};
 use crate::http::body::Body;
 use crate::registry::{LiveSession, Reader};

@@ -5,9 +5,9 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 
-use super::again::SourceRecord;
 use super::greeting::{self, Arrival};
-use super::streaming::{Recorded, Streaming, StreamingRecord};
+use super::record::{SourceRecord, StreamingRecord};
+use super::streaming::{Recorded, Streaming};
 use crate::codec::frames::Frames;
 use crate::http::body::Body;
 use crate::registry::Reader;

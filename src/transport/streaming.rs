@@ -7,14 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::again::SourceRecord;
+use super::record::{SourceRecord, StreamingRecord};
 use crate::codec::encoding::Encoding;
 use crate::http::source::{Chunk, Source, Tally};
-use crate::registry::{Moved, PendingBytes, Reader, ReaderRecord, Registry};
-use crate::session::{Moment, Pulled};
+use crate::registry::{Moved, PendingBytes, Reader};
+use crate::session::Pulled;
 
 /// Payload bytes of one chunk; arbitrary, a few TCP segments. A larger message is a chunk of its own.
 const CHUNK: usize = 16 * 1024;
@@ -35,28 +34,9 @@ pub struct Streaming<E> {
     recycle: Option<Instant>,
 }
 
-/// A stream, for the process that goes on with it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct StreamingRecord {
-    reader: ReaderRecord,
-    #[serde(default)]
-    greeting: Option<String>,
-    sent: u64,
-    beat: Moment,
-    #[serde(default)]
-    recycle: Option<Moment>,
-}
-
 /// An encoding of which a record can be made.
 pub(super) trait Recorded: Encoding {
     fn record(&self, streaming: StreamingRecord) -> SourceRecord;
-}
-
-impl StreamingRecord {
-    /// The reader, where it may read on.
-    pub(super) fn read_on(&self, registry: &Registry) -> Option<Reader> {
-        registry.read_on(self.reader.clone(), self.sent)
-    }
 }
 
 impl<E: Encoding> Streaming<E> {

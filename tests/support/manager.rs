@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 use tokio::process::{Child, Command};
 
@@ -177,7 +178,7 @@ impl Shared {
         };
         let mut all = vec![PollFd::new(end, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
         all.extend(polled.iter().map(|descriptor| PollFd::from_borrowed_fd(descriptor.as_fd(), PollFlags::empty())));
-        poll(&mut all, None).expect("descriptors of ours");
+        retry_on_intr(|| poll(&mut all, None)).expect("descriptors of ours");
         let has_come: Vec<_> = all.iter().map(|one| !one.revents().is_empty()).collect();
         if has_come[0] {
             return false;

@@ -18,9 +18,9 @@ use underpass::budget::Budget;
 use underpass::config::{Address, Backend, Client, Config};
 use underpass::http::body::Body;
 use underpass::http::incoming::IncomingBody;
-use underpass::lifecycle::Lifecycle;
 use underpass::lifecycle::moving::Parcel;
 use underpass::lifecycle::sockets::{BoundListener, Sockets};
+use underpass::lifecycle::{Lifecycle, What};
 use underpass::limits::Limits;
 use underpass::listener::adopt::{self, NotAdopted};
 use underpass::listener::dialling::DialQueue;
@@ -138,11 +138,13 @@ impl Edge {
         let context = Arc::new(context);
         let (further, given) = (Arc::clone(&context), Arc::clone(&context));
         let serve = Box::new(move |bound| {
-            drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), Arc::clone(&further))));
+            let guard = further.lifecycle.guard(What::Listener);
+            drop(tokio::spawn(listener::serve(bound, record.clone(), Spoken::default(), Arc::clone(&further), guard)));
         });
         let adopt = Box::new(move |parcel| adopt::adopt(parcel, &given, true).map(drop));
         let record = ListenerRecord { address: address.to_string(), spread: false };
-        let serving = tokio::spawn(listener::serve(bound, record, spoken, context));
+        let guard = lifecycle.guard(What::Listener);
+        let serving = tokio::spawn(listener::serve(bound, record, spoken, context, guard));
         Self { at, lifecycle, permits, budget, serving, serve, adopt }
     }
 
