@@ -97,11 +97,12 @@ where
             Step::Hyper(serving, _) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
-                    Some((io, taken)) => match DialQueue::of(&taken.request, taken.latency) {
+                    Some((io, Some(taken))) => match DialQueue::of(&taken.request, taken.latency) {
                         Some(queue) => self.queue(io, Some(taken), queue),
                         None => self.respond(io, *taken.request, None),
                     },
-                    None => Step::Over,
+                    Some((io, None)) => self.again(Some(io)),
+                    None => self.again(None),
                 }))
             }
             Step::Queued(queued) => match queued.turn.as_mut().poll(cx) {
