@@ -113,7 +113,6 @@ async fn hypers_buffers_count_while_a_connection_is_hypers() {
     holds(&edge, 16 * KIB..=16 * KIB).await;
     posting.write_all(b"ok").await.expect("room in the socket");
     one_ok(&mut posting).await;
-    drop(posting);
     holds(&edge, 0..=0).await;
 }
 
