@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
@@ -42,6 +42,15 @@ impl IncomingBody {
             body => body,
         }
     }
+
+    /// The body has ended: what is with it goes.
+    fn let_go(&mut self) {
+        if let Self::Accompanied(..) = self
+            && let Self::Accompanied(body, _) = std::mem::replace(self, Self::Buffered(Bytes::new()))
+        {
+            *self = Self::Streaming(body);
+        }
+    }
 }
 
 impl http_body::Body for IncomingBody {
@@ -49,11 +58,18 @@ impl http_body::Body for IncomingBody {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Streaming(body) | Self::Accompanied(body, _) => Pin::new(body).poll_frame(cx),
-            Self::Buffered(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Buffered(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        let this = self.get_mut();
+        let frame = match this {
+            // hyper says so once more, but where a response came first only with the next request.
+            Self::Streaming(body) | Self::Accompanied(body, _) if body.is_end_stream() => None,
+            Self::Streaming(body) | Self::Accompanied(body, _) => ready!(Pin::new(body).poll_frame(cx)),
+            Self::Buffered(bytes) if bytes.is_empty() => None,
+            Self::Buffered(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
+        };
+        if this.is_end_stream() || !matches!(frame, Some(Ok(_))) {
+            this.let_go();
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -259,12 +259,17 @@ impl Source for EndsUnseen {
 
 #[tokio::test]
 async fn a_body_that_ends_while_hyper_does_not_look_is_the_end_of_its_exchange() {
-    let old = Edge::tcp(client(), None, |request: Request<IncomingBody>| async {
-        request.into_body().collect().await.expect("a whole body");
-        Response::new(Body::Stream(Box::new(EndsUnseen(0))))
+    let (come, mut comes) = mpsc::unbounded_channel();
+    let old = Edge::tcp(client(), None, move |request: Request<IncomingBody>| {
+        come.send(()).expect("the test looks");
+        async {
+            request.into_body().collect().await.expect("a whole body");
+            Response::new(Body::Stream(Box::new(EndsUnseen(0))))
+        }
     });
     let mut stream = old.connect().await;
     says(&mut stream, POST).await;
+    came(&mut comes).await;
     says(&mut stream, "hello").await;
     let mut answer = Vec::new();
     while !answer.ends_with(b"4\r\nsome\r\n0\r\n\r\n") {
