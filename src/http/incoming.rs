@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
@@ -42,15 +42,6 @@ impl IncomingBody {
             body => body,
         }
     }
-
-    /// The body has ended: what is with it goes.
-    fn let_go(&mut self) {
-        if let Self::Accompanied(..) = self
-            && let Self::Accompanied(body, _) = std::mem::replace(self, Self::Buffered(Bytes::new()))
-        {
-            *self = Self::Streaming(body);
-        }
-    }
 }
 
 impl http_body::Body for IncomingBody {
@@ -58,18 +49,14 @@ impl http_body::Body for IncomingBody {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        let frame = match this {
-            // hyper says so once more, but where a response came first only with the next request.
-            Self::Streaming(body) | Self::Accompanied(body, _) if body.is_end_stream() => None,
-            Self::Streaming(body) | Self::Accompanied(body, _) => ready!(Pin::new(body).poll_frame(cx)),
-            Self::Buffered(bytes) if bytes.is_empty() => None,
-            Self::Buffered(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-        };
-        if this.is_end_stream() || !matches!(frame, Some(Ok(_))) {
-            this.let_go();
+        match self.get_mut() {
+            // Where the response came first hyper does not say that this is the end before the next request, and where the
+            // connection is taken back from it then, it says that this is an error.
+            Self::Streaming(body) | Self::Accompanied(body, _) if body.is_end_stream() => Poll::Ready(None),
+            Self::Streaming(body) | Self::Accompanied(body, _) => Pin::new(body).poll_frame(cx),
+            Self::Buffered(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Buffered(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

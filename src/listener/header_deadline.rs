@@ -4,7 +4,8 @@
 //! for. Must not touch: the connection itself.
 //!
 //! hyper gets a connection when the first bytes of a request are there, so its first wait is for the rest of a header. The second one
-//! means that an exchange is over: the connection is taken back as soon as that can be, and has its deadlines elsewhere. hyper starts the
+//! means that an exchange is over: the connection is taken back once the socket has taken
+//! the end of the response, and has its deadlines elsewhere. hyper starts the
 //! timer when it begins to read a header, looks at it whenever all that came is no whole header, and drops it when it has one.
 
 use std::future::Future;
@@ -17,14 +18,10 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Sleep, Timer};
 use tokio::time::sleep_until;
 
-use crate::config::Client;
-
 /// The timer of one connection.
 #[derive(Debug)]
 pub(super) struct HeaderTimer {
-    /// For the first header, and for the connection to be taken back at the next.
     header: Duration,
-    idle: Duration,
     used: AtomicBool,
     awaits: Awaits,
 }
@@ -67,12 +64,9 @@ impl Awaits {
 // === impl HeaderTimer ===
 
 impl HeaderTimer {
-    pub(super) fn new(client: &Client) -> (Self, Awaits) {
+    pub(super) fn new(header: Duration) -> (Self, Awaits) {
         let awaits = Awaits::default();
-        (
-            Self { header: client.header, idle: client.idle, used: AtomicBool::new(false), awaits: awaits.clone() },
-            awaits,
-        )
+        (Self { header, used: AtomicBool::new(false), awaits: awaits.clone() }, awaits)
     }
 }
 
@@ -85,7 +79,7 @@ impl Timer for HeaderTimer {
 
     /// hyper's deadline is not used: it is only the switch that turns the timer on.
     fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        self.sleep(if self.used.load(Ordering::Relaxed) { self.idle } else { self.header })
+        self.sleep(self.header)
     }
 
     fn now(&self) -> Instant {
@@ -100,6 +94,10 @@ impl Future for HeaderSleep {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.awaits.set(Some(self.awaited));
+        if self.awaited == Awaited::Next {
+            // While the socket does not take the end of the response, the limit on that holds.
+            return Poll::Pending;
+        }
         let deadline = self.deadline;
         self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline))).as_mut().poll(cx)
     }

@@ -6,8 +6,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -51,46 +50,15 @@ pub(super) struct TakenRequest {
     pub(super) latency: Latency,
 }
 
-/// What decides whether a connection of HTTP/1 can be taken out of hyper.
-#[derive(Default)]
-struct Taking {
-    /// Where hyper's service leaves a request that is to be taken.
-    request: Mutex<Option<TakenRequest>>,
-    /// Bodies of requests that somebody reads.
-    bodies: AtomicUsize,
-}
-
-/// Goes with a body that somebody reads.
-struct Reading(Arc<Taking>, Arc<Traffic>);
-
-impl Taking {
-    fn request(&self) -> MutexGuard<'_, Option<TakenRequest>> {
-        self.request.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Reading {
-    fn new(taking: &Arc<Taking>, traffic: &Arc<Traffic>) -> Self {
-        taking.bodies.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(taking), Arc::clone(traffic))
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.bodies.fetch_sub(1, Ordering::Release);
-        if let Some(waker) = self.1.waker() {
-            waker.wake_by_ref();
-        }
-    }
-}
+/// Where hyper's service leaves a request that is to be taken.
+type Slot = Arc<Mutex<Option<TakenRequest>>>;
 
 /// The handler as hyper calls it.
 #[derive(Clone)]
 struct Service<H> {
     context: ConnContext<H>,
     /// `None` where no request is taken, because the connection is not one exchange at a time.
-    taking: Option<Arc<Taking>>,
+    slot: Option<Slot>,
     /// The head of the first request, which was read before.
     first: Arc<Mutex<Option<Head>>>,
     /// The exchanges of an HTTP/2 connection.
@@ -106,7 +74,7 @@ struct Service<H> {
 ///
 /// That an exchange is over is hyper's own word: it waits for the next head, and does so only where the request's body was read
 /// to its end, the response was encoded to its end, and neither side asks for the connection's end. Beside that the socket must
-/// have taken all, and whoever reads the body must have its end: hyper would make an error of it.
+/// have taken all.
 pub(super) async fn serve_until_taken<H, IO>(
     context: ConnContext<H>,
     io: Replay<IO>,
@@ -117,23 +85,22 @@ where
     IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     let (shared, traffic) = (Arc::clone(&context.shared), Arc::clone(&context.info.bytes));
-    let (taking, is_bare) = (Arc::<Taking>::default(), io.is_bare());
+    let (slot, is_bare) = (Slot::default(), io.is_bare());
     let first = Arc::new(Mutex::new(Some(first)));
-    let service = Service { context, taking: Some(Arc::clone(&taking)), first, exchanges: None, is_bare };
-    let (timer, awaits) = HeaderTimer::new(&shared.client);
+    let service = Service { context, slot: Some(Arc::clone(&slot)), first, exchanges: None, is_bare };
+    let (timer, awaits) = HeaderTimer::new(shared.client.header);
     let mut conn = http1_settings(&shared.client, timer).serve_connection(TokioIo::new(io), service);
     let mut moved = pin!(shared.lifecycle.moved());
     let mut close = pin!(shared.lifecycle.reached(Phase::Closing));
     let mut written = traffic.written();
     let taken = poll_fn(|cx| {
-        traffic.introduce_task(cx);
         if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
             return Poll::Ready(ended.map(|()| None));
         }
         // hyper reads the next request when the body of the last one has come, although it may still have the end of an
         // early response to write. That end would be lost.
-        if !traffic.is_blocked() && taking.bodies.load(Ordering::Acquire) == 0 {
-            if let Some(taken) = taking.request().take() {
+        if !traffic.is_blocked() {
+            if let Some(taken) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return Poll::Ready(Ok(Some(Some(taken))));
             }
             let is_over = match awaits.head() {
@@ -175,11 +142,6 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
         let is_http2 = request.version() == Version::HTTP_2;
         let asked = extended_connect::accept(&mut request);
         let mut request = request.map(IncomingBody::Streaming);
-        if let Some(taking) = &self.taking
-            && !request.body().is_end_stream()
-        {
-            request = request.map(|body| body.accompanied(Reading::new(taking, &info.bytes)));
-        }
         let stream = match asked {
             Asked::Plain => None,
             Asked::WebSocket(stream) => Some(stream),
@@ -196,13 +158,13 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
         let head = memory::size_of_head(&request);
         memory::hold_head(&shared.budget, &mut request, head);
         let latency = handler.route(&mut request, info);
-        match &self.taking {
-            Some(taking) if latency != Latency::Short && request.body().is_end_stream() => {
+        match &self.slot {
+            Some(slot) if latency != Latency::Short && request.body().is_end_stream() => {
                 if latency == Latency::UntilDialled {
                     compact(&mut request);
                 }
                 let taken = TakenRequest { request: Box::new(request), latency };
-                taking.request().replace(taken);
+                slot.lock().unwrap_or_else(PoisonError::into_inner).replace(taken);
                 Box::pin(std::future::pending())
             }
             _ if let Some(stream) = stream => {
@@ -309,13 +271,8 @@ where
     let mut held = shared.budget.claim();
     held.set(memory::HTTP2);
     let streams = Streams::default();
-    let service = Service {
-        context,
-        taking: None,
-        first: Arc::default(),
-        exchanges: Some(Arc::clone(&exchanges)),
-        is_bare: false,
-    };
+    let service =
+        Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)), is_bare: false };
     let service = Counting::new(service, Arc::clone(&exchanges));
     let (io, begun) = Beginning::new(io);
     let mut conn = pin!(http2_settings(client, streams.clone()).serve_connection(TokioIo::new(io), service));

@@ -21,7 +21,7 @@ use super::edge::{BUDGET, Edge, FOREVER, client, one_ok, rest};
 const KIB: usize = 1024;
 
 /// Waits until so much is held.
-async fn holds(edge: &Edge, bytes: RangeInclusive<usize>) {
+pub(super) async fn holds(edge: &Edge, bytes: RangeInclusive<usize>) {
     let settled = async {
         while !bytes.contains(&edge.budget.held()) {
             sleep(Duration::from_millis(2)).await;
