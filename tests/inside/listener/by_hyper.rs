@@ -2,7 +2,8 @@
 //! behind each exchange that is wholly over, and behind no other. Most of it is seen by what crosses when the process hands over.
 //! Must not touch: how hyper reads.
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -10,7 +11,7 @@ use http_body_util::BodyExt as _;
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use underpass::config::Client;
 use underpass::http::body::Body;
@@ -53,6 +54,13 @@ fn early(answer: &'static [u8]) -> (Edge, mpsc::UnboundedReceiver<IncomingBody>)
 
 async fn says(stream: &mut TcpStream, bytes: impl AsRef<[u8]>) {
     stream.write_all(bytes.as_ref()).await.expect("the other end reads");
+}
+
+async fn reads_to(stream: &mut TcpStream, end: &[u8]) {
+    let mut read = Vec::new();
+    while !read.ends_with(end) {
+        read.push(timeout(FOREVER, stream.read_u8()).await.expect("no answer").expect("an open connection"));
+    }
 }
 
 async fn came<T>(comes: &mut mpsc::UnboundedReceiver<T>) -> T {
@@ -111,10 +119,7 @@ async fn a_response_without_its_body_is_over_behind_its_head() {
     let old = Edge::tcp(client(), None, ok);
     let mut stream = old.connect().await;
     says(&mut stream, "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(timeout(FOREVER, stream.read_u8()).await.expect("no answer").expect("an open connection"));
-    }
+    reads_to(&mut stream, b"\r\n\r\n").await;
     let mut parcels = old.lifecycle.begin_move();
     let _new = crosses(&old, &mut parcels).await;
     assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200 "));
@@ -225,11 +230,8 @@ async fn a_connection_is_not_given_before_the_end_of_an_early_response_is_writte
     timeout(FOREVER, body.collect()).await.expect("no end").expect("a whole body");
     let mut parcels = old.lifecycle.begin_move();
     gives_no_connection(&mut parcels).await;
-    let (mut read, mut chunk) = (Vec::new(), vec![0; 1024 * 1024]);
-    while !read.ends_with(b"\r\n\r\n") {
-        read.push(stream.read_u8().await.expect("a head"));
-    }
-    let mut left = LARGE.len();
+    reads_to(&mut stream, b"\r\n\r\n").await;
+    let (mut left, mut chunk) = (LARGE.len(), vec![0; 1024 * 1024]);
     while left > 0 {
         let most = left.min(chunk.len());
         let count = timeout(FOREVER, stream.read(&mut chunk[..most])).await.expect("it goes on").expect("no reset");
@@ -240,41 +242,52 @@ async fn a_connection_is_not_given_before_the_end_of_an_early_response_is_writte
     assert!(ask(&mut stream).await.contains("successor"));
 }
 
-/// A body that ends when it is looked at once more, without waking anybody.
-struct EndsUnseen(u8);
+/// A body that, once told to, ends at the second look at it, without waking anybody in between.
+enum EndsUnseen {
+    Whole(oneshot::Receiver<()>),
+    Begun(oneshot::Receiver<()>),
+    SeenOnce,
+}
 
 impl Source for EndsUnseen {
-    fn poll_chunk(&mut self, _: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
-        self.0 += 1;
-        match self.0 {
-            1 => {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+        match std::mem::replace(self, Self::SeenOnce) {
+            Self::Whole(end) => {
+                *self = Self::Begun(end);
                 out.extend_from_slice(b"some");
                 Poll::Ready(Chunk::More)
             }
-            2 => Poll::Pending,
-            _ => Poll::Ready(Chunk::Last),
+            Self::Begun(mut end) => {
+                if Pin::new(&mut end).poll(cx).is_pending() {
+                    *self = Self::Begun(end);
+                }
+                Poll::Pending
+            }
+            Self::SeenOnce => Poll::Ready(Chunk::Last),
         }
     }
 }
 
 #[tokio::test]
 async fn a_body_that_ends_while_hyper_does_not_look_is_the_end_of_its_exchange() {
+    let (end, ends) = oneshot::channel();
     let (come, mut comes) = mpsc::unbounded_channel();
+    let response = Arc::new(Mutex::new(Some(Body::Stream(Box::new(EndsUnseen::Whole(ends))))));
     let old = Edge::tcp(client(), None, move |request: Request<IncomingBody>| {
         come.send(()).expect("the test looks");
-        async {
+        let response = Arc::clone(&response);
+        async move {
             request.into_body().collect().await.expect("a whole body");
-            Response::new(Body::Stream(Box::new(EndsUnseen(0))))
+            Response::new(response.lock().expect("no panic").take().expect("one request"))
         }
     });
     let mut stream = old.connect().await;
     says(&mut stream, POST).await;
     came(&mut comes).await;
     says(&mut stream, "hello").await;
-    let mut answer = Vec::new();
-    while !answer.ends_with(b"4\r\nsome\r\n0\r\n\r\n") {
-        answer.push(timeout(FOREVER, stream.read_u8()).await.expect("no answer").expect("an open connection"));
-    }
+    reads_to(&mut stream, b"\r\n\r\n4\r\nsome\r\n").await;
+    end.send(()).expect("it waits");
+    reads_to(&mut stream, b"0\r\n\r\n").await;
     // Whatever happens to the process wakes the connection, so that it must be taken back before.
     holds(&old, 0..=0).await;
     let mut parcels = old.lifecycle.begin_move();
