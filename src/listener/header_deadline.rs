@@ -4,9 +4,9 @@
 //! for. Must not touch: the connection itself.
 //!
 //! hyper gets a connection when the first bytes of a request are there, so its first wait is for the rest of a header. The second one
-//! means that an exchange is over: the connection is taken back once the socket has taken
-//! the end of the response, and has its deadlines elsewhere. hyper starts the
-//! timer when it begins to read a header, looks at it whenever all that came is no whole header, and drops it when it has one.
+//! means that an exchange is over: the connection is taken back once the socket has taken the end of the response, and has its
+//! deadlines elsewhere. hyper starts the timer when it begins to read a header, looks at it whenever all that came is no whole header,
+//! and drops it when it has one.
 
 use std::future::Future;
 use std::pin::Pin;
