@@ -297,9 +297,12 @@ async fn a_body_that_ends_while_hyper_does_not_look_is_the_end_of_its_exchange()
 
 // === the end of a connection ===
 
+/// Why nothing may follow, and what makes it so.
+type End = (&'static str, fn(&Edge));
+
 #[tokio::test]
 async fn where_nothing_may_follow_the_response_says_so() {
-    let ends: [(&str, fn(&Edge)); 3] = [
+    let ends: [End; 3] = [
         ("the client asks for it", |_| {}),
         ("the process drains", |edge| edge.lifecycle.advance(Phase::Draining)),
         ("it is too late to be given", |edge| {
