@@ -50,6 +50,9 @@ impl http_body::Body for IncomingBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
+            // Where the response came first hyper does not say that this is the end before the next request, and where the
+            // connection is taken back from it then, it says that this is an error.
+            Self::Streaming(body) | Self::Accompanied(body, _) if body.is_end_stream() => Poll::Ready(None),
             Self::Streaming(body) | Self::Accompanied(body, _) => Pin::new(body).poll_frame(cx),
             Self::Buffered(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Buffered(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),

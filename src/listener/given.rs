@@ -48,6 +48,11 @@ pub(super) fn may_be_given<H, IO: Bare>(context: &ConnContext<H>, io: &Replay<IO
     io.is_bare() && !context.info.bytes.is_bound()
 }
 
+/// Whether another request may follow on a connection, here or, if the connection may be given, at the successor.
+pub(super) fn goes_on(lifecycle: &Lifecycle, may_be_given: bool) -> bool {
+    !lifecycle.is_leaving() || may_be_given && !lifecycle.is_draining() && lifecycle.takes_parcels()
+}
+
 /// Gives a connection to the successor. Nothing is left of it: where nobody takes it (any more), it ends.
 pub(super) fn give<H, IO: Bare>(context: &ConnContext<H>, io: Replay<IO>, response: Option<ResponseRecord>) {
     let peer = context.info.peer;

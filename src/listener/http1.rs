@@ -21,7 +21,7 @@ use self::steps::{Exchange, Queued, Reached, Step, moved, poll_deadline};
 use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
-use super::given::{give, give_response, may_be_given};
+use super::given::{give, give_response, goes_on, may_be_given};
 use super::handler::Handler;
 use super::hyper_server::{TakenRequest, serve_until_taken};
 use super::memory;
@@ -106,11 +106,12 @@ where
             Step::Hyper(serving, _) => {
                 let taken = ready!(serving.as_mut().poll(cx))?;
                 Poll::Ready(Ok(match taken {
-                    Some((io, taken)) => match DialQueue::of(&taken.request, taken.latency) {
+                    Some((io, Some(taken))) => match DialQueue::of(&taken.request, taken.latency) {
                         Some(queue) => self.queue(io, Some(taken), queue),
                         None => self.respond(io, *taken.request, None),
                     },
-                    None => Step::Over,
+                    Some((io, None)) => self.again(Some(io)),
+                    None => self.again(None),
                 }))
             }
             Step::Queued(queued) => match queued.turn.as_mut().poll(cx) {
@@ -316,14 +317,8 @@ where
         if let Body::Upgrade(upgrade) = body {
             return Step::Switching(Box::pin(write_switching(io, head, upgrade)));
         }
-        let keep_alive = keep_alive && self.goes_on(&io);
+        let keep_alive = keep_alive && goes_on(&self.context.shared.lifecycle, may_be_given(&self.context, &io));
         Step::Writing(ResponseWriter::new(io, head, body, version, keep_alive))
-    }
-
-    /// Whether another request may follow on this connection, here or at the successor.
-    fn goes_on(&self, io: &Replay<IO>) -> bool {
-        let lifecycle = &self.context.shared.lifecycle;
-        !lifecycle.is_leaving() || !lifecycle.is_draining() && may_be_given(&self.context, io)
     }
 
     /// Behind a response: another request, if there may be one.

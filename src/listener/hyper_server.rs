@@ -1,7 +1,7 @@
 //! What hyper serves: HTTP/2, and the requests of HTTP/1 that come in pieces or are ambiguous.
 //!
-//! Enters: a connection. Leaves: requests for the handler; of HTTP/1, the connection with the one whose response may take
-//! long. Must not touch: paths, sessions, statuses (except where hyper refuses what is not HTTP).
+//! Enters: a connection. Leaves: requests for the handler; of HTTP/1, the connection behind an exchange, or with the request
+//! whose response may take long. Must not touch: paths, sessions, statuses (except where hyper refuses what is not HTTP).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -22,15 +22,17 @@ use tokio::time::sleep;
 
 use super::context::ConnContext;
 use super::extended_connect::{self, Asked};
+use super::given::goes_on;
 use super::h2_idle::{Counting, Exchanges};
 use super::h2_preface::Beginning;
 use super::h2_window::Streams;
 use super::handler::{Handler, Latency, ResponseFuture};
-use super::header_deadline::HeaderTimer;
+use super::header_deadline::{Awaited, HeaderTimer};
 use super::memory;
 use super::traffic::Traffic;
 use crate::config::Client;
 use crate::http::as_written::NamesKeptByHyper;
+use crate::http::bare::Bare;
 use crate::http::body::Body;
 use crate::http::incoming::{BoxError, IncomingBody};
 use crate::http::read_request::Head;
@@ -62,51 +64,59 @@ struct Service<H> {
     first: Arc<Mutex<Option<Head>>>,
     /// The exchanges of an HTTP/2 connection.
     exchanges: Option<Arc<Exchanges>>,
+    /// The connection may be given to a successor, as far as its stream is concerned.
+    is_bare: bool,
 }
 
 // === HTTP/1 ===
 
-/// Lets hyper serve until the connection ends, or until a request is in the slot: then the connection is taken back. `first`
-/// is the head that hyper reads first.
+/// Lets hyper serve until the connection ends, until a request is in the slot, or until an exchange is over: then the connection is
+/// taken back, with the request if there is one. `first` is the head that hyper reads first.
+///
+/// That an exchange is over is hyper's own word: it waits for the next head, and does so only where the request's body was read
+/// to its end, the response was encoded to its end, and neither side asks for the connection's end. Beside that the socket must
+/// have taken all.
 pub(super) async fn serve_until_taken<H, IO>(
     context: ConnContext<H>,
     io: Replay<IO>,
     first: Head,
-) -> Result<Option<(Replay<IO>, TakenRequest)>, BoxError>
+) -> Result<Option<(Replay<IO>, Option<TakenRequest>)>, BoxError>
 where
     H: Handler,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
 {
     let (shared, traffic) = (Arc::clone(&context.shared), Arc::clone(&context.info.bytes));
-    let slot = Slot::default();
-    let service =
-        Service { context, slot: Some(Arc::clone(&slot)), first: Arc::new(Mutex::new(Some(first))), exchanges: None };
-    let timer = HeaderTimer::new(&shared.client, Arc::clone(&traffic));
-    // Between two requests the connection stays hyper's.
-    let service = Counting::new(service, Arc::new(Exchanges::new(Arc::clone(&traffic))));
+    let (slot, is_bare) = (Slot::default(), io.is_bare());
+    let first = Arc::new(Mutex::new(Some(first)));
+    let service = Service { context, slot: Some(Arc::clone(&slot)), first, exchanges: None, is_bare };
+    let (timer, awaits) = HeaderTimer::new(shared.client.header);
     let mut conn = http1_settings(&shared.client, timer).serve_connection(TokioIo::new(io), service);
-    let mut leave = pin!(shared.lifecycle.leaving());
+    let mut moved = pin!(shared.lifecycle.moved());
     let mut close = pin!(shared.lifecycle.reached(Phase::Closing));
-    let mut leaving = false;
+    let mut written = traffic.written();
     let taken = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
             return Poll::Ready(ended.map(|()| None));
         }
         // hyper reads the next request when the body of the last one has come, although it may still have the end of an
         // early response to write. That end would be lost.
-        if !traffic.is_blocked()
-            && let Some(taken) = slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
-            return Poll::Ready(Ok(Some(taken)));
+        if !traffic.is_blocked() {
+            if let Some(taken) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return Poll::Ready(Ok(Some(Some(taken))));
+            }
+            let is_over = match awaits.head() {
+                Some(Awaited::Next) => true,
+                // The successor can read it.
+                Some(Awaited::First) => is_bare && !traffic.is_bound() && moved.as_mut().poll(cx).is_ready(),
+                None => false,
+            };
+            if is_over {
+                return Poll::Ready(Ok(Some(None)));
+            }
         }
-        if !leaving && leave.as_mut().poll(cx).is_ready() {
-            leaving = true;
-            Pin::new(&mut conn).graceful_shutdown();
+        // Where a body ends between two looks of hyper's at it, hyper writes the end and does not go on to the next head.
+        if std::mem::replace(&mut written, traffic.written()) != written {
             cx.waker().wake_by_ref();
-        }
-        traffic.introduce_task(cx);
-        if traffic.must_end() {
-            return Poll::Ready(Ok(None));
         }
         close.as_mut().poll(cx).map(|()| Ok(None))
     })
@@ -115,9 +125,6 @@ where
         let parts = conn.into_parts();
         let mut io = parts.io.into_inner();
         io.put_back(&parts.read_buf);
-        // hyper's exchange is over, the request's is not.
-        drop(parts.service);
-        let _ = traffic.become_busy();
         (io, taken)
     }))
 }
@@ -167,8 +174,16 @@ impl<H: Handler> hyper::service::Service<Request<Incoming>> for Service<H> {
                 Box::pin(async move { Ok(extended_connect::answer(response.await, stream, exchange)) })
             }
             _ => {
-                let version = request.version();
-                Box::pin(through_hyper(handler.respond(request), version))
+                let (version, is_bare) = (request.version(), self.is_bare);
+                let (lifecycle, traffic) = (shared.lifecycle.clone(), Arc::clone(&info.bytes));
+                let response = through_hyper(handler.respond(request), version);
+                Box::pin(async move {
+                    let mut response = response.await;
+                    if !is_http2 && !goes_on(&lifecycle, is_bare && !traffic.is_bound()) {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok(response)
+                })
             }
         }
     }
@@ -188,7 +203,7 @@ fn too_many_fields() -> Response<Body> {
 }
 
 /// A response that hyper writes, to a request of this version.
-async fn through_hyper(response: ResponseFuture, version: Version) -> Result<Response<Body>, Infallible> {
+async fn through_hyper(response: ResponseFuture, version: Version) -> Response<Body> {
     let mut response = response.await;
     if matches!(response.body(), Body::Upgrade(_)) {
         // A handshake with a body, or over HTTP/2: neither is one (RFC 6455 section 4.1).
@@ -202,7 +217,7 @@ async fn through_hyper(response: ResponseFuture, version: Version) -> Result<Res
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         *response.version_mut() = version;
     }
-    Ok(Body::with_known_length(response).await)
+    Body::with_known_length(response).await
 }
 
 /// Copies a request's head out of hyper's read buffer, all 8 KiB of which it would keep while it waits.
@@ -252,7 +267,8 @@ where
     let mut held = shared.budget.claim();
     held.set(memory::HTTP2);
     let streams = Streams::default();
-    let service = Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)) };
+    let service =
+        Service { context, slot: None, first: Arc::default(), exchanges: Some(Arc::clone(&exchanges)), is_bare: false };
     let service = Counting::new(service, Arc::clone(&exchanges));
     let (io, begun) = Beginning::new(io);
     let mut conn = pin!(http2_settings(client, streams.clone()).serve_connection(TokioIo::new(io), service));

@@ -24,7 +24,8 @@ pub(super) enum Step<IO> {
     Reading(Replay<IO>),
     /// There is the beginning of a request's head: so many bytes.
     ReadingHead(Replay<IO>, usize),
-    /// hyper serves, until it ends or gives up a request whose response may take long; its buffers have so many bytes.
+    /// hyper serves, until an exchange or the connection is over, or it gives up a request whose response may take long; its
+    /// buffers have so many bytes.
     Hyper(HyperServing<IO>, usize),
     /// A request waits for its turn to dial.
     Queued(Queued<IO>),
@@ -36,7 +37,7 @@ pub(super) enum Step<IO> {
 }
 
 pub(super) type HyperServing<IO> =
-    Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, TakenRequest)>, BoxError>> + Send>>;
+    Pin<Box<dyn Future<Output = Result<Option<(Replay<IO>, Option<TakenRequest>)>, BoxError>> + Send>>;
 
 /// A state of the process, waited for.
 pub(super) type Reached = Pin<Box<dyn Future<Output = ()> + Send>>;

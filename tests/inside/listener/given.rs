@@ -22,10 +22,10 @@ use underpass::listener::traffic::Companion;
 
 use super::edge::{Edge, FOREVER, client, ok, one_ok, rest};
 
-const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// A house whose answers say that it is the successor.
-fn successor(limits: Client) -> Edge {
+pub(super) fn successor(limits: Client) -> Edge {
     Edge::tcp(limits, None, |_: Request<IncomingBody>| async {
         let mut response = Response::new(Body::full("ok"));
         response.headers_mut().insert("x-from", "successor".parse().expect("a value"));
@@ -48,7 +48,7 @@ fn slow(latency: Latency, limits: Client) -> (Edge, Arc<Notify>, mpsc::Unbounded
     (edge, go, comes)
 }
 
-async fn next(parcels: &mut mpsc::UnboundedReceiver<Parcel>, kind: Kind) -> Parcel {
+pub(super) async fn next(parcels: &mut mpsc::UnboundedReceiver<Parcel>, kind: Kind) -> Parcel {
     let found = async {
         loop {
             let parcel = parcels.recv().await.expect("the move goes on");
@@ -66,7 +66,7 @@ fn listening(mut parcel: Parcel) -> BoundListener {
     SpareListener::of(socket).and_then(SpareListener::adopt).expect("it listens")
 }
 
-async fn ask(stream: &mut TcpStream) -> String {
+pub(super) async fn ask(stream: &mut TcpStream) -> String {
     stream.write_all(GET).await.expect("the other end reads");
     one_ok(stream).await
 }

@@ -21,7 +21,7 @@ use super::edge::{BUDGET, Edge, FOREVER, client, one_ok, rest};
 const KIB: usize = 1024;
 
 /// Waits until so much is held.
-async fn holds(edge: &Edge, bytes: RangeInclusive<usize>) {
+pub(super) async fn holds(edge: &Edge, bytes: RangeInclusive<usize>) {
     let settled = async {
         while !bytes.contains(&edge.budget.held()) {
             sleep(Duration::from_millis(2)).await;
@@ -113,7 +113,6 @@ async fn hypers_buffers_count_while_a_connection_is_hypers() {
     holds(&edge, 16 * KIB..=16 * KIB).await;
     posting.write_all(b"ok").await.expect("room in the socket");
     one_ok(&mut posting).await;
-    drop(posting);
     holds(&edge, 0..=0).await;
 }
 

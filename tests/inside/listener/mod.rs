@@ -1,5 +1,6 @@
 //! The listener against real sockets: deadlines, bounds, drain, exhaustion. Must not touch: fixed ports.
 
+mod by_hyper;
 pub(crate) mod edge;
 mod given;
 mod memory;
@@ -152,7 +153,7 @@ async fn connections_above_the_bound_wait_for_a_place() {
 #[tokio::test]
 async fn the_connection_that_is_idle_for_longest_makes_room() {
     let edge = Edge::tcp(Client { connections: 3, idle: FOREVER * 10, ..client() }, None, ok);
-    // With `TE` a request is left to hyper, and so is its connection from then on.
+    // With `TE` a request is left to hyper.
     let mut by_hyper = edge.connect().await;
     by_hyper.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n").await.expect("the other end reads");
     one_ok(&mut by_hyper).await;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Line, ROADS, Road, speak};
 use crate::support::plain::{self, Line as Bytes, canned};
@@ -31,6 +32,50 @@ async fn an_idle_connection_is_answered_by_the_successor() {
             half.say("st: a\r\n\r\n").await;
             let (head, body) = half.answer().await;
             assert!(head.starts_with("http/1.1 200 ") && body == "ok", "{road:?}, {over}: {head}");
+        }
+    }
+}
+
+/// More than is read ahead, and than fits into one segment.
+const LARGE: usize = 100_000;
+
+/// A large POST whose body comes behind its head; the backend has read all of it, and has not answered.
+async fn post_in_two(client: &mut Bytes, backends: &mut UnboundedReceiver<Bytes>) -> Bytes {
+    client.say(format!("POST /large HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n")).await;
+    let mut backend = plain::next(backends).await;
+    backend.head().await;
+    client.say(vec![b'x'; LARGE]).await;
+    backend.bytes(LARGE).await;
+    backend
+}
+
+#[tokio::test]
+async fn a_connection_on_which_a_body_came_behind_its_head_is_answered_by_the_successor() {
+    for road in ROADS {
+        let (at, mut backends) = plain::played().await;
+        let mut line = Line::start(road, &format!("listen = \"127.0.0.1:0\"\nupstream = \"http://{at}\"\n")).await;
+        let mut client = Bytes::to(line.site.at).await;
+        for under_way in [false, true] {
+            let mut backend = post_in_two(&mut client, &mut backends).await;
+            // A take-over waits for nobody who is proxied: there an exchange that is under way ends with the old process.
+            if under_way && road == Road::Restart {
+                line.process.signal("-USR2");
+                assert_eq!(line.site.get("/_underpass/info").await.status, 200);
+                backend.say(OK).await;
+                assert_eq!(client.answer().await.1, "ok");
+                line.follow().await;
+            } else {
+                backend.say(OK).await;
+                let (head, body) = client.answer().await;
+                assert!(body == "ok" && !head.contains("connection: close"), "{road:?}: {head}");
+                line.next().await;
+            }
+            // The backend's connection has ended with the process.
+            client.say("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let mut next = plain::next(&mut backends).await;
+            next.head().await;
+            next.say("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nnext").await;
+            assert_eq!(client.answer().await.1, "next", "{road:?}, under way: {under_way}");
         }
     }
 }

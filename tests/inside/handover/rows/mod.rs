@@ -11,6 +11,7 @@
 //! | simulation: freeze and thaw as one more event | `simulation` |
 //! | an idle connection; part of a head | `clients::an_idle_connection_is_answered_by_the_successor` |
 //! | a stream, a poll that waits | `clients::streams_and_waiting_polls_go_on_and_their_clients_notice_nothing` |
+//! | behind a body that came behind its head | `clients::a_connection_on_which_a_body_came_behind_its_head_is_answered_by_the_successor`, `listener::by_hyper` |
 //! | send, attach, ack, close meet the freeze | `clients::short_requests_that_meet_the_freeze_are_answered_once` |
 //! | a request that is being proxied | `clients::a_request_under_way_is_answered` |
 //! | an open that is repeated | `clients::a_nonce_opens_the_same_session_in_the_next_process` |
