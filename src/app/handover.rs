@@ -173,6 +173,10 @@ impl App {
             "everything is handed over"
         );
         self.close_admin();
+        if !stays {
+            // The process ends now, which closes them all at once; the next one waits for that.
+            std::mem::forget(load);
+        }
         true
     }
 

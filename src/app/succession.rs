@@ -135,7 +135,7 @@ impl App {
             of[row(parcel.kind)].push(parcel);
         }
         let [listeners, sessions, ended, nonces, tunnels, connections] = of;
-        self.registry.hold();
+        self.registry.await_sessions();
         if here {
             self.lifecycle.end_move();
         }
@@ -144,7 +144,7 @@ impl App {
         for parcel in ended.iter().filter(|_| !here).chain(&nonces) {
             thawed.note(parcel.kind, self.registry.thaw_remembered(parcel).map_err(|error| error.to_string()));
         }
-        self.registry.reopen();
+        self.registry.all_arrived();
         self.by_all_workers(vec![late], true, &mut thawed).await;
         for (worker, parcel) in listeners.into_iter().enumerate() {
             thawed.note(Kind::Listener, self.serve_again(worker, parcel));
@@ -160,12 +160,13 @@ impl App {
             shares[place % self.workers.len()].push((place, parcel));
         }
         let work = |(worker, mut share): (&Handle, Vec<(usize, Parcel)>)| {
-            let thaw = self.thaw_one(all_here);
+            let (thaw, registry) = (self.thaw_one(all_here), Arc::clone(&self.registry));
             worker.spawn(async move {
                 let (mut thawed, mut late) = (Thawed::default(), Vec::new());
                 share.sort_by_key(|(place, _)| *place);
                 for (done, (_, parcel)) in share.into_iter().enumerate() {
                     if done % AT_ONCE == AT_ONCE - 1 {
+                        registry.some_arrived();
                         yield_now().await;
                     }
                     let kind = parcel.kind;

@@ -112,12 +112,12 @@ impl Call<'_> {
     ///
     /// # Errors
     /// [`Fault::SessionClosed`] or [`Fault::UnknownSession`].
-    pub(super) fn find(&self, token: &str) -> Result<Arc<LiveSession>, Fault> {
-        match self.gateway.registry.find(token) {
+    pub(super) async fn find(&self, token: &str) -> Result<Arc<LiveSession>, Fault> {
+        match self.gateway.registry.find_awaited(token).await {
             Found::Here(session) => Ok(session),
             Found::Ended(close) => Err(Fault::SessionClosed(close)),
             Found::Unknown => Err(Fault::UnknownSession),
-            Found::Moved => Err(Moved.into()),
+            Found::Awaited | Found::Moved => Err(Moved.into()),
         }
     }
 
@@ -130,7 +130,7 @@ impl Call<'_> {
     ) -> Result<Response<Body>, Fault> {
         let nonce = query.nonce()?;
         let token = presented(token, verb, request.headers())?;
-        let session = match (self.find(token), verb) {
+        let session = match (self.find(token).await, verb) {
             (Err(Fault::SessionClosed(_)), Verb::Attach(Transport::Sse)) => return Ok(no_content()),
             (Err(Fault::SessionClosed(close)), Verb::Close) => return Ok(json_response(send::closed(&close), nonce)),
             (found, _) => found?,
@@ -211,7 +211,7 @@ impl Call<'_> {
         .await?;
         let mut members = Vec::new();
         for (token, after) in PollRequest::decode(&body)?.sessions {
-            let part = match self.poll_one(&token, after, wait, query) {
+            let part = match self.poll_one(&token, after, wait, query).await {
                 Ok(source) => multi::Part::Waiting(source),
                 Err(fault) => multi::Part::Known(refuse(fault).await.json()),
             };
@@ -220,14 +220,14 @@ impl Call<'_> {
         Ok(multi::respond(members, nonce))
     }
 
-    fn poll_one(
+    async fn poll_one(
         &self,
         token: &str,
         after: Option<u64>,
         wait: Duration,
         query: &Query<'_>,
     ) -> Result<Box<dyn Source + Send>, Fault> {
-        let reader = self.attach(&self.find(token)?, Transport::Poll, after, query)?;
+        let reader = self.attach(&self.find(token).await?, Transport::Poll, after, query)?;
         Ok(poll::source(reader, poll::PollOptions { wait, frames: false, nonce: None }))
     }
 

@@ -82,7 +82,7 @@ impl Call<'_> {
         let (target, ours) = target::split(head);
         let mut arrival = Arrival::Known;
         if let Some((token, after)) = resume_id(&head.headers, &ours)? {
-            match self.find(&token) {
+            match self.find(&token).await {
                 Ok(session) => return self.stream_bare(session, &head.uri, Some(after), arrival),
                 Err(Fault::UnknownSession) => {
                     self.gateway.metrics.resumed(Resume::Unknown);

@@ -68,13 +68,13 @@ enum BodySource {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ResponseRecord {
     /// Status line and fields, if they were not written.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     head: Option<Bytes>,
     framing: Framing,
     dated: bool,
     keep_alive: bool,
     /// What the socket has not taken.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
     pending: Bytes,
     /// What the rest of the body is made of: see [`Source::record`].
     pub source: Bytes,

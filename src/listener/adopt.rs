@@ -43,7 +43,7 @@ pub enum NotAdopted {
 }
 
 /// Goes on with a connection that was given: with the response that was being written, or else as if it had just answered a
-/// request. Until `all_here`, when all sessions are, comes back what does not find its own, and what may ask for any.
+/// request. Until `all_here`, when all sessions are, a response comes back that does not find its own.
 /// Must be called on the runtime that is to serve it.
 ///
 /// # Errors
@@ -55,7 +55,7 @@ pub fn adopt<H: Handler>(
 ) -> Result<Option<Parcel>, NotAdopted> {
     let record: ConnectionRecord = parcel.read()?;
     let source = record.response.as_ref().and_then(|response| context.handler.go_on(&response.source));
-    if source.is_none() && !all_here {
+    if record.response.is_some() && source.is_none() && !all_here {
         return Ok(Some(parcel));
     }
     let peer = record.peer().ok_or_else(|| NotAdopted::Peer(record.peer.clone()))?;

@@ -36,10 +36,10 @@ pub(super) struct ConnectionRecord {
     /// Who is at its other end: an address and port, or `unix`.
     pub(super) peer: String,
     /// What was read from it and not answered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
     pub(super) ahead: Bytes,
     /// The response that is being written, if one is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) response: Option<ResponseRecord>,
 }
 

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::ended::EndedSessions;
@@ -22,6 +23,8 @@ pub enum Found {
     Ended(Close),
     /// It was never issued here, is forged, or is forgotten.
     Unknown,
+    /// It may be on its way from another process: then it is here in a moment.
+    Awaited,
     /// It is not here any more, if it ever was: all sessions have moved to the process that takes this one's place.
     Moved,
 }
@@ -33,29 +36,48 @@ pub(super) struct Directory {
     memory: Memory,
     epoch: Instant,
     inner: Mutex<Inner>,
+    /// Sessions have come that were awaited.
+    arrivals: Notify,
+}
+
+/// Whether sessions may be added, and what it means that one is not found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Gate {
+    #[default]
+    Open,
+    /// They move to another process: none is opened, and what is not found has moved.
+    Closed,
+    /// They come from another process: none is opened, and what is not found may still come.
+    Awaiting,
 }
 
 #[derive(Default)]
 struct Inner {
     live: HashMap<Box<str>, Arc<LiveSession>>,
     ended: EndedSessions,
-    /// The sessions move: none is opened, and what is not found has moved.
-    closed: bool,
+    gate: Gate,
 }
 
 impl Directory {
     /// An empty one of this node, which remembers so much of ended sessions.
     pub(super) fn new(node: &str, memory: Memory) -> Self {
-        Self { nodes: Mutex::new(vec![node.into()]), memory, epoch: Instant::now(), inner: Mutex::default() }
+        Self {
+            nodes: Mutex::new(vec![node.into()]),
+            memory,
+            epoch: Instant::now(),
+            inner: Mutex::default(),
+            arrivals: Notify::new(),
+        }
     }
 
     /// Adds a new session. False when none may be added any more.
     pub(super) fn insert(&self, session: &Arc<LiveSession>) -> bool {
         let mut inner = self.lock();
-        if !inner.closed {
+        let is_open = inner.gate == Gate::Open;
+        if is_open {
             inner.live.insert(session.id().into(), Arc::clone(session));
         }
-        !inner.closed
+        is_open
     }
 
     /// Adds a session that was handed over, or comes back: those have their place already.
@@ -66,13 +88,26 @@ impl Directory {
     /// Adds no more new sessions; those that are there.
     pub(super) fn close(&self) -> Vec<Arc<LiveSession>> {
         let mut inner = self.lock();
-        inner.closed = true;
+        inner.gate = Gate::Closed;
         inner.live.values().cloned().collect()
     }
 
     /// Adds sessions again.
     pub(super) fn open(&self) {
-        self.lock().closed = false;
+        self.lock().gate = Gate::Open;
+    }
+
+    /// Adds no new sessions until those are here that come from another process.
+    pub(super) fn await_sessions(&self) {
+        self.lock().gate = Gate::Awaiting;
+    }
+
+    pub(super) fn awaits(&self) -> bool {
+        self.lock().gate == Gate::Awaiting
+    }
+
+    pub(super) fn arrivals(&self) -> &Notify {
+        &self.arrivals
     }
 
     /// Removes a session that has moved.
@@ -119,8 +154,11 @@ impl Directory {
         }
         match inner.ended.find(presented, self.epoch.elapsed(), self.memory) {
             Some(close) if self.is_ours(presented) => Found::Ended(close),
-            _ if inner.closed => Found::Moved,
-            _ => Found::Unknown,
+            _ => match inner.gate {
+                Gate::Open => Found::Unknown,
+                Gate::Closed => Found::Moved,
+                Gate::Awaiting => Found::Awaited,
+            },
         }
     }
 

@@ -95,9 +95,9 @@ impl LiveSession {
         wire: Option<WireState>,
         policies: &Policies,
     ) -> SessionRecord {
-        let Owner { client, place, opened } = &self.owner;
+        let Owner { place, opened, .. } = &self.owner;
         let (route, path) = (place.route.to_string(), self.owner.path().to_owned());
-        let owner = OwnerRecord { client: *client, route, path, opened: *opened };
+        let owner = OwnerRecord { client: self.owner.client(), route, path, opened: *opened };
         let (token, protocol) = (self.token().as_str().to_owned(), self.protocol().to_owned());
         SessionRecord { token, protocol, session, policy: policies.pack(self.shared_policy()), wire, owner, facts }
     }
@@ -129,16 +129,6 @@ impl Registry {
         let left = self.directory.all().len();
         self.give_remembered();
         Frozen { sessions: sessions.saturating_sub(left), ended: ended.load(Ordering::Relaxed), left }
-    }
-
-    /// Sessions are about to be thawed: none is opened, and who asks for one that is not here yet is to ask again at once.
-    pub fn hold(&self) {
-        self.directory.close();
-    }
-
-    /// All sessions that there are are here.
-    pub fn reopen(&self) {
-        self.directory.open();
     }
 
     /// How many sessions are being opened.

@@ -2,6 +2,7 @@
 //!
 //! Enters: requests to open a session, tokens. Leaves: live sessions. Must not touch: HTTP towards the client.
 
+mod arrival;
 mod backend_side;
 mod directory;
 mod driver;
@@ -195,7 +196,7 @@ impl Registry {
         if self.budget.level() == Level::Free { Ok(()) } else { Err(OpenError::OutOfMemory) }
     }
 
-    /// What is known of a presented token.
+    /// What is known of a presented token at this moment.
     #[must_use]
     pub fn find(&self, token: &str) -> Found {
         self.directory.find(token)
@@ -206,6 +207,7 @@ impl Registry {
     /// # Errors
     /// [`OpenError`]; nothing is left behind.
     pub async fn open(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
+        self.settled().await;
         let Some(nonce) = opening.nonce.clone() else { return self.open_new(opening).await };
         let purpose = Nonces::purpose(&opening.handshake);
         let slot =

@@ -38,22 +38,30 @@ pub(super) struct Place {
 pub(super) struct Places(Mutex<HashMap<Box<str>, Arc<Place>>>);
 
 /// How a session came to its transport.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Change {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<Transport>,
     /// The transport that failed, where the client names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     failed: Option<Transport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     cause: Option<Cause>,
 }
 
 impl Owner {
     pub(super) fn new(client: Option<IpAddr>, place: Arc<Place>, epoch: Instant) -> Self {
+        Self::since(client, place, u32::try_from(epoch.elapsed().as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// The same of a session that was opened so many seconds after the registry's epoch.
+    pub(super) fn since(client: Option<IpAddr>, place: Arc<Place>, opened: u32) -> Self {
         let client = match client {
             Some(IpAddr::V4(address)) => address.to_ipv6_mapped(),
             Some(IpAddr::V6(address)) => address,
             None => Ipv6Addr::UNSPECIFIED,
         };
-        Self { client, place, opened: u32::try_from(epoch.elapsed().as_secs()).unwrap_or(u32::MAX) }
+        Self { client, place, opened }
     }
 
     /// The client's address; `None` for a unix socket.

@@ -2,14 +2,13 @@
 //!
 //! Enters and leaves: values. Must not touch: live sessions. A field that is added needs a default, for records of before it.
 
-use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::owner::Change;
-use crate::session::{Attachment, Close, Session};
+use crate::session::{Attachment, Close, Session, is_default};
 use crate::terms::{Ending, Transport};
 use crate::upstream::wire::WireState;
 
@@ -17,7 +16,7 @@ use crate::upstream::wire::WireState;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SessionRecord {
     pub(super) token: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) protocol: String,
     pub(super) session: Session,
     /// What its client was told when it was opened: MessagePack of a [`crate::config::Session`], made and read once for all
@@ -36,20 +35,25 @@ pub(super) struct SessionRecord {
 #[serde(default)]
 pub(super) struct Facts {
     /// The transport of the newest attachment.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) newest: Option<Transport>,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) change: Change,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) bytes: [u64; 2],
     /// Why it ends, if it does.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) ending: Option<Ending>,
     /// It was counted as ended, and its end was logged.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(super) reported: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct OwnerRecord {
-    /// An IPv4 address is mapped; unspecified stands for a unix socket.
-    pub(super) client: Ipv6Addr,
+    /// An address, or `unix`.
+    pub(super) client: String,
     pub(super) route: String,
     pub(super) path: String,
     /// Seconds after the registry's epoch.
@@ -86,10 +90,4 @@ pub(super) struct NonceRecord {
     /// The fields of the backend's answer.
     #[serde(default)]
     pub(super) fields: Vec<(String, Vec<u8>)>,
-}
-
-impl Default for OwnerRecord {
-    fn default() -> Self {
-        Self { client: Ipv6Addr::UNSPECIFIED, route: String::new(), path: String::new(), opened: 0 }
-    }
 }

@@ -63,7 +63,7 @@ impl Registry {
             }
         };
         let OwnerRecord { client, route, path, opened } = record.owner;
-        let owner = Owner { client, place: self.places.find(route.into(), &path), opened };
+        let owner = Owner::since(client.parse().ok(), self.places.find(route.into(), &path), opened);
         let place = place(owner.address());
         let shared = (Arc::clone(&self.metrics), Arc::clone(&self.budget));
         let live = LiveSession::new(token, record.protocol, policy, record.session, self.epoch, shared, owner);

@@ -14,23 +14,30 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::give_back;
-use super::types::{Message, Moment};
+use super::types::{Message, Moment, is_default};
 
 /// The kept messages and the four cursors over them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Downlink {
     /// Number of the last message that is gone; `kept[0]` has the number `base + 1`.
+    #[serde(default, skip_serializing_if = "is_default")]
     base: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
     kept: VecDeque<Kept>,
     /// Sum of the costs of all kept messages.
+    #[serde(default, skip_serializing_if = "is_default")]
     kept_cost: usize,
     /// Sum of the costs of those above `read`.
+    #[serde(default, skip_serializing_if = "is_default")]
     unread_cost: usize,
     /// Number of the last message that the newest reader was given.
+    #[serde(default, skip_serializing_if = "is_default")]
     read: u64,
     /// Highest number that any reader was given. The close has a number too.
+    #[serde(default, skip_serializing_if = "is_default")]
     sent: u64,
     /// Highest cursor the client presented as received.
+    #[serde(default, skip_serializing_if = "is_default")]
     acked: u64,
 }
 

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{Attachment, Moment};
+use super::types::{Attachment, Moment, is_default};
 
 /// The one attachment and the client's last sign of life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
+    #[serde(default, skip_serializing_if = "is_default")]
     current: Option<Attachment>,
     /// The current attachment is a waiting poll, which is itself a sign of life.
+    #[serde(default, skip_serializing_if = "is_default")]
     is_poll: bool,
     issued: u64,
     heard: Moment,

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use self::downlink::{Batch, Downlink};
 use self::lease::Lease;
+pub use self::types::is_default;
 pub use self::types::{
     Action, Attach, AttachError, Attachment, Close, Counts, Kind, Limits, Message, Moment, Pulled, Pushed,
 };
@@ -45,17 +46,22 @@ pub struct Session {
     up: Uplink,
     lease: Lease,
     /// The client acknowledges, and what it has not acknowledged is kept. Otherwise the session is called bare.
+    #[serde(default, skip_serializing_if = "is_default")]
     acknowledging: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     upstream: Upstream,
+    #[serde(default, skip_serializing_if = "is_default")]
     ended: Option<Ended>,
     /// The backend is paused: since when, or since the client's last progress if that is later.
+    #[serde(default, skip_serializing_if = "is_default")]
     paused: Option<Moment>,
     outbox: Outbox,
 }
 
 /// The backend's side of the session.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Upstream {
+    #[default]
     Open,
     /// We close the WebSocket once all that the client sent before is written, and wait until `until` for the backend's
     /// close frame.
@@ -78,13 +84,19 @@ struct Ended {
 /// Actions that are pending, and what the caller was already given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Outbox {
+    #[serde(default, skip_serializing_if = "is_default")]
     wake_reader: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     wake_senders: bool,
     /// The last of `Pause` and `Resume` that was given.
+    #[serde(default, skip_serializing_if = "is_default")]
     paused: bool,
     /// The socket has written the last message, so it may be given the next one.
+    #[serde(default, skip_serializing_if = "is_default")]
     upstream_free: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     closed: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
     finished: bool,
 }
 

@@ -123,6 +123,11 @@ impl Close {
     pub const MAX_REASON: usize = 123;
 }
 
+/// What is as it begins is not written down.
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The limits and deadlines of one session. Sizes are bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {

@@ -8,21 +8,27 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::memory::give_back;
-use super::types::Message;
+use super::types::{Message, is_default};
 
 /// The queue towards the backend, and the messages that wait until a gap before them is filled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Uplink {
     /// The number expected next.
     next: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
     ready: VecDeque<Message>,
+    #[serde(default, skip_serializing_if = "is_default")]
     ready_cost: usize,
     /// Messages that came before one with a lower number, by their number.
+    #[serde(default, skip_serializing_if = "is_default")]
     early: BTreeMap<u64, Message>,
+    #[serde(default, skip_serializing_if = "is_default")]
     early_cost: usize,
     /// How many messages were given to the backend.
+    #[serde(default, skip_serializing_if = "is_default")]
     given: u64,
     /// A push was refused because the queue is full, so somebody may wait for room.
+    #[serde(default, skip_serializing_if = "is_default")]
     starved: bool,
 }
 

@@ -28,14 +28,14 @@ pub(super) enum SourceRecord {
 pub(super) struct StreamingRecord {
     pub(super) reader: ReaderRecord,
     /// The greeting, if it was not written.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) greeting: Option<String>,
     /// The last number written.
     pub(super) sent: u64,
     /// When the next heartbeat is due.
     pub(super) beat: Moment,
     /// When the stream is recycled, if it is.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) recycle: Option<Moment>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct PollRecord {
     pub(super) after: u64,
     pub(super) frames: bool,
     pub(super) newline: bool,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) nonce: Option<String>,
     /// When it is answered at the latest.
     pub(super) deadline: Moment,

@@ -31,8 +31,10 @@ const MAX_PONGS: usize = 8 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireState {
     /// Read from the kernel, not yet delivered: whole frames, fragments of an unfinished message, part of a frame.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
     pub unread: Bytes,
     /// To be sent, not yet taken by the kernel.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
     pub tx: Bytes,
 }
 

@@ -337,7 +337,7 @@ async fn a_process_that_finds_no_successor_goes_on_with_what_it_wrote_down() {
     let mut parcels = house.lifecycle.begin_move();
     house.registry.freeze(None).await;
     house.lifecycle.close_parcels();
-    house.registry.reopen();
+    house.registry.all_arrived();
     while let Some(parcel) = parcels.recv().await {
         house.registry.thaw_session(parcel, Arc::default(), |_| None).expect("a session that lives on");
     }
@@ -347,13 +347,34 @@ async fn a_process_that_finds_no_successor_goes_on_with_what_it_wrote_down() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_session_on_its_way_waits_for_it_and_no_longer() {
+    let (house, _backend) = House::new();
+    let mut parcels = house.lifecycle.begin_move();
+    house.registry.freeze(None).await;
+    house.lifecycle.close_parcels();
+    assert!(matches!(house.registry.find_awaited(&house.token).await, Found::Moved), "nothing comes yet");
+    house.registry.await_sessions();
+    let here = async |token: &str| matches!(house.registry.find_awaited(token).await, Found::Here(_));
+    let ask = async { (here(&house.token).await, here("n1-AAAAAAAAAAAA-BBBBBBBBBBBBBBBBBBBBBBBBBBBB").await) };
+    let arrive = async {
+        let parcel = parcels.recv().await.expect("the session");
+        house.registry.thaw_session(parcel, Arc::default(), |_| None).expect("a session that lives on");
+        house.registry.some_arrived();
+        assert!(matches!(house.registry.find(&house.token), Found::Here(_)));
+        tokio::task::yield_now().await;
+        house.registry.all_arrived();
+    };
+    assert_eq!(tokio::join!(ask, arrive).0, (true, false));
+}
+
+#[tokio::test]
 async fn an_order_that_comes_too_late_is_none() {
     let (house, mut backend) = House::new();
     let _parcels = house.lifecycle.begin_move();
     house.lifecycle.close_parcels();
     let frozen = house.registry.freeze(None).await;
     assert_eq!((frozen.sessions, frozen.left), (0, 1));
-    house.registry.reopen();
+    house.registry.all_arrived();
     house.lifecycle.end_move();
     backend.write_all(&frame(true, 1, b"here")).await.expect("room");
     assert_eq!(house.read(0, 1).await, [Message::text("here")]);

@@ -1,0 +1,69 @@
+//! Sessions on their way from another process: whoever asks for one that is not here yet waits until it is.
+//!
+//! Enters: that they are on their way, that some or all have come. Leaves: waits. Must not touch: how they come.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Found, Registry};
+
+/// How long anybody waits; then the client is to ask again. All of them come within a second or so.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Registry {
+    /// Sessions are about to be thawed: none is opened, and who asks for one waits for it.
+    pub fn await_sessions(&self) {
+        self.directory.await_sessions();
+    }
+
+    /// Some more of them are here.
+    pub fn some_arrived(&self) {
+        self.directory.arrivals().notify_waiters();
+    }
+
+    /// All that there are are here.
+    pub fn all_arrived(&self) {
+        self.directory.open();
+        self.some_arrived();
+    }
+
+    /// What is known of a presented token, once that is known.
+    pub async fn find_awaited(&self, token: &str) -> Found {
+        match self.directory.find(token) {
+            Found::Awaited => Box::pin(self.wait_for(token)).await,
+            found => found,
+        }
+    }
+
+    async fn wait_for(&self, token: &str) -> Found {
+        let known = async {
+            loop {
+                // Made before it is looked, so that nobody comes in between.
+                let arrival = self.directory.arrivals().notified();
+                match self.directory.find(token) {
+                    Found::Awaited => arrival.await,
+                    found => return found,
+                }
+            }
+        };
+        timeout(PATIENCE, known).await.unwrap_or(Found::Moved)
+    }
+
+    /// Returns when no sessions are awaited, but not later than after some seconds.
+    pub(super) async fn settled(&self) {
+        if !self.directory.awaits() {
+            return;
+        }
+        let all = async {
+            loop {
+                let arrival = self.directory.arrivals().notified();
+                if !self.directory.awaits() {
+                    return;
+                }
+                arrival.await;
+            }
+        };
+        let _ = timeout(PATIENCE, all).await;
+    }
+}
