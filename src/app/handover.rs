@@ -127,6 +127,7 @@ impl App {
         let mut parcels = self.lifecycle.begin_move();
         let stays = matches!(heir, Heir::Successor(_));
         let frozen = self.registry.freeze(stays.then(|| self.pump())).await;
+        self.lifecycle.let_go();
         let moment = self.registry.now();
         let mut given = self.collect(&mut parcels).await;
         self.lifecycle.close_parcels();

@@ -38,7 +38,7 @@ pub use self::error::Refusal;
 use self::error::{Asked, refuse};
 use self::request_log::RequestLine;
 use self::rewriting::Rewriting;
-use self::route::Purpose;
+use self::route::{Endpoint, Purpose};
 use crate::config::pattern::matches;
 use crate::config::{self, Config};
 use crate::http::body::Body;
@@ -52,7 +52,7 @@ use crate::listener::handler::{Latency, Route, SharedConnection};
 use crate::listener::peer::{ConnInfo, Peer};
 use crate::listener::traffic::{Companion, Traffic};
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Found, Registry};
 use crate::transport::{Fault, again};
 use crate::upstream::dial::Dialer;
 use crate::upstream::headers::{Forwarded, asked_upgrade};
@@ -316,6 +316,18 @@ impl Route for Router {
         }
         request.extensions_mut().insert(routed);
         latency
+    }
+
+    fn has_moved(&self, request: &Request<IncomingBody>) -> bool {
+        let routed = request.extensions().get::<Routed>();
+        match routed.map(|routed| &routed.purpose) {
+            Some(Purpose::Endpoint(Endpoint::Session { token, .. })) => {
+                matches!(self.0.registry.find(token), Found::Moved)
+            }
+            // It opens a session, or is about many.
+            Some(Purpose::Endpoint(Endpoint::Open | Endpoint::Sse | Endpoint::Poll)) => true,
+            _ => false,
+        }
     }
 
     fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>> {

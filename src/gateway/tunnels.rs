@@ -105,7 +105,7 @@ async fn asked(lifecycle: &Lifecycle, was_asked: bool, spread: Duration, key: u6
     }
     while !lifecycle.is_draining() {
         lifecycle.leaving().await;
-        if lifecycle.is_moving() && !lifecycle.is_draining() {
+        if lifecycle.lets_go() && !lifecycle.is_draining() {
             return Asked::Move;
         }
     }
@@ -173,6 +173,7 @@ mod tests {
         let mut peers = given(&here);
         pass(&mut peers, b"\x81\x85abcd").await;
         let mut parcels = here.lifecycle.begin_move();
+        here.lifecycle.let_go();
         let parcel = parcels.recv().await.expect("it is given");
         here.lifecycle.emptied().await;
         there.thaw_tunnel(parcel, adopt).expect("a whole parcel");
@@ -187,12 +188,14 @@ mod tests {
         let gateway = gateway();
         let mut peers = given(&gateway);
         let mut parcels = gateway.lifecycle.begin_move();
+        gateway.lifecycle.let_go();
         gateway.lifecycle.close_parcels();
         pass(&mut peers, b"\x81\x85abcdhello").await;
         assert!(parcels.recv().await.is_none());
         gateway.lifecycle.end_move();
         pass(&mut peers, b"\x81\x85abcdhello").await;
         let mut parcels = gateway.lifecycle.begin_move();
+        gateway.lifecycle.let_go();
         gateway.thaw_tunnel(parcels.recv().await.expect("it is given"), adopt).expect("a whole parcel");
         // What has come back is given again at once, as long as the process is on the move.
         parcels.recv().await.expect("it is given");
@@ -203,6 +206,7 @@ mod tests {
         let gateway = gateway();
         let mut peers = given(&gateway);
         let _parcels = gateway.lifecycle.begin_move();
+        gateway.lifecycle.let_go();
         gateway.lifecycle.close_parcels();
         pass(&mut peers, b"\x81\x80abcd").await;
         gateway.lifecycle.advance(Phase::Closing);

@@ -320,6 +320,7 @@ mod tests {
             let process = process();
             let guard = process.lifecycle.guard(What::Session);
             let _parcels = process.lifecycle.begin_move();
+            process.lifecycle.let_go();
             drop(guard);
             process.send(Signal::Stop).await;
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -64,7 +64,7 @@ pub struct Lifecycle {
 #[derive(Debug)]
 struct Shared {
     now: watch::Sender<Now>,
-    /// What `now.moving` is, for those who ask at each of their steps.
+    /// The process hands over. For those who ask at each of their steps.
     moving: AtomicBool,
     /// Where what is let go of goes, while the process hands over.
     parcels: RwLock<Option<mpsc::UnboundedSender<Parcel>>>,
@@ -77,8 +77,8 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Now {
     phase: Phase,
-    /// The process hands over to a successor. Unlike a phase this may be taken back.
-    moving: bool,
+    /// The process hands over to a successor, and lets go of everything. Unlike a phase this may be taken back.
+    letting_go: bool,
     /// Whether the move succeeds is open.
     undecided: bool,
     /// It was not always like this.
@@ -106,7 +106,7 @@ impl Lifecycle {
     #[must_use]
     pub fn new() -> Self {
         let now =
-            watch::Sender::new(Now { phase: Phase::Serving, moving: false, undecided: false, has_changed: false });
+            watch::Sender::new(Now { phase: Phase::Serving, letting_go: false, undecided: false, has_changed: false });
         let alive = watch::Sender::new(Alive::default());
         let moving = AtomicBool::new(false);
         let shared = Shared { now, moving, parcels: RwLock::default(), alive, asked: Mutex::default() };
@@ -151,15 +151,20 @@ impl Lifecycle {
 
     // === the hand-over ===
 
-    /// From now on everything is let go of between two exchanges, and given as parcels: they come out here. What is alive
-    /// bounds how many.
+    /// The process hands over: parcels are taken, and come out here; what is alive bounds how many. Sessions are written down
+    /// first. Everything else goes on meanwhile, so that nobody has to wait who need not.
     #[must_use]
     pub fn begin_move(&self) -> mpsc::UnboundedReceiver<Parcel> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.parcels_to_be() = Some(sender);
         self.shared.moving.store(true, Ordering::Release);
-        self.shared.now.send_modify(|now| (now.moving, now.undecided, now.has_changed) = (true, true, true));
+        self.shared.now.send_modify(|now| (now.undecided, now.has_changed) = (true, true));
         receiver
+    }
+
+    /// From now on everything is let go of between two exchanges, and given as parcels.
+    pub fn let_go(&self) {
+        self.shared.now.send_modify(|now| (now.letting_go, now.has_changed) = (true, true));
     }
 
     /// Nothing more is given: what is let go of from now on stays with who has it. The process is still on the move: nothing new
@@ -172,7 +177,7 @@ impl Lifecycle {
     pub fn end_move(&self) {
         self.close_parcels();
         self.shared.moving.store(false, Ordering::Release);
-        self.shared.now.send_modify(|now| (now.moving, now.undecided) = (false, false));
+        self.shared.now.send_modify(|now| (now.letting_go, now.undecided) = (false, false));
     }
 
     /// The successor has everything. This process is on the move until it ends.
@@ -185,32 +190,38 @@ impl Lifecycle {
         let _ = self.shared.now.subscribe().wait_for(|now| !now.undecided).await;
     }
 
-    /// True while the process hands over, and after it has: what can be given is given, and nothing new may begin.
+    /// True while the process hands over, and after it has: no session is opened, and those that are here are written down.
     #[must_use]
     pub fn is_moving(&self) -> bool {
         self.shared.moving.load(Ordering::Acquire)
     }
 
-    /// Returns as soon as the process hands over. Cancel-safe.
-    pub async fn moved(&self) {
-        let _ = self.shared.now.subscribe().wait_for(|now| now.moving).await;
+    /// True once everything is let go of: what can be given is given, and nothing new may begin.
+    #[must_use]
+    pub fn lets_go(&self) -> bool {
+        self.shared.now.borrow().letting_go
     }
 
-    /// Returns as soon as the process does not hand over (any more), or drains. Cancel-safe.
+    /// Returns as soon as everything is let go of. Cancel-safe.
+    pub async fn let_go_of(&self) {
+        let _ = self.shared.now.subscribe().wait_for(|now| now.letting_go).await;
+    }
+
+    /// Returns as soon as nothing is let go of (any more), or the process drains. Cancel-safe.
     pub async fn stayed(&self) {
-        let _ = self.shared.now.subscribe().wait_for(|now| !now.moving || now.phase >= Phase::Draining).await;
+        let _ = self.shared.now.subscribe().wait_for(|now| !now.letting_go || now.phase >= Phase::Draining).await;
     }
 
-    /// True while the process hands over or drains: no exchange follows another.
+    /// True while everything is let go of, or the process drains: no exchange follows another.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         let now = *self.shared.now.borrow();
-        now.moving || now.phase >= Phase::Draining
+        now.letting_go || now.phase >= Phase::Draining
     }
 
-    /// Returns as soon as the process hands over or drains. Cancel-safe.
+    /// Returns as soon as everything is let go of, or the process drains. Cancel-safe.
     pub async fn leaving(&self) {
-        let _ = self.shared.now.subscribe().wait_for(|now| now.moving || now.phase >= Phase::Draining).await;
+        let _ = self.shared.now.subscribe().wait_for(|now| now.letting_go || now.phase >= Phase::Draining).await;
     }
 
     /// Whether parcels are taken now.
@@ -355,6 +366,8 @@ mod tests {
         let other = lifecycle.clone();
         let waiter = tokio::spawn(async move { other.leaving().await });
         let mut parcels = lifecycle.begin_move();
+        assert!(lifecycle.is_moving() && !lifecycle.is_leaving(), "sessions come first");
+        lifecycle.let_go();
         waiter.await.expect("the task does not panic");
         assert!(lifecycle.is_moving() && lifecycle.is_leaving() && !lifecycle.is_draining());
         lifecycle.give(parcel()).expect("it is taken");

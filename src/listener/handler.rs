@@ -24,6 +24,11 @@ pub trait Route: Clone + Send + Sync + 'static {
     /// the service; the listener needs to know how long the response may take.
     fn route(&self, request: &mut Request<IncomingBody>, conn: &ConnInfo) -> Latency;
 
+    /// True when a request that was routed is to be answered by the process to which this one hands over.
+    fn has_moved(&self, _request: &Request<IncomingBody>) -> bool {
+        false
+    }
+
     /// The rest of a response that another process has begun, of what [`Source::record`] said there. `None` when it cannot
     /// go on here.
     fn go_on(&self, _record: &[u8]) -> Option<Box<dyn Source + Send>> {
@@ -61,6 +66,9 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// Responds to a request that was routed.
     fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture;
 
+    /// See [`Route::has_moved`].
+    fn has_moved(&self, request: &Request<IncomingBody>) -> bool;
+
     /// See [`Route::go_on`].
     fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>>;
 }
@@ -73,6 +81,10 @@ impl<H: Handler> Handler for Arc<H> {
 
     fn respond(&self, request: Request<IncomingBody>) -> ResponseFuture {
         (**self).respond(request)
+    }
+
+    fn has_moved(&self, request: &Request<IncomingBody>) -> bool {
+        (**self).has_moved(request)
     }
 
     fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>> {
@@ -105,6 +117,10 @@ where
             let Ok(response) = service.oneshot(request).await;
             response
         })
+    }
+
+    fn has_moved(&self, request: &Request<IncomingBody>) -> bool {
+        self.router.has_moved(request)
     }
 
     fn go_on(&self, record: &[u8]) -> Option<Box<dyn Source + Send>> {

@@ -177,7 +177,7 @@ where
     /// Nothing is asked for, and the process leaves: the connection goes to the successor if it can, and ends here.
     fn leave(&mut self, cx: &mut Context<'_>) -> Step<IO> {
         if let Step::Reading(mut io) | Step::ReadingHead(mut io, _) = std::mem::replace(&mut self.step, Step::Over) {
-            if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+            if self.context.shared.lifecycle.lets_go() && may_be_given(&self.context, &io) {
                 give(&self.context, io, None);
             } else {
                 // Under TLS the peer is to know that this is the end and nobody has cut it.
@@ -208,7 +208,7 @@ where
     /// Reads and routes a request, which may have its turn to dial already. While the process hands over nothing is read that
     /// the successor can read.
     fn read(&self, io: Replay<IO>, turn: Option<DialTurn>) -> Step<IO> {
-        if self.context.shared.lifecycle.is_moving() && may_be_given(&self.context, &io) {
+        if self.context.shared.lifecycle.lets_go() && may_be_given(&self.context, &io) {
             give(&self.context, io, None);
             return Step::Over;
         }
@@ -254,7 +254,13 @@ where
         end: usize,
         mut turn: Option<DialTurn>,
     ) -> Step<IO> {
-        let latency = self.context.shared.handler.route(&mut request, &self.context.info);
+        let shared = &self.context.shared;
+        let latency = shared.handler.route(&mut request, &self.context.info);
+        // What it is about is at the successor already, or begins there; it has not been taken out of what was read.
+        if shared.lifecycle.is_moving() && shared.handler.has_moved(&request) && may_be_given(&self.context, &io) {
+            give(&self.context, io, None);
+            return Step::Over;
+        }
         if let Some(queue) = DialQueue::of(&request, latency) {
             turn = turn.or_else(|| queue.try_acquire());
             if turn.is_none() {
@@ -284,7 +290,7 @@ where
             tokio::select! {
                 turn = queue.acquire() => turn,
                 // It is not dialled any more for a request that can go to the successor.
-                () = lifecycle.moved() => DialTurn::none(),
+                () = lifecycle.let_go_of() => DialTurn::none(),
             }
         };
         Step::Queued(Queued { io, taken, turn: Box::pin(turn) })

@@ -91,7 +91,7 @@ where
     let service = Service { context, slot: Some(Arc::clone(&slot)), first, exchanges: None, is_bare };
     let (timer, awaits) = HeaderTimer::new(shared.client.header);
     let mut conn = http1_settings(&shared.client, timer).serve_connection(TokioIo::new(io), service);
-    let mut moved = pin!(shared.lifecycle.moved());
+    let mut moved = pin!(shared.lifecycle.let_go_of());
     let mut close = pin!(shared.lifecycle.reached(Phase::Closing));
     let mut written = traffic.written();
     let taken = poll_fn(|cx| {

@@ -126,7 +126,7 @@ async fn accept_all<H: Handler>(
             permit = place.as_mut() => permit,
             () = lifecycle.reached(Phase::Draining) => return,
             // What goes to the successor makes room here.
-            () = lifecycle.moved() => {
+            () = lifecycle.let_go_of() => {
                 context.connections.wake_idle();
                 match timeout(REST, place).await {
                     Ok(permit) => permit,

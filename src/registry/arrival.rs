@@ -1,4 +1,4 @@
-//! Sessions on their way from another process: whoever asks for one that is not here yet waits until it is.
+//! Sessions on their way from one process to another: whoever asks for one waits until it is where it is found.
 //!
 //! Enters: that they are on their way, that some or all have come. Leaves: waits. Must not touch: how they come.
 
@@ -32,6 +32,10 @@ impl Registry {
     pub async fn find_awaited(&self, token: &str) -> Found {
         match self.directory.find(token) {
             Found::Awaited => Box::pin(self.wait_for(token)).await,
+            Found::Moved => {
+                Box::pin(self.let_go_of()).await;
+                Found::Moved
+            }
             found => found,
         }
     }
@@ -48,6 +52,11 @@ impl Registry {
             }
         };
         timeout(PATIENCE, known).await.unwrap_or(Found::Moved)
+    }
+
+    /// Returns when this process lets go of everything: who is told earlier that something has moved would ask here again.
+    pub(super) async fn let_go_of(&self) {
+        let _ = timeout(PATIENCE, self.lifecycle.let_go_of()).await;
     }
 
     /// Returns when no sessions are awaited, but not later than after some seconds.

@@ -236,11 +236,13 @@ impl Registry {
     }
 
     async fn open_new(self: &Arc<Self>, opening: Opening) -> Result<Opened, OpenError> {
-        let _opening = self.count_opening();
+        let opening_counted = self.count_opening();
         if self.lifecycle.is_draining() {
             return Err(OpenError::Draining);
         }
         if self.lifecycle.is_moving() {
+            drop(opening_counted);
+            self.let_go_of().await;
             return Err(Moved.into());
         }
         self.check_memory()?;

@@ -104,7 +104,7 @@ fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {
 /// The process hands over.
 pub(super) fn moved(lifecycle: &Lifecycle) -> Reached {
     let lifecycle = lifecycle.clone();
-    Box::pin(async move { lifecycle.moved().await })
+    Box::pin(async move { lifecycle.let_go_of().await })
 }
 
 /// Ready with an error when the deadline has passed.

@@ -107,6 +107,7 @@ async fn an_idle_connection_behind_an_exchange_of_hypers_is_answered_by_the_succ
             assert!(!one_ok(&mut stream).await.contains("successor"));
         }
         let mut parcels = old.lifecycle.begin_move();
+        old.lifecycle.let_go();
         let _new = crosses(&old, &mut parcels).await;
         for _ in 0..2 {
             assert!(ask(&mut stream).await.contains("successor"), "{head}");
@@ -121,6 +122,7 @@ async fn a_response_without_its_body_is_over_behind_its_head() {
     says(&mut stream, "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     reads_to(&mut stream, b"\r\n\r\n").await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     let _new = crosses(&old, &mut parcels).await;
     assert!(ask(&mut stream).await.starts_with("HTTP/1.1 200 "));
 }
@@ -132,6 +134,7 @@ async fn a_connection_with_an_exchange_of_hypers_under_way_goes_on_at_the_succes
     says(&mut stream, POST).await;
     came(&mut comes).await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     gives_no_connection(&mut parcels).await;
     says(&mut stream, "hello").await;
     gives_nothing(&mut parcels).await;
@@ -154,6 +157,7 @@ async fn what_is_pipelined_behind_a_body_is_answered_once_and_part_of_a_head_goe
     one_ok(&mut stream).await;
     came(&mut comes).await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     gives_no_connection(&mut parcels).await;
     go.notify_one();
     assert!(!one_ok(&mut stream).await.contains("successor"));
@@ -174,6 +178,7 @@ async fn the_beginning_of_a_head_that_is_too_long_to_be_read_ahead_goes_along() 
     says(&mut stream, begun).await;
     holds(&old, 40 * 1024..=40 * 1024).await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     (new.adopt)(next(&mut parcels, Kind::Connection).await).expect("there is a place");
     says(&mut stream, end).await;
     assert!(one_ok(&mut stream).await.contains("successor"));
@@ -193,6 +198,7 @@ async fn a_connection_whose_request_is_not_read_to_its_end_is_given_when_it_is()
         let body = came(&mut bodies).await;
         one_ok(&mut stream).await;
         let mut parcels = old.lifecycle.begin_move();
+        old.lifecycle.let_go();
         gives_no_connection(&mut parcels).await;
         says(&mut stream, rest).await;
         let body = timeout(FOREVER, body.collect()).await.expect("no end").expect("a whole body");
@@ -210,6 +216,7 @@ async fn a_connection_whose_request_is_never_read_to_its_end_is_closed() {
     let body = came(&mut bodies).await;
     one_ok(&mut stream).await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     gives_no_connection(&mut parcels).await;
     drop(body);
     says(&mut stream, "he").await;
@@ -229,6 +236,7 @@ async fn a_connection_is_not_given_before_the_end_of_an_early_response_is_writte
     says(&mut stream, "hello").await;
     timeout(FOREVER, body.collect()).await.expect("no end").expect("a whole body");
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     gives_no_connection(&mut parcels).await;
     reads_to(&mut stream, b"\r\n\r\n").await;
     let (mut left, mut chunk) = (LARGE.len(), vec![0; 1024 * 1024]);
@@ -291,6 +299,7 @@ async fn a_body_that_ends_while_hyper_does_not_look_is_the_end_of_its_exchange()
     // Whatever happens to the process wakes the connection, so that it must be taken back before.
     holds(&old, 0..=0).await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     let _new = crosses(&old, &mut parcels).await;
     assert!(ask(&mut stream).await.contains("successor"));
 }
@@ -307,6 +316,7 @@ async fn where_nothing_may_follow_the_response_says_so() {
         ("the process drains", |edge| edge.lifecycle.advance(Phase::Draining)),
         ("it is too late to be given", |edge| {
             drop(edge.lifecycle.begin_move());
+            edge.lifecycle.let_go();
             edge.lifecycle.close_parcels();
         }),
     ];

@@ -77,6 +77,7 @@ async fn an_idle_connection_is_answered_by_the_successor() {
     let mut stream = old.connect().await;
     assert!(!ask(&mut stream).await.contains("successor"));
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     let parcel = next(&mut parcels, Kind::Connection).await;
     assert_eq!(parcel.descriptors.len(), 1);
     timeout(FOREVER, old.lifecycle.emptied()).await.expect("nothing is left of it");
@@ -98,6 +99,7 @@ async fn a_connection_of_which_nothing_was_read_yet_is_given_too() {
         tokio::task::yield_now().await;
     }
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     (new.adopt)(next(&mut parcels, Kind::Connection).await).expect("there is a place");
     assert!(ask(&mut stream).await.contains("successor"));
 }
@@ -111,6 +113,7 @@ async fn the_beginning_of_a_head_goes_along() {
     stream.write_all(&[GET, begun].concat()).await.expect("the other end reads");
     one_ok(&mut stream).await;
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     let parcel = next(&mut parcels, Kind::Connection).await;
     assert!(parcel.record.windows(begun.len()).any(|part| part == begun), "it was not read ahead");
     (new.adopt)(parcel).expect("there is a place");
@@ -125,6 +128,7 @@ async fn what_is_pipelined_behind_an_exchange_is_the_successors() {
     stream.write_all(&[GET, GET, GET].concat()).await.expect("the other end reads");
     comes.recv().await.expect("the first has come");
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     go.notify_one();
     let first = one_ok(&mut stream).await;
     assert!(!first.contains("successor") && !first.contains("close"), "{first}");
@@ -155,6 +159,7 @@ async fn a_request_that_waits_for_its_turn_to_dial_goes_back_to_bytes() {
         tokio::task::yield_now().await;
     }
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     (new.adopt)(next(&mut parcels, Kind::Connection).await).expect("there is a place");
     assert!(one_ok(&mut stream).await.contains("successor"));
     assert!(comes.try_recv().is_err(), "the old house has dialled");
@@ -168,6 +173,7 @@ async fn a_listening_socket_goes_with_those_who_wait_in_its_queue() {
     let (old, new) = (Edge::tcp(client(), None, ok), successor(client()));
     let at = old.port();
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     let parcel = next(&mut parcels, Kind::Listener).await;
     timeout(FOREVER, old.serving).await.expect("nobody accepts").expect("the task does not panic");
     let record: ListenerRecord = parcel.read().expect("its own record");
@@ -187,6 +193,7 @@ async fn what_was_given_lives_again_where_it_was_when_the_move_is_taken_back() {
     ask(&mut stream).await;
     for _ in 0..3 {
         let mut parcels = edge.lifecycle.begin_move();
+        edge.lifecycle.let_go();
         let listener = next(&mut parcels, Kind::Listener).await;
         let connection = next(&mut parcels, Kind::Connection).await;
         edge.lifecycle.end_move();
@@ -203,6 +210,7 @@ async fn what_is_too_late_ends_and_the_listener_is_kept() {
     stream.write_all(GET).await.expect("the other end reads");
     comes.recv().await.expect("it has come");
     let mut parcels = edge.lifecycle.begin_move();
+    edge.lifecycle.let_go();
     edge.lifecycle.close_parcels();
     go.notify_one();
     one_ok(&mut stream).await;
@@ -236,6 +244,7 @@ async fn a_connection_that_something_here_belongs_to_is_closed() {
     let mut stream = edge.connect().await;
     ask(&mut stream).await;
     let mut parcels = edge.lifecycle.begin_move();
+    edge.lifecycle.let_go();
     assert_eq!(rest(&mut stream).await, "");
     next(&mut parcels, Kind::Listener).await;
     timeout(FOREVER, edge.lifecycle.emptied()).await.expect("nothing is left of it");
@@ -250,6 +259,7 @@ async fn a_connection_that_finds_no_place_is_closed() {
         ask(stream).await;
     }
     let mut parcels = old.lifecycle.begin_move();
+    old.lifecycle.let_go();
     (new.adopt)(next(&mut parcels, Kind::Connection).await).expect("there is a place");
     let refused = (new.adopt)(next(&mut parcels, Kind::Connection).await);
     assert!(matches!(refused, Err(NotAdopted::Full)), "{refused:?}");
@@ -274,6 +284,7 @@ async fn who_waits_for_an_answer_is_still_ended_with_the_process_behind_a_move_t
     stream.write_all(GET).await.expect("the other end reads");
     comes.recv().await.expect("it has come");
     let mut parcels = edge.lifecycle.begin_move();
+    edge.lifecycle.let_go();
     next(&mut parcels, Kind::Listener).await;
     edge.lifecycle.end_move();
     // Each change wakes the connection once; it looks at each.
