@@ -15,6 +15,7 @@ use underpass::check::{routes, world};
 use underpass::config::{Config, Loaded, Log, LogFormat, Sources};
 use underpass::control::{Format, Order};
 use underpass::demo;
+use underpass::handover::make_room_early;
 use underpass::lifecycle::drain::{Signal, signals};
 use underpass::lifecycle::log;
 use underpass::lifecycle::sockets::Sockets;
@@ -256,12 +257,15 @@ fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
     if args.take_over && config.handover.socket.is_none() {
         return Err(NO_SOCKET.to_owned());
     }
+    // Before there are other threads: the one changes the environment, the other is slow then.
+    let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
+    if args.take_over || sockets.has_stored() {
+        make_room_early();
+    }
     let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
     for strange in sources.strange() {
         tracing::warn!("{strange}");
     }
-    // Before the runtime starts other threads, because this changes the environment.
-    let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
     on_runtime(async move {
         // Before the first port opens: whoever gets an answer may send a signal.
         let signals = heard()?;

@@ -202,13 +202,13 @@ impl App {
     /// The parcels that come. When this returns, at most those are missing whose givers are about to give them at this moment.
     async fn collect(&self, parcels: &mut UnboundedReceiver<Parcel>) -> Vec<Parcel> {
         let (deadline, mut all) = (Instant::now() + SETTLE, Vec::new());
-        let mut emptied = pin!(self.lifecycle.emptied());
+        let mut deserted = pin!(self.lifecycle.deserted());
         loop {
             let quiet = deadline.min(Instant::now() + QUIET);
             tokio::select! {
                 biased;
                 came = parcels.recv_many(&mut all, AT_ONCE) => if came == 0 { return all },
-                () = &mut emptied => return all,
+                () = &mut deserted => return all,
                 // What is alive may still be about to give itself, unless nothing has come for so long.
                 () = sleep_until(quiet) => if !all.is_empty() || quiet == deadline { return all },
             }

@@ -19,7 +19,7 @@ pub mod take_over;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::package::Package;
+pub use self::package::{Package, make_room_early};
 use crate::lifecycle::moving::Parcel;
 
 /// What is true of everything that is handed over.

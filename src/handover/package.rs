@@ -39,6 +39,9 @@ const BUFFER: usize = 4 << 20;
 /// Descriptors that are left for the process itself when there are too many: log, epoll, a listener.
 const SPARE: usize = 32;
 
+/// How many there is room made for before it is known how many there are; arbitrary.
+const EXPECTED: u64 = 32_000;
+
 /// Everything that is handed over, as one descriptor. Whatever is in it lives as long as somebody has the descriptor.
 #[derive(Debug)]
 pub struct Package {
@@ -194,6 +197,12 @@ fn make_room(any: BorrowedFd<'_>, count: u64) {
     let highest = used.saturating_add(count).min(limit.saturating_sub(1));
     // The table stays as large when the copy is closed. If there is none, unpacking takes longer.
     let _ = RawFd::try_from(highest).map(|highest| fcntl_dupfd_cloexec(any, highest));
+}
+
+/// Makes room for the descriptors of a package that is on its way, as long as this process has one thread: later, that
+/// would hold up those who wait for it. Takes a quarter of a MiB. For more than this, unpacking makes room.
+pub fn make_room_early() {
+    make_room(io::stderr().as_fd(), EXPECTED);
 }
 
 /// Descriptors behind their places, in the order of these.

@@ -85,7 +85,7 @@ struct Now {
     has_changed: bool,
 }
 
-/// Keeps [`Lifecycle::emptied`] waiting, and with it the end of the drain, until it is dropped.
+/// Keeps [`Lifecycle::emptied`] waiting (but for [`What::Listener`]), and with it the end of the drain, until it is dropped.
 #[derive(Debug)]
 #[must_use = "what it stands for is alive as long as the guard is"]
 pub struct Guard {
@@ -291,10 +291,15 @@ impl Lifecycle {
         *self.shared.alive.borrow()
     }
 
-    /// Returns as soon as no guard is left. Cancel-safe.
+    /// Returns as soon as nothing is alive but sockets that listen. Cancel-safe.
     pub async fn emptied(&self) {
         // As in `reached`: the sender outlives the wait.
         let _ = self.shared.alive.subscribe().wait_for(|alive| alive.is_empty()).await;
+    }
+
+    /// Returns as soon as nothing is alive at all. Cancel-safe.
+    pub async fn deserted(&self) {
+        let _ = self.shared.alive.subscribe().wait_for(|alive| *alive == Alive::default()).await;
     }
 }
 
@@ -312,9 +317,10 @@ impl Drop for Guard {
 // === impl Alive ===
 
 impl Alive {
+    /// No client has anything here. A socket that listens may be left.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        Self { listeners: 0, ..*self } == Self::default()
     }
 
     fn count(&mut self, what: What) -> &mut usize {

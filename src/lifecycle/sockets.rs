@@ -59,6 +59,12 @@ impl Sockets {
         Ok(Self { passed, fds: Some(fds), stored, taken: Vec::new() })
     }
 
+    /// Whether systemd has kept something for this process under the name [`STORED`].
+    #[must_use]
+    pub fn has_stored(&self) -> bool {
+        self.stored.is_some()
+    }
+
     /// What systemd has kept for this process under the name [`STORED`].
     pub fn stored(&mut self) -> Option<OwnedFd> {
         self.stored.take()
