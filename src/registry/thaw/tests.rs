@@ -1,6 +1,7 @@
 //! Sessions over real sockets, handed from one registry to the next at every moment that can be told apart.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -352,7 +353,11 @@ async fn who_asks_for_a_session_on_its_way_waits_for_it_and_no_longer() {
     let mut parcels = house.lifecycle.begin_move();
     house.registry.freeze(None).await;
     house.lifecycle.close_parcels();
-    assert!(matches!(house.registry.find_awaited(&house.token).await, Found::Moved), "nothing comes yet");
+    let mut asked = pin!(house.registry.find_awaited(&house.token));
+    let early = timeout(Duration::ZERO, asked.as_mut()).await;
+    assert!(early.is_err(), "who is told now would ask here again");
+    house.lifecycle.let_go();
+    assert!(matches!(asked.await, Found::Moved));
     house.registry.await_sessions();
     let here = async |token: &str| matches!(house.registry.find_awaited(token).await, Found::Here(_));
     let ask = async { (here(&house.token).await, here("n1-AAAAAAAAAAAA-BBBBBBBBBBBBBBBBBBBBBBBBBBBB").await) };

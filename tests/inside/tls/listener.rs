@@ -207,6 +207,7 @@ async fn a_tls_connection_ends_behind_its_exchange_when_the_process_hands_over()
     busy.write_all(GET).await.expect("the other end reads");
     comes.recv().await.expect("it has come");
     let mut parcels = edge.lifecycle.begin_move();
+    edge.lifecycle.let_go();
     // An end without close_notify would be an error here.
     assert_eq!(timeout(FOREVER, idle.read(&mut [0])).await.expect("it ends").expect("in good order"), 0);
     go.notify_one();
@@ -226,6 +227,7 @@ async fn an_http2_connection_is_told_to_go_away_when_the_process_hands_over() {
     frames.say(&get(1)).await;
     while !frames.next_of(&[HEADERS, DATA]).await.expect("an answer").ends_stream() {}
     let _parcels = edge.lifecycle.begin_move();
+    edge.lifecycle.let_go();
     assert_eq!(frames.next_of(&[GOAWAY]).await.expect("it is told").code(), 0);
     // The second one says which stream was the last; then it waits for nothing but the answer to its ping.
     while frames.next_of(&[GOAWAY]).await.is_some() {}
