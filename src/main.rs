@@ -259,9 +259,7 @@ fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
     }
     // Before there are other threads: the one changes the environment, the other is slow then.
     let sockets = Sockets::from_env().map_err(|error| format!("the sockets passed by systemd: {error}"))?;
-    if args.take_over || sockets.has_stored() {
-        make_room_early();
-    }
+    make_room_early(args.take_over || sockets.has_stored());
     let _log = log::start(&config.log).map_err(|error| format!("the log's thread: {error}"))?;
     for strange in sources.strange() {
         tracing::warn!("{strange}");
@@ -277,8 +275,7 @@ fn run(args: &RunArgs, sources: Sources) -> Result<(), String> {
         if let Some(address) = &app.admin {
             tracing::info!(%address, "admin listening");
         }
-        let again = args.config.is_some().then_some(sources);
-        app.run(signals, again).await;
+        app.run(signals, args.config.is_some().then_some(sources)).await;
         Ok(())
     })
 }

@@ -199,10 +199,12 @@ fn make_room(any: BorrowedFd<'_>, count: u64) {
     let _ = RawFd::try_from(highest).map(|highest| fcntl_dupfd_cloexec(any, highest));
 }
 
-/// Makes room for the descriptors of a package that is on its way, as long as this process has one thread: later, that
+/// Makes room for the descriptors of a package, if one is on its way, as long as this process has one thread: later, that
 /// would hold up those who wait for it. Takes a quarter of a MiB. For more than this, unpacking makes room.
-pub fn make_room_early() {
-    make_room(io::stderr().as_fd(), EXPECTED);
+pub fn make_room_early(comes: bool) {
+    if comes {
+        make_room(io::stderr().as_fd(), EXPECTED);
+    }
 }
 
 /// Descriptors behind their places, in the order of these.

@@ -4,13 +4,34 @@
 
 use std::time::Duration;
 
-use super::types::{Action, Close, Moment};
+use serde::{Deserialize, Serialize};
+
+use super::types::{Action, Close, Moment, is_default};
 use super::{Session, Upstream};
 
 /// The close of a session whose client went away.
 const CLIENT_GONE: (u16, &str) = (1001, "client gone");
 /// The close of a session whose client reads too slowly.
 const CLIENT_TOO_SLOW: (u16, &str) = (1013, "client too slow");
+
+/// Actions that are pending, and what the caller was already given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Outbox {
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) wake_reader: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) wake_senders: bool,
+    /// The last of `Pause` and `Resume` that was given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) paused: bool,
+    /// The socket has written the last message, so it may be given the next one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) upstream_free: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) closed: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(super) finished: bool,
+}
 
 impl Session {
     /// For how long the client has given no sign of life; a poll that waits is one.

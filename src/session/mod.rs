@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::actions::Outbox;
 use self::downlink::{Batch, Downlink};
 use self::lease::Lease;
 pub use self::types::is_default;
@@ -79,25 +80,6 @@ struct Ended {
     since: Moment,
     /// What is left will not be read any more: all is acknowledged, or the grace is over.
     settled: bool,
-}
-
-/// Actions that are pending, and what the caller was already given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Outbox {
-    #[serde(default, skip_serializing_if = "is_default")]
-    wake_reader: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    wake_senders: bool,
-    /// The last of `Pause` and `Resume` that was given.
-    #[serde(default, skip_serializing_if = "is_default")]
-    paused: bool,
-    /// The socket has written the last message, so it may be given the next one.
-    #[serde(default, skip_serializing_if = "is_default")]
-    upstream_free: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    closed: bool,
-    #[serde(default, skip_serializing_if = "is_default")]
-    finished: bool,
 }
 
 impl Session {
