@@ -368,3 +368,124 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for ResponseWriter<IO> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+
+    use super::*;
+    use crate::lifecycle::moving::pack;
+
+    /// What the socket takes at once, in bytes: less than a chunk.
+    const SOCKET: usize = 64;
+
+    /// Chunks of some hundred bytes, with a rest before each.
+    struct Chunks {
+        next: u8,
+        last: u8,
+        rests: bool,
+    }
+
+    impl Source for Chunks {
+        fn poll_chunk(&mut self, _: &mut Context<'_>, out: &mut BytesMut) -> Poll<Chunk> {
+            self.rests = !self.rests;
+            if self.rests {
+                return Poll::Pending;
+            }
+            self.next += 1;
+            out.extend_from_slice(&vec![b'a' + self.next; 300 + usize::from(self.next)]);
+            Poll::Ready(if self.next == self.last { Chunk::Last } else { Chunk::More })
+        }
+
+        fn record(&self) -> Option<Bytes> {
+            pack(&(self.next, self.last, self.rests)).ok()
+        }
+    }
+
+    fn again(record: &[u8]) -> Box<dyn Source + Send> {
+        let (next, last, rests) = rmp_serde::from_slice(record).expect("its own");
+        Box::new(Chunks { next, last, rests })
+    }
+
+    fn begun(
+        body: fn(Box<dyn Source + Send>) -> Body,
+        version: Version,
+    ) -> (ResponseWriter<DuplexStream>, DuplexStream) {
+        // A batch is one chunk.
+        let (next, rests) = (0, false);
+        let last = if matches!(body(Box::new(Chunks { next, last: 0, rests })), Body::Batch(_)) { 1 } else { 5 };
+        let (near, far) = duplex(SOCKET);
+        let (head, ()) = http::Response::new(()).into_parts();
+        let chunks = Box::new(Chunks { next, last, rests });
+        (ResponseWriter::new(Replay::new(near), head, body(chunks), version, true), far)
+    }
+
+    /// Polls the writer so many times at most, while the client reads; whether it has ended.
+    fn step(
+        writer: &mut ResponseWriter<DuplexStream>,
+        far: &mut DuplexStream,
+        read: &mut Vec<u8>,
+        steps: usize,
+    ) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..steps {
+            if let Poll::Ready(io) = Pin::new(&mut *writer).poll(&mut cx) {
+                drop(io);
+                return true;
+            }
+            let mut some = [0; SOCKET / 2];
+            let mut some = tokio::io::ReadBuf::new(&mut some);
+            if Pin::new(&mut *far).poll_read(&mut cx, &mut some).is_ready() {
+                read.extend_from_slice(some.filled());
+            }
+        }
+        false
+    }
+
+    /// What is left to be read when nobody writes any more.
+    fn rest(mut far: DuplexStream, read: &mut Vec<u8>) {
+        far.read_to_end(read).now_or_never().expect("it is there").expect("a pipe");
+    }
+
+    // Not in a task of tokio's, which would be made to rest.
+    #[test]
+    fn a_response_goes_on_elsewhere_from_any_of_its_steps() {
+        const MANY: usize = 1000;
+        for (body, version) in [
+            (Body::Stream as fn(_) -> _, Version::HTTP_11),
+            (Body::Stream, Version::HTTP_10),
+            (Body::Batch, Version::HTTP_11),
+        ] {
+            let (mut writer, mut far) = begun(body, version);
+            let mut whole = Vec::new();
+            assert!(step(&mut writer, &mut far, &mut whole, MANY), "it ends");
+            drop(writer);
+            rest(far, &mut whole);
+            assert!(whole.starts_with(b"HTTP/1.1 200 OK\r\n") && whole.len() > 300, "{}", whole.len());
+            let mut crossed = 0;
+            for steps in 0.. {
+                let (mut writer, mut far) = begun(body, version);
+                let mut read = Vec::new();
+                if step(&mut writer, &mut far, &mut read, steps) {
+                    break;
+                }
+                // What is left is in its hands already behind the last chunk: it is finished here.
+                if let Some((io, record)) = writer.take_apart() {
+                    assert!(writer.take_apart().is_none() && writer.io().is_none(), "nothing is left of it");
+                    let record: ResponseRecord = rmp_serde::from_slice(&pack(&record).expect("data")).expect("its own");
+                    let source = again(&record.source);
+                    writer = ResponseWriter::again(io, record, source);
+                    crossed += 1;
+                }
+                assert!(step(&mut writer, &mut far, &mut read, MANY), "it ends");
+                drop(writer);
+                rest(far, &mut read);
+                assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(&whole), "cut at step {steps}");
+            }
+            assert!(crossed > 1, "{crossed}");
+        }
+    }
+}
