@@ -69,6 +69,10 @@ impl Route for Router {
         request.extensions_mut().insert(Arc::clone(&self.1));
         if request.headers().contains_key("upgrade") { Latency::UntilDialled } else { self.0 }
     }
+
+    fn has_moved(&self, request: &Request<IncomingBody>) -> bool {
+        request.uri().path() == "/moved"
+    }
 }
 
 /// A listener under test.

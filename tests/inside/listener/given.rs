@@ -92,6 +92,26 @@ async fn an_idle_connection_is_answered_by_the_successor() {
 }
 
 #[tokio::test]
+async fn while_sessions_are_written_down_only_who_asks_for_one_that_has_gone_is_sent_on() {
+    const MOVED: &[u8] = b"GET /moved HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (old, new) = (Edge::tcp(client(), None, ok), successor(client()));
+    let (mut stays, mut goes) = (old.connect().await, old.connect().await);
+    goes.write_all(MOVED).await.expect("the other end reads");
+    assert!(!one_ok(&mut goes).await.contains("successor"), "nobody hands over");
+    let mut parcels = old.lifecycle.begin_move();
+    assert!(!ask(&mut stays).await.contains("successor"));
+    goes.write_all(MOVED).await.expect("the other end reads");
+    let parcel = next(&mut parcels, Kind::Connection).await;
+    assert!(parcel.record.windows(MOVED.len()).any(|part| part == MOVED), "it was taken out of what was read");
+    (new.adopt)(parcel).expect("there is a place");
+    assert!(one_ok(&mut goes).await.contains("successor"));
+    assert!(!ask(&mut stays).await.contains("successor"));
+    old.lifecycle.let_go();
+    (new.adopt)(next(&mut parcels, Kind::Connection).await).expect("there is a place");
+    assert!(ask(&mut stays).await.contains("successor"));
+}
+
+#[tokio::test]
 async fn a_connection_of_which_nothing_was_read_yet_is_given_too() {
     let (old, new) = (Edge::tcp(client(), None, ok), successor(client()));
     let mut stream = old.connect().await;
