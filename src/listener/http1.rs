@@ -17,7 +17,7 @@ use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use self::steps::{Exchange, Queued, Reached, Step, moved, poll_deadline};
+use self::steps::{Exchange, Queued, Reached, Step, let_go_of, poll_deadline};
 use super::context::ConnContext;
 use super::dialling::{DialQueue, DialTurn};
 use super::framing::Malformed;
@@ -162,8 +162,8 @@ where
 
     /// A head has begun. It is read to its end, unless that can be done by the successor.
     fn wait_for_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step<IO>, BoxError>> {
-        let moved = self.closing.get_or_insert_with(|| moved(&self.context.shared.lifecycle));
-        if moved.as_mut().poll(cx).is_ready() {
+        let gone = self.closing.get_or_insert_with(|| let_go_of(&self.context.shared.lifecycle));
+        if gone.as_mut().poll(cx).is_ready() {
             self.closing = None;
             if let Step::ReadingHead(io, _) = &self.step
                 && may_be_given(&self.context, io)
@@ -205,7 +205,7 @@ where
         step
     }
 
-    /// Reads and routes a request, which may have its turn to dial already. While the process hands over nothing is read that
+    /// Reads and routes a request, which may have its turn to dial already. Once everything is let go of nothing is read that
     /// the successor can read.
     fn read(&self, io: Replay<IO>, turn: Option<DialTurn>) -> Step<IO> {
         if self.context.shared.lifecycle.lets_go() && may_be_given(&self.context, &io) {

@@ -31,27 +31,16 @@ impl Registry {
     /// What is known of a presented token, once that is known.
     pub async fn find_awaited(&self, token: &str) -> Found {
         match self.directory.find(token) {
-            Found::Awaited => Box::pin(self.wait_for(token)).await,
+            Found::Awaited => {
+                let known = || Some(self.directory.find(token)).filter(|found| !matches!(found, Found::Awaited));
+                Box::pin(self.arrives(known)).await.unwrap_or(Found::Moved)
+            }
             Found::Moved => {
                 Box::pin(self.let_go_of()).await;
                 Found::Moved
             }
             found => found,
         }
-    }
-
-    async fn wait_for(&self, token: &str) -> Found {
-        let known = async {
-            loop {
-                // Made before it is looked, so that nobody comes in between.
-                let arrival = self.directory.arrivals().notified();
-                match self.directory.find(token) {
-                    Found::Awaited => arrival.await,
-                    found => return found,
-                }
-            }
-        };
-        timeout(PATIENCE, known).await.unwrap_or(Found::Moved)
     }
 
     /// Returns when this process lets go of everything: who is told earlier that something has moved would ask here again.
@@ -61,18 +50,23 @@ impl Registry {
 
     /// Returns when no sessions are awaited, but not later than after some seconds.
     pub(super) async fn settled(&self) {
-        if !self.directory.awaits() {
-            return;
+        if self.directory.awaits() {
+            Box::pin(self.arrives(|| (!self.directory.awaits()).then_some(()))).await;
         }
-        let all = async {
+    }
+
+    /// What `look` finds, now or when more have come; `None` when it finds nothing for too long.
+    async fn arrives<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
+        let found = async {
             loop {
+                // Made before it is looked, so that nobody comes in between.
                 let arrival = self.directory.arrivals().notified();
-                if !self.directory.awaits() {
-                    return;
+                match look() {
+                    Some(found) => return found,
+                    None => arrival.await,
                 }
-                arrival.await;
             }
         };
-        let _ = timeout(PATIENCE, all).await;
+        timeout(PATIENCE, found).await.ok()
     }
 }

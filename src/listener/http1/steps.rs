@@ -101,8 +101,8 @@ fn reached(lifecycle: &Lifecycle, phase: Phase) -> Reached {
     Box::pin(async move { lifecycle.reached(phase).await })
 }
 
-/// The process hands over.
-pub(super) fn moved(lifecycle: &Lifecycle) -> Reached {
+/// Everything is let go of.
+pub(super) fn let_go_of(lifecycle: &Lifecycle) -> Reached {
     let lifecycle = lifecycle.clone();
     Box::pin(async move { lifecycle.let_go_of().await })
 }
